@@ -1,0 +1,288 @@
+//! Owns the JSON shapes of the HTTP API: what the server writes, the program `quorate` reads back.
+//!
+//! The shapes are a contract that scripts rely on: a field may be added, none is removed or renamed.
+//! So answers are read tolerantly (an unknown field is ignored, for the server may be newer), and
+//! requests are read strictly (an unknown field is an error, for it is a mistake of the sender).
+//!
+//! Numbers are plain JSON numbers, and so are ids: an id of a node or a broker, an epoch and an index
+//! count up from a small number and stay far below 2^53, where JSON readers lose digits.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// `GET /status`: what the asked node knows of itself and its group (the metadata quorum).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster that the node's data directory was formatted for.
+    pub cluster_id: Uuid,
+    /// The node's id.
+    pub node_id: u64,
+    /// The id of the node's data directory, new at every format.
+    pub directory_id: Uuid,
+    /// What the node is in the group right now.
+    pub role: Role,
+    /// The node that leads, as far as this node knows.
+    pub leader_id: Option<u64>,
+    /// The term of Raft that the node is in.
+    pub term: u64,
+    /// The highest index known committed.
+    pub commit_index: u64,
+    /// The index of the image that `state_hash` and `feature_level` speak of.
+    pub applied_index: u64,
+    /// The first index that is still in the node's log.
+    pub first_index: u64,
+    /// The last index in the node's log.
+    pub last_index: u64,
+    /// The members that vote.
+    pub voters: Vec<Voter>,
+    /// The members that receive the log and do not vote.
+    pub learners: Vec<Voter>,
+    /// The feature level that gates the meaning of commands.
+    pub feature_level: u32,
+    /// The hash of the whole state at `applied_index`, in hexadecimal: equal on every node that has
+    /// applied the same index.
+    pub state_hash: String,
+    /// Why the node has stopped for good, if it has.
+    pub fatal: Option<String>,
+    /// Why the node's group does not act because its log may have lost what it acknowledged.
+    pub damaged: Option<String>,
+}
+
+/// What a node is in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It leads.
+    Leader,
+    /// It follows a leader, or waits for one.
+    Follower,
+    /// It asks to lead.
+    Candidate,
+    /// It receives the log and does not vote.
+    Learner,
+    /// It receives the log, does not vote, and is no member on its way to vote.
+    Observer,
+    /// It is no member any more.
+    Removed,
+}
+
+impl Role {
+    /// The word that JSON and tables show.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+            Self::Observer => "observer",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// A voter or a learner as `GET /status` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voter {
+    /// Its node id.
+    pub node_id: u64,
+    /// The id that Raft knows it by: given once for a node and its directory, never used again.
+    pub member_id: u64,
+    /// The id of its data directory.
+    pub directory_id: Uuid,
+    /// The address, HOST:PORT, where its peers reach it.
+    pub addr: String,
+}
+
+/// One row of `GET /v1/members`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its node id.
+    pub node_id: u64,
+    /// The id that Raft knows it by.
+    pub member_id: u64,
+    /// The id of its data directory.
+    pub directory_id: Uuid,
+    /// The address, HOST:PORT, where its peers reach it.
+    pub addr: String,
+    /// Whether it votes.
+    pub role: MemberRole,
+    /// How many entries of the leader's log it has not acknowledged; null where that is not known.
+    pub trails_leader_by: Option<u64>,
+    /// How long ago the leader last heard from it, in milliseconds; null where that is not known.
+    pub last_contact_ms: Option<u64>,
+}
+
+/// Whether a member votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberRole {
+    /// It votes and counts for the majority.
+    Voter,
+    /// It receives the log, and may be promoted.
+    Learner,
+    /// It receives the log, and stays without a vote.
+    Observer,
+}
+
+impl MemberRole {
+    /// The word that JSON and tables show.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+            Self::Observer => "observer",
+        }
+    }
+}
+
+/// One row of `GET /v1/brokers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broker {
+    /// The broker's id.
+    pub id: u64,
+    /// The log index of its registration.
+    pub epoch: u64,
+    /// Whether it may lead and be in an ISR: a fenced broker may not.
+    pub fenced: bool,
+    /// Whether it is in controlled shutdown.
+    pub in_shutdown: bool,
+    /// Where clients and brokers reach it: the listener's name and HOST:PORT.
+    pub listeners: BTreeMap<String, String>,
+    /// The rack it said it stands in.
+    pub rack: Option<String>,
+}
+
+/// One row of `GET /v1/topics`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// The topic's name.
+    pub name: String,
+    /// The topic's id, never used again.
+    pub topic_id: Uuid,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// How many replicas its first partition has.
+    pub replication_factor: u32,
+    /// What was set for this topic; what was not is the broker's default.
+    pub configs: BTreeMap<String, String>,
+}
+
+/// One row of `GET /v1/partitions`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's id.
+    pub topic_id: Uuid,
+    /// The partition's number within the topic, from 0.
+    pub partition: u32,
+    /// The brokers that hold it, in the order of preference.
+    pub replicas: Vec<u64>,
+    /// The replicas that are in sync.
+    pub isr: Vec<u64>,
+    /// The replicas that may be elected although they left the ISR (KIP-966).
+    pub elr: Vec<u64>,
+    /// The broker that leads, or null.
+    pub leader: Option<u64>,
+    /// Counts every write of the leader.
+    pub leader_epoch: u64,
+    /// Counts every change of the partition.
+    pub partition_epoch: u64,
+}
+
+/// `GET /v1/producer-ids`: where the next block begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProducerIds {
+    /// The first producer id that was never given away.
+    pub next: u64,
+}
+
+/// The body of `POST /v1/topics`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTopic {
+    /// The topic's name.
+    pub name: String,
+    /// How many partitions to create.
+    pub partitions: u32,
+    /// How many replicas each of them gets.
+    pub replication_factor: u32,
+    /// Configs of the topic; may be left out.
+    #[serde(default)]
+    pub configs: BTreeMap<String, String>,
+}
+
+/// The answer to `POST /v1/topics`: the topic is committed, and the asked node's image shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedTopic {
+    /// The topic's name.
+    pub name: String,
+    /// The topic's new id.
+    pub topic_id: Uuid,
+    /// The log index at which it was created.
+    pub index: u64,
+}
+
+/// The answer to `DELETE /v1/topics/{name}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedTopic {
+    /// The topic's name.
+    pub name: String,
+    /// The log index at which it was deleted.
+    pub index: u64,
+}
+
+/// The body of `POST /v1/producer-ids`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllocateProducerIds {
+    /// The broker that the block is for: one that the asked node has registered itself.
+    pub broker_id: u64,
+}
+
+/// The answer to `POST /v1/producer-ids`: the ids `first..first + len`, given to nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProducerIdBlock {
+    /// The first id of the block.
+    pub first: u64,
+    /// How many ids the block has.
+    pub len: u64,
+    /// The log index at which it was given away.
+    pub index: u64,
+}
+
+/// The answer to `GET /health/live` and `GET /health/ready`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether the node is live, or ready.
+    pub ok: bool,
+    /// Why not, one sentence each; empty when `ok`.
+    pub reasons: Vec<String>,
+}
+
+/// The body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// A name for programs: Kafka's where Kafka has one (`TOPIC_ALREADY_EXISTS`), else our own.
+    pub error: String,
+    /// One sentence for people, with the remedy.
+    pub message: String,
+    /// Whether the same request may succeed later without anybody changing anything.
+    pub retryable: bool,
+    /// What is known about the effect of the request.
+    pub outcome: FailureOutcome,
+}
+
+/// What is known about the effect of a request that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureOutcome {
+    /// The request was looked at and refused: it changed nothing, and would be refused again.
+    Rejected,
+    /// The request did not reach the log: it changed nothing, and may be sent again.
+    NeverApplied,
+    /// The request may have been applied, or may be still. Look before you send it again.
+    Unknown,
+}
