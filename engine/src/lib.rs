@@ -1,1 +1,85 @@
-//! Placeholder.
+//! The durable log of Quorate: entries, hard state, membership and snapshots of many Raft groups
+//! in one directory. The only code that knows raft-engine.
+//!
+//! ```text
+//!  format() ──> identity, LOCK          the loop (RawNode)
+//!                  │                     │ reads            │ GroupWrite
+//!  Formatted::open ┴──> Engine::open     ▼                  ▼
+//!                          │          GroupLog          LogWriter ──> Durable
+//!                          │             ▲ deliver          │ one record, one fsync
+//!                          │             │                  ▼
+//!                          │          LogReader ───────> raft-engine ──> log/
+//!                          │             one thread         (fsync latch over FileSystem)
+//!                          └──────────> SnapshotStore ───────────────> snapshots/GROUP/INDEX-TERM.snap
+//! ```
+//!
+//! # The contract of a loop
+//!
+//! 1. When a Ready is emitted, its snapshot, entries, hard state and membership go into the
+//!    [`GroupLog`] at once, in this order; then [`GroupLog::record`] and the entries make a
+//!    [`GroupWrite`].
+//! 2. The log writer's thread hands whatever waits to [`LogWriter::write`], in order.
+//! 3. Only a [`Durable`] receipt lets a message or an answer leave that speaks of the write.
+//!    Then [`GroupLog::persisted_to`].
+//! 4. [`GroupLog::take_fetches`] after each step of Raft; what it gives goes to
+//!    [`LogReader::fetch`], what comes back to [`GroupLog::deliver`] and to
+//!    `RawNode::on_entries_fetched`.
+//! 5. An error of the writer is fatal and sticky: nothing is acknowledged any more.
+//!
+//! # Invariants
+//!
+//! - What a receipt speaks of is on disk: one `fdatasync` after one record of the whole round.
+//! - Hard state, membership, and the entries that they speak of are in one record: they are
+//!   never seen apart.
+//! - Nothing that would make raft-engine panic reaches it: contiguity is checked before.
+//! - A group's log is never emptied by compaction, and never compacted beyond its snapshot.
+//! - A snapshot file with its final name is complete and durable.
+//! - What is read back is verified; what does not match is a [`Damage`] with a remedy, never a
+//!   panic and never "not found".
+//! - After the first fsync error no file is touched any more.
+//! - No clock, no async, and no thread but the log reader's.
+
+// Tests carry the number of the trap that they guard against.
+#![cfg_attr(test, allow(non_snake_case))]
+
+mod address;
+mod cache;
+mod config;
+mod damage;
+mod delivery;
+mod directory;
+mod engine;
+mod frame;
+mod identity;
+mod ids;
+mod latch;
+mod log;
+mod log_files;
+mod open;
+mod reader;
+mod record;
+mod recovery;
+mod snapshot;
+mod snapshot_file;
+mod snapshot_store;
+mod store;
+mod terms;
+mod write;
+mod writer;
+
+pub use cache::CacheBudget;
+pub use config::{ConfigFault, EngineConfig};
+pub use damage::Damage;
+pub use engine::{Engine, RecoveredGroup};
+pub use identity::{FormatError, Formatted, Founding, Identity, IdentityError, Voter, format};
+pub use ids::{ClusterId, DirectoryId, GroupId, LogId, NodeId};
+pub use log::{Fetch, GroupLog};
+pub use open::OpenError;
+pub use raft_engine::env::{DefaultFileSystem, FileSystem};
+pub use reader::{Fetched, LogReader, ReadError};
+pub use record::GroupRecord;
+pub use snapshot::{SnapshotError, SnapshotMeta};
+pub use snapshot_file::{SnapshotReader, SnapshotReceiver, SnapshotWriter};
+pub use snapshot_store::SnapshotStore;
+pub use write::{Durable, GroupWrite, WriteError};
+pub use writer::LogWriter;

@@ -1,0 +1,80 @@
+//! An open engine: its parts, for the threads that own them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_engine::env::{DefaultFileSystem, FileSystem};
+
+use crate::cache::CacheBudget;
+use crate::config::EngineConfig;
+use crate::identity::{Formatted, Identity};
+use crate::ids::GroupId;
+use crate::log::GroupLog;
+use crate::open::{self, OpenError};
+use crate::reader::LogReader;
+use crate::snapshot::SnapshotMeta;
+use crate::snapshot_store::SnapshotStore;
+use crate::writer::LogWriter;
+
+/// An open data directory: take its parts, and give each to the thread that owns it.
+#[derive(Debug)]
+pub struct Engine<F: FileSystem> {
+    /// Who the directory is.
+    pub identity: Identity,
+    /// For the log writer's thread. It is the engine's life: closed or dropped last.
+    pub writer: LogWriter<F>,
+    /// For everybody.
+    pub reader: LogReader,
+    /// For the snapshot worker and the transport.
+    pub snapshots: SnapshotStore,
+    /// The memory for recent entries, to be shared by logs of groups that are founded later.
+    pub cache: CacheBudget,
+    /// Every group with a record on disk. One without is simply absent.
+    pub groups: BTreeMap<GroupId, RecoveredGroup>,
+}
+
+/// A group as it was found at open, verified.
+#[derive(Debug)]
+pub struct RecoveredGroup {
+    /// Its log, for the `RawNode`. Commit is at least the snapshot's index and that of the
+    /// membership; entries beyond the snapshot are in memory, to be replayed.
+    pub log: GroupLog,
+    /// The loop's founding record, if one was written.
+    pub genesis: Option<Bytes>,
+    /// The snapshot to restore the state machine from (trap I09). Index 0, and no file, when the
+    /// group still waits for its first.
+    pub snapshot: SnapshotMeta,
+}
+
+impl Engine<DefaultFileSystem> {
+    /// Opens a formatted directory, verifies it, and starts the reader thread. Blocks on the
+    /// disk, in proportion to the length of the logs.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; damage is named with file, group and index where they are known.
+    pub fn open(formatted: Formatted, config: &EngineConfig) -> Result<Self, OpenError> {
+        Self::open_with(formatted, config, Arc::new(DefaultFileSystem))
+    }
+}
+
+impl<F: FileSystem + 'static> Engine<F> {
+    /// As [`Engine::open`], with the contents of log files in another file system. Names,
+    /// identity and snapshots stay in the real one (trap E13).
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::open`].
+    pub fn open_with(
+        formatted: Formatted,
+        config: &EngineConfig,
+        file_system: Arc<F>,
+    ) -> Result<Self, OpenError> {
+        open::open(formatted, config, file_system)
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -1,0 +1,541 @@
+//! The view of one group's log in memory: what Raft reads, kept by the thread that drives Raft.
+//!
+//! [`GroupLog`] lives inside the `RawNode` as its [`Storage`]. It is changed when a Ready is
+//! *emitted*, before the write is durable, because with asynchronous persistence Raft reads the
+//! Ready's entries, terms and snapshot from here at once (trap R05). What may be *said* about
+//! them is another matter, and hangs on the [`Durable`](crate::Durable) receipt.
+
+use std::cell::{Cell, RefCell};
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::util::NO_LIMIT;
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+
+use crate::cache::{CacheBudget, EntryCache};
+use crate::delivery::{Delivery, Limit};
+use crate::ids::{GroupId, LogId};
+use crate::record::GroupRecord;
+use crate::snapshot::SnapshotMeta;
+use crate::terms::TermRuns;
+
+/// Fetches that may be noted between two calls of [`GroupLog::take_fetches`]. One more is not
+/// noted: Raft asks again with the peer's next heartbeat response.
+const FETCHES_MAX: usize = 64;
+
+/// Entries that Raft wants and the cache lacks: to be read by the
+/// [`LogReader`](crate::LogReader).
+#[derive(Debug)]
+pub struct Fetch {
+    /// The group.
+    pub group: GroupId,
+    /// First index wanted.
+    pub low: u64,
+    /// The index after the last one wanted.
+    pub high: u64,
+    /// Encoded bytes after which to stop; one entry is read in any case.
+    pub bytes_max: u64,
+    /// To be given back to Raft (`RawNode::on_entries_fetched`) after the delivery.
+    pub context: GetEntriesContext,
+}
+
+/// One group's log in memory.
+///
+/// Invariants: `truncated <= snapshot <= last` and `commit <= last`; terms are known from the
+/// truncated position to the last; the cache ends at the last index and holds at least
+/// `(min(applied, persisted), last]`.
+#[derive(Debug)]
+pub struct GroupLog {
+    group: GroupId,
+    hard_state: HardState,
+    conf_state: ConfState,
+    conf_index: u64,
+    truncated: LogId,
+    last_index: u64,
+    snapshot: LogId,
+    snapshot_conf_state: ConfState,
+    terms: TermRuns,
+    cache: EntryCache,
+    applied: u64,
+    persisted: u64,
+    delivery: RefCell<Option<Delivery>>,
+    fetches: RefCell<Vec<Fetch>>,
+    snapshot_wanted: Cell<Option<u64>>,
+}
+
+impl GroupLog {
+    /// The log of a group that is founded with the snapshot `meta`: empty, truncated there, in
+    /// that term, and committed up to there.
+    ///
+    /// Every founding voter begins with the same snapshot at (1, 1).
+    pub fn founded(group: GroupId, meta: &SnapshotMeta, budget: &CacheBudget) -> Self {
+        let mut hard_state = HardState::default();
+        (hard_state.term, hard_state.commit) = (meta.id.term, meta.id.index);
+        let record = GroupRecord {
+            hard_state,
+            truncated: meta.id,
+            last: meta.id,
+            snapshot: meta.id,
+            conf_state: meta.conf_state.clone(),
+            conf_index: meta.id.index,
+        };
+        Self::recovered(group, record, meta.conf_state.clone(), budget)
+    }
+
+    /// The log of a group that waits for a snapshot from its leader: nothing in it, nobody a
+    /// member.
+    pub fn blank(group: GroupId, budget: &CacheBudget) -> Self {
+        Self::recovered(group, GroupRecord::default(), ConfState::default(), budget)
+    }
+
+    /// The log of `record`, without its entries: they follow by [`Self::load`].
+    pub(crate) fn recovered(
+        group: GroupId,
+        record: GroupRecord,
+        snapshot_conf_state: ConfState,
+        budget: &CacheBudget,
+    ) -> Self {
+        Self {
+            group,
+            hard_state: record.hard_state,
+            conf_state: record.conf_state,
+            conf_index: record.conf_index,
+            truncated: record.truncated,
+            last_index: record.truncated.index,
+            snapshot: record.snapshot,
+            snapshot_conf_state,
+            terms: TermRuns::new(record.truncated.index, record.truncated.term),
+            cache: EntryCache::new(budget.clone()),
+            applied: record.snapshot.index,
+            // All that is read at open is on disk.
+            persisted: record.last.index,
+            delivery: RefCell::default(),
+            fetches: RefCell::default(),
+            snapshot_wanted: Cell::default(),
+        }
+    }
+
+    /// Adds an entry read at open, which the caller has verified to follow.
+    pub(crate) fn load(&mut self, entry: Entry) {
+        self.push(entry);
+        self.trim();
+    }
+
+    /// The group.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Term, vote and commit index.
+    pub fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    /// The membership after [`Self::conf_index`].
+    pub fn conf_state(&self) -> &ConfState {
+        &self.conf_state
+    }
+
+    /// Index up to which changes of the membership are in [`Self::conf_state`].
+    pub fn conf_index(&self) -> u64 {
+        self.conf_index
+    }
+
+    /// The last position that is compacted away.
+    pub fn truncated(&self) -> LogId {
+        self.truncated
+    }
+
+    /// The snapshot that the state machine is restored from; index 0 before the first one.
+    pub fn snapshot_id(&self) -> LogId {
+        self.snapshot
+    }
+
+    /// The last position.
+    pub fn last(&self) -> LogId {
+        LogId::new(self.last_index, self.terms.last_term())
+    }
+
+    /// The first index that is not compacted away.
+    pub fn first_index(&self) -> u64 {
+        self.truncated.index + 1
+    }
+
+    /// The last index; `first_index() - 1` when the log is empty.
+    pub fn last_index(&self) -> u64 {
+        self.last_index
+    }
+
+    /// The term at `index`, from `first_index() - 1` to `last_index()`; `None` elsewhere.
+    pub fn term(&self, index: u64) -> Option<u64> {
+        let known = self.truncated.index..=self.last_index;
+        known.contains(&index).then(|| self.terms.term(index))
+    }
+
+    /// All of the group that is not an entry, as it is to be written with the next batch.
+    pub fn record(&self) -> GroupRecord {
+        GroupRecord {
+            hard_state: self.hard_state.clone(),
+            truncated: self.truncated,
+            last: self.last(),
+            snapshot: self.snapshot,
+            conf_state: self.conf_state.clone(),
+            conf_index: self.conf_index,
+        }
+    }
+
+    /// Adds the entries of a Ready; those that they conflict with are dropped, with all that
+    /// follow them (trap I06).
+    ///
+    /// # Panics
+    ///
+    /// If the entries are not contiguous, leave a hole, reach below the truncated position, or
+    /// take the term back: Raft never emits that, and writing it would ruin the log for good.
+    pub fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        assert!(
+            first.index > self.truncated.index && first.index <= self.last_index + 1,
+            "group {}: entry {} does not follow the log ({}, {}]",
+            self.group,
+            first.index,
+            self.truncated,
+            self.last_index,
+        );
+        if first.index <= self.last_index {
+            self.terms.truncate_from(first.index);
+            self.cache.truncate_from(first.index);
+            self.last_index = first.index - 1;
+            self.persisted = self.persisted.min(self.last_index);
+            self.drop_delivery_beyond(first.index);
+        }
+        for entry in entries {
+            self.push(entry.clone());
+        }
+        self.trim();
+    }
+
+    /// Sets term, vote and commit of a Ready, after its entries are appended.
+    ///
+    /// # Panics
+    ///
+    /// If the commit index is beyond the last, or term or commit go back.
+    pub fn set_hard_state(&mut self, hard_state: HardState) {
+        let (new, old) = (&hard_state, &self.hard_state);
+        assert!(
+            new.term >= old.term && new.commit >= old.commit && new.commit <= self.last_index,
+            "group {}: {new:?} does not follow {old:?} in a log up to {}",
+            self.group,
+            self.last_index,
+        );
+        self.hard_state = hard_state;
+    }
+
+    /// Sets the commit index that a LightReady brings. It is written with the next batch.
+    ///
+    /// # Panics
+    ///
+    /// If it is beyond the last index. One that is not beyond the present changes nothing.
+    pub fn set_commit(&mut self, index: u64) {
+        assert!(
+            index <= self.last_index,
+            "group {}: commit {index} is beyond the last index {}",
+            self.group,
+            self.last_index
+        );
+        self.hard_state.commit = self.hard_state.commit.max(index);
+    }
+
+    /// Sets the membership after the conf change at `index` is applied (trap I05).
+    ///
+    /// # Panics
+    ///
+    /// If `index` is beyond the last, or before the one of the present membership.
+    pub fn set_conf_state(&mut self, conf_state: ConfState, index: u64) {
+        assert!(
+            index >= self.conf_index && index <= self.last_index,
+            "group {}: membership of {index} in a log up to {} follows that of {}",
+            self.group,
+            self.last_index,
+            self.conf_index,
+        );
+        self.conf_state = conf_state;
+        self.conf_index = index;
+    }
+
+    /// Replaces the whole log by a snapshot of the leader. The batch that carries it is one with
+    /// [`GroupWrite::install`](crate::GroupWrite::install). Call it before `set_hard_state` of
+    /// the same Ready.
+    ///
+    /// # Panics
+    ///
+    /// If the snapshot is not beyond the commit index.
+    pub fn install_snapshot(&mut self, id: LogId, conf_state: ConfState) {
+        assert!(
+            id.index > self.hard_state.commit,
+            "group {}: snapshot {id} is not beyond commit {}",
+            self.group,
+            self.hard_state.commit,
+        );
+        (self.truncated, self.snapshot, self.last_index) = (id, id, id.index);
+        self.terms = TermRuns::new(id.index, id.term);
+        self.hard_state.term = self.hard_state.term.max(id.term);
+        self.hard_state.commit = id.index;
+        self.snapshot_conf_state = conf_state.clone();
+        (self.conf_state, self.conf_index) = (conf_state, id.index);
+        (self.applied, self.persisted) = (id.index, id.index);
+        self.cache.clear();
+        self.delivery.take();
+        self.snapshot_no_longer_wanted();
+    }
+
+    /// Makes a snapshot that this node wrote (and that is durable) the one to restore from and
+    /// to send. Returns whether it did: one that is not newer than the present changes nothing,
+    /// since a snapshot of the leader can be installed while one is being written.
+    ///
+    /// # Panics
+    ///
+    /// If it is of an index that is not applied, or of another term than the log has there
+    /// (trap I09).
+    pub fn set_snapshot(&mut self, id: LogId, conf_state: ConfState) -> bool {
+        if id.index <= self.snapshot.index {
+            return false;
+        }
+        assert!(
+            id.index <= self.applied && self.term(id.index) == Some(id.term),
+            "group {}: snapshot {id} is not of this log, applied up to {}",
+            self.group,
+            self.applied,
+        );
+        self.snapshot = id;
+        self.snapshot_conf_state = conf_state;
+        self.snapshot_no_longer_wanted();
+        true
+    }
+
+    /// Forgets entries up to and including `index`, but always keeps the last one: a group that
+    /// compaction has emptied loses its place in raft-engine (trap E05). Returns the position
+    /// that is truncated now. The space comes back with a purge after the next batch.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is beyond the snapshot: the state could not be restored.
+    pub fn compact_to(&mut self, index: u64) -> LogId {
+        assert!(
+            index <= self.snapshot.index,
+            "group {}: compaction to {index} is beyond the snapshot {}",
+            self.group,
+            self.snapshot
+        );
+        let index = index.min(self.last_index.saturating_sub(1));
+        if index > self.truncated.index {
+            self.truncated = LogId::new(index, self.terms.term(index));
+            self.terms.compact_to(index);
+            self.cache.drop_to(index);
+            let mut delivery = self.delivery.borrow_mut();
+            if delivery.as_ref().is_some_and(|delivery| delivery.low() <= index) {
+                *delivery = None;
+            }
+        }
+        self.truncated
+    }
+
+    /// Notes that the log is on disk up to `last`: the `record.last` of a durable write. Ignored
+    /// when that position has been overwritten since: the write that did it reports for itself.
+    pub fn persisted_to(&mut self, last: LogId) {
+        if self.term(last.index) == Some(last.term) {
+            self.persisted = self.persisted.max(last.index);
+            self.trim();
+        }
+    }
+
+    /// Notes that entries up to `index` are applied, as told to Raft (`advance_apply_to`) and
+    /// not before: Raft reads above its own applied index without waiting.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is beyond the last.
+    pub fn applied_to(&mut self, index: u64) {
+        assert!(
+            index <= self.last_index,
+            "group {}: applied {index} is beyond the last index {}",
+            self.group,
+            self.last_index
+        );
+        self.applied = self.applied.max(index);
+        self.trim();
+    }
+
+    /// Takes the fetches that Raft has asked for since the last call. A delivery that was not
+    /// asked for again is dropped here.
+    pub fn take_fetches(&self) -> Vec<Fetch> {
+        self.delivery.take();
+        self.fetches.take()
+    }
+
+    /// Hands over what the reader fetched, for the `entries()` call that
+    /// `RawNode::on_entries_fetched` makes right after. It is served once. What was compacted or
+    /// overwritten since it was asked for is ignored, and Raft asks again.
+    pub fn deliver(&mut self, low: u64, entries: Vec<Entry>) {
+        let belongs = entries.iter().zip(low..).all(|(entry, index)| {
+            entry.index == index
+                && index > self.truncated.index
+                && self.term(index) == Some(entry.term)
+        });
+        *self.delivery.borrow_mut() =
+            (belongs && !entries.is_empty()).then(|| Delivery::new(entries));
+    }
+
+    /// The index that a newer snapshot must reach, since a peer needs one that cannot be served
+    /// yet.
+    pub fn snapshot_wanted(&self) -> Option<u64> {
+        self.snapshot_wanted.get()
+    }
+
+    fn push(&mut self, entry: Entry) {
+        assert_eq!(
+            entry.index,
+            self.last_index + 1,
+            "group {}: entries are not contiguous",
+            self.group
+        );
+        self.terms.push(entry.index, entry.term);
+        self.last_index = entry.index;
+        self.cache.push(entry);
+    }
+
+    fn trim(&mut self) {
+        self.cache.trim(self.applied.min(self.persisted));
+    }
+
+    fn drop_delivery_beyond(&mut self, index: u64) {
+        let delivery = self.delivery.get_mut();
+        if delivery.as_ref().is_some_and(|delivery| delivery.end() > index) {
+            *delivery = None;
+        }
+    }
+
+    fn snapshot_no_longer_wanted(&self) {
+        if self.snapshot_wanted.get().is_some_and(|index| index <= self.snapshot.index) {
+            self.snapshot_wanted.set(None);
+        }
+    }
+
+    /// Entries of `[low, high)` from a delivery and the cache; `None` when they lack the first,
+    /// or lack any where all are wanted (trap R08).
+    fn entries_in_memory(&self, low: u64, high: u64, bytes_max: u64) -> Option<Vec<Entry>> {
+        let mut found = Vec::new();
+        let mut limit = Limit::new(bytes_max);
+        let mut next = low;
+        let mut delivery = self.delivery.borrow_mut();
+        if delivery.as_ref().is_some_and(|d| d.low() <= low && low < d.end()) {
+            let delivered = delivery.take()?;
+            found = limit.take(delivered.from(low), high);
+            next = delivered.end();
+        }
+        let is_cached = self.cache.first_index().is_some_and(|first| first <= next);
+        if is_cached && next < high && !limit.is_reached() {
+            found.append(&mut limit.take(self.cache.from(next), high));
+        }
+        let is_whole = found.len() as u64 == high - low;
+        (is_whole || (bytes_max != NO_LIMIT && !found.is_empty())).then_some(found)
+    }
+
+    fn note_fetch(&self, low: u64, high: u64, bytes_max: u64, context: GetEntriesContext) {
+        let mut fetches = self.fetches.borrow_mut();
+        if fetches.len() < FETCHES_MAX {
+            // What is cached is never read from disk: it may not be there yet.
+            let high = high.min(self.cache.first_index().unwrap_or(high));
+            fetches.push(Fetch { group: self.group, low, high, bytes_max, context });
+        }
+    }
+
+    fn may_be_sent_to(&self, member: u64) -> bool {
+        let conf = &self.snapshot_conf_state;
+        member == raft::INVALID_ID
+            || [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next]
+                .iter()
+                .any(|members| members.contains(&member))
+    }
+}
+
+/// Infallible but for what is compacted, being fetched, or being made (trap R08).
+impl Storage for GroupLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+    }
+
+    /// # Panics
+    ///
+    /// If `high` is beyond `last_index + 1`, or if entries are missing in a context that cannot
+    /// wait: they are pinned, so that can never be.
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.truncated.index {
+            return Err(StorageError::Compacted.into());
+        }
+        assert!(
+            high <= self.last_index + 1,
+            "group {}: entries [{low}, {high}) of a log up to {}",
+            self.group,
+            self.last_index
+        );
+        if low >= high {
+            return Ok(Vec::new());
+        }
+        let bytes_max = max_size.into().unwrap_or(NO_LIMIT);
+        if let Some(entries) = self.entries_in_memory(low, high, bytes_max) {
+            return Ok(entries);
+        }
+        assert!(
+            context.can_async(),
+            "group {}: entries [{low}, {high}) are not in memory, applied {}, persisted {}: {context:?}",
+            self.group,
+            self.applied,
+            self.persisted,
+        );
+        self.note_fetch(low, high, bytes_max, context);
+        Err(StorageError::LogTemporarilyUnavailable.into())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        match self.term(index) {
+            Some(term) => Ok(term),
+            None if index < self.truncated.index => Err(StorageError::Compacted.into()),
+            None => Err(StorageError::Unavailable.into()),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.first_index())
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last_index)
+    }
+
+    /// Position and membership of the snapshot file, without data: the file is sent beside Raft.
+    ///
+    /// Only to a member that its membership names: a fresh learner would be sent a file that
+    /// does not know it, for ever.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let LogId { index, term } = self.snapshot;
+        if index == 0 || index < request_index || !self.may_be_sent_to(to) {
+            let wanted = request_index.max(index + 1);
+            self.snapshot_wanted.set(self.snapshot_wanted.get().max(Some(wanted)));
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (index, term);
+        metadata.set_conf_state(self.snapshot_conf_state.clone());
+        Ok(snapshot)
+    }
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

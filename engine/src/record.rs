@@ -1,0 +1,291 @@
+//! The group record: all of a group that is not an entry, in one checksummed value that is
+//! rewritten in every batch that changes the group.
+//!
+//! Since the record rides in the same batch as the entries it speaks of, hard state, entries,
+//! truncation and membership can never be seen apart (traps I03, I04, I05).
+
+use prost::Message;
+use raft::eraftpb::{ConfState, HardState};
+
+use crate::frame::{self, FrameError};
+use crate::ids::{GroupId, LogId};
+
+const KIND: [u8; 4] = *b"QGRP";
+const VERSION: u16 = 1;
+const GENESIS_KIND: [u8; 4] = *b"QGEN";
+const SEQUENCE_KIND: [u8; 4] = *b"QSEQ";
+
+/// Key of the record under the group's own id.
+pub(crate) const RECORD_KEY: &[u8] = b"record";
+/// Key of the loop's founding record under the group's own id.
+pub(crate) const GENESIS_KEY: &[u8] = b"genesis";
+/// Key of the batch sequence under [`ENGINE_REGION`].
+pub(crate) const SEQUENCE_KEY: &[u8] = b"sequence";
+/// The region of raft-engine that belongs to the engine itself: no group has the number 0.
+pub(crate) const ENGINE_REGION: u64 = 0;
+
+/// All of a group that is not an entry.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GroupRecord {
+    /// Term, vote and commit index.
+    pub hard_state: HardState,
+    /// The last position that is compacted away: the log begins after it.
+    pub truncated: LogId,
+    /// The last position of the log; equal to `truncated` when the log is empty.
+    pub last: LogId,
+    /// The snapshot file that the state machine is restored from at start; index 0 before the
+    /// first one.
+    pub snapshot: LogId,
+    /// The membership after `conf_index`.
+    pub conf_state: ConfState,
+    /// Index up to which changes of the membership are in `conf_state`.
+    pub conf_index: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RecordBody {
+    #[prost(uint64, tag = "1")]
+    group: u64,
+    #[prost(uint64, tag = "2")]
+    term: u64,
+    #[prost(uint64, tag = "3")]
+    vote: u64,
+    #[prost(uint64, tag = "4")]
+    commit: u64,
+    #[prost(uint64, tag = "5")]
+    truncated_index: u64,
+    #[prost(uint64, tag = "6")]
+    truncated_term: u64,
+    #[prost(uint64, tag = "7")]
+    last_index: u64,
+    #[prost(uint64, tag = "8")]
+    last_term: u64,
+    #[prost(uint64, tag = "9")]
+    snapshot_index: u64,
+    #[prost(uint64, tag = "10")]
+    snapshot_term: u64,
+    #[prost(message, optional, tag = "11")]
+    conf_state: Option<ConfStateBody>,
+    #[prost(uint64, tag = "12")]
+    conf_index: u64,
+}
+
+/// A ConfState in our own stable encoding.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ConfStateBody {
+    #[prost(uint64, repeated, tag = "1")]
+    voters: Vec<u64>,
+    #[prost(uint64, repeated, tag = "2")]
+    learners: Vec<u64>,
+    #[prost(uint64, repeated, tag = "3")]
+    voters_outgoing: Vec<u64>,
+    #[prost(uint64, repeated, tag = "4")]
+    learners_next: Vec<u64>,
+    #[prost(bool, tag = "5")]
+    auto_leave: bool,
+}
+
+impl From<&ConfState> for ConfStateBody {
+    fn from(conf: &ConfState) -> Self {
+        Self {
+            voters: conf.voters.clone(),
+            learners: conf.learners.clone(),
+            voters_outgoing: conf.voters_outgoing.clone(),
+            learners_next: conf.learners_next.clone(),
+            auto_leave: conf.auto_leave,
+        }
+    }
+}
+
+impl From<ConfStateBody> for ConfState {
+    fn from(body: ConfStateBody) -> Self {
+        Self {
+            voters: body.voters,
+            learners: body.learners,
+            voters_outgoing: body.voters_outgoing,
+            learners_next: body.learners_next,
+            auto_leave: body.auto_leave,
+            ..Self::default()
+        }
+    }
+}
+
+impl GroupRecord {
+    /// What contradicts itself in this record, if anything. Asserted in pairs: before a write,
+    /// and after a read.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let Self { hard_state, truncated, last, snapshot, conf_index, .. } = self;
+        if truncated > last {
+            return Some(format!("truncated {truncated} is beyond the last entry {last}"));
+        }
+        if hard_state.commit > last.index {
+            return Some(format!("commit {} is beyond the last entry {last}", hard_state.commit));
+        }
+        if truncated > snapshot {
+            return Some(format!("truncated {truncated} is beyond the snapshot {snapshot}"));
+        }
+        if snapshot > last {
+            return Some(format!("the snapshot {snapshot} is beyond the last entry {last}"));
+        }
+        if *conf_index > last.index {
+            return Some(format!("membership of {conf_index} is beyond the last entry {last}"));
+        }
+        if last.term > hard_state.term || snapshot.term > last.term {
+            return Some(format!(
+                "terms go back: snapshot {snapshot}, last entry {last}, term {}",
+                hard_state.term
+            ));
+        }
+        None
+    }
+
+    /// The bytes on disk. The group is part of them, so that a misplaced record is found.
+    pub(crate) fn encode(&self, group: GroupId) -> Vec<u8> {
+        let body = RecordBody {
+            group: group.get(),
+            term: self.hard_state.term,
+            vote: self.hard_state.vote,
+            commit: self.hard_state.commit,
+            truncated_index: self.truncated.index,
+            truncated_term: self.truncated.term,
+            last_index: self.last.index,
+            last_term: self.last.term,
+            snapshot_index: self.snapshot.index,
+            snapshot_term: self.snapshot.term,
+            conf_state: Some((&self.conf_state).into()),
+            conf_index: self.conf_index,
+        };
+        frame::seal(KIND, VERSION, &body.encode_to_vec())
+    }
+
+    /// The record in `bytes`, which must be that of `group`.
+    pub(crate) fn decode(group: GroupId, bytes: &[u8]) -> Result<Self, FrameError> {
+        let body = RecordBody::decode(frame::unseal(KIND, VERSION, bytes)?)
+            .map_err(|error| FrameError::Body(error.to_string()))?;
+        if body.group != group.get() {
+            let text = format!("it is the record of group {}", body.group);
+            return Err(FrameError::Body(text));
+        }
+        let hard_state = HardState {
+            term: body.term,
+            vote: body.vote,
+            commit: body.commit,
+            ..HardState::default()
+        };
+        Ok(Self {
+            hard_state,
+            truncated: LogId::new(body.truncated_index, body.truncated_term),
+            last: LogId::new(body.last_index, body.last_term),
+            snapshot: LogId::new(body.snapshot_index, body.snapshot_term),
+            conf_state: body.conf_state.unwrap_or_default().into(),
+            conf_index: body.conf_index,
+        })
+    }
+}
+
+/// The loop's founding record, as it stands on disk: the group's number, then its bytes.
+pub(crate) fn encode_genesis(group: GroupId, genesis: &[u8]) -> Vec<u8> {
+    let mut body = group.get().to_le_bytes().to_vec();
+    body.extend_from_slice(genesis);
+    frame::seal(GENESIS_KIND, VERSION, &body)
+}
+
+/// The loop's founding record in `bytes`, which must be that of `group`.
+pub(crate) fn decode_genesis(group: GroupId, bytes: &[u8]) -> Result<bytes::Bytes, FrameError> {
+    let body = frame::unseal(GENESIS_KIND, VERSION, bytes)?;
+    match body.split_first_chunk::<8>() {
+        Some((number, genesis)) if u64::from_le_bytes(*number) == group.get() => {
+            Ok(bytes::Bytes::copy_from_slice(genesis))
+        }
+        _ => Err(FrameError::Body("it is not the founding record of this group".to_owned())),
+    }
+}
+
+/// The engine-wide batch sequence, as it stands on disk.
+pub(crate) fn encode_sequence(sequence: u64) -> Vec<u8> {
+    frame::seal(SEQUENCE_KIND, VERSION, &sequence.to_le_bytes())
+}
+
+/// The engine-wide batch sequence in `bytes`.
+pub(crate) fn decode_sequence(bytes: &[u8]) -> Result<u64, FrameError> {
+    match frame::unseal(SEQUENCE_KIND, VERSION, bytes)?.try_into() {
+        Ok(number) => Ok(u64::from_le_bytes(number)),
+        Err(_) => Err(FrameError::Body("it is no number of 8 bytes".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(number: u64) -> GroupId {
+        GroupId::new(number).unwrap()
+    }
+
+    fn record() -> GroupRecord {
+        let mut hard_state = HardState::default();
+        (hard_state.term, hard_state.vote, hard_state.commit) = (7, 2, 90);
+        let mut conf_state = ConfState::from((vec![1, 2, 3], vec![4]));
+        conf_state.voters_outgoing = vec![1, 2, 5];
+        conf_state.learners_next = vec![5];
+        conf_state.auto_leave = true;
+        GroupRecord {
+            hard_state,
+            truncated: LogId::new(50, 3),
+            last: LogId::new(100, 7),
+            snapshot: LogId::new(60, 4),
+            conf_state,
+            conf_index: 88,
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let record = record();
+        assert_eq!(record.fault(), None);
+        assert_eq!(GroupRecord::decode(group(5), &record.encode(group(5))), Ok(record));
+        let empty = GroupRecord::default();
+        assert_eq!(GroupRecord::decode(group(5), &empty.encode(group(5))), Ok(empty));
+    }
+
+    #[test]
+    fn trap_I04_a_record_of_another_kind_or_group_is_never_taken() {
+        let bytes = record().encode(group(5));
+        assert!(GroupRecord::decode(group(6), &bytes).is_err());
+        assert!(decode_genesis(group(5), &bytes).is_err());
+        assert!(decode_sequence(&bytes).is_err());
+        let genesis = encode_genesis(group(5), b"founding");
+        assert_eq!(decode_genesis(group(5), &genesis).unwrap(), &b"founding"[..]);
+        assert!(decode_genesis(group(6), &genesis).is_err());
+        assert!(GroupRecord::decode(group(5), &genesis).is_err());
+        assert_eq!(decode_sequence(&encode_sequence(42)), Ok(42));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_record_is_found() {
+        let bytes = record().encode(group(5));
+        for at in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            assert!(GroupRecord::decode(group(5), &flipped).is_err(), "bit {at}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_contradicts_itself_is_found() {
+        let cases: [fn(&mut GroupRecord); 7] = [
+            |r| r.truncated = LogId::new(101, 7),
+            |r| r.hard_state.commit = 101,
+            |r| r.truncated = LogId::new(61, 4),
+            |r| r.snapshot = LogId::new(101, 7),
+            |r| r.conf_index = 101,
+            |r| r.hard_state.term = 6,
+            |r| r.snapshot = LogId::new(60, 8),
+        ];
+        for (number, change) in cases.into_iter().enumerate() {
+            let mut record = record();
+            change(&mut record);
+            assert!(record.fault().is_some(), "case {number}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! What the parent module promises, as tables.
