@@ -76,5 +76,4 @@ impl<F: FileSystem + 'static> Engine<F> {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
 mod tests;

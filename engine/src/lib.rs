@@ -67,6 +67,11 @@ mod terms;
 mod write;
 mod writer;
 
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod testing;
+
 pub use cache::CacheBudget;
 pub use config::{ConfigFault, EngineConfig};
 pub use damage::Damage;

@@ -321,5 +321,4 @@ fn purge<F: FileSystem>(store: &Store<F>) -> Result<Vec<GroupId>, ReadError> {
 }
 
 #[cfg(test)]
-#[path = "reader_tests.rs"]
 mod tests;

@@ -406,5 +406,4 @@ impl SnapshotReceiver {
 }
 
 #[cfg(test)]
-#[path = "snapshot_tests.rs"]
 mod tests;

@@ -280,5 +280,4 @@ impl Merged {
 }
 
 #[cfg(test)]
-#[path = "write_tests.rs"]
 mod tests;

@@ -237,5 +237,4 @@ fn classify(source: Arc<raft_engine::Error>) -> WriteError {
 }
 
 #[cfg(test)]
-#[path = "writer_tests.rs"]
 mod tests;

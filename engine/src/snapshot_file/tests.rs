@@ -1,0 +1,181 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::ids::GroupId;
+use crate::snapshot_store::SnapshotStore;
+use crate::testing::{one, two, voters};
+
+fn meta(index: u64) -> SnapshotMeta {
+    let members = Bytes::from_static(b"members");
+    SnapshotMeta { group: one(), id: LogId::new(index, 2), conf_state: voters(), members }
+}
+
+fn store() -> (tempfile::TempDir, SnapshotStore) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SnapshotStore::in_dir(dir.path().join("snapshots")).unwrap();
+    (dir, store)
+}
+
+fn data(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 31 % 251) as u8).collect()
+}
+
+fn make(store: &SnapshotStore, index: u64, data: &[u8]) -> LogId {
+    let mut writer = store.create(meta(index)).unwrap();
+    writer.write_all(data).unwrap();
+    let finished = writer.finish().unwrap();
+    assert_eq!(finished, meta(index));
+    finished.id
+}
+
+fn read(store: &SnapshotStore, group: GroupId, id: LogId) -> Result<Vec<u8>, String> {
+    let mut reader = store.open(group, id).map_err(|error| error.to_string())?;
+    let mut found = Vec::new();
+    reader.read_to_end(&mut found).map_err(|error| error.to_string())?;
+    Ok(found)
+}
+
+#[test]
+fn a_snapshot_is_read_as_it_was_written() {
+    let (_dir, store) = store();
+    let lens = [0, 1, BLOCK_LEN - 1, BLOCK_LEN, BLOCK_LEN + 1, 3 * BLOCK_LEN, 300_000];
+    for (index, len) in (10..).zip(lens) {
+        let id = make(&store, index, &data(len));
+        assert_eq!(store.open(one(), id).unwrap().meta(), &meta(index));
+        assert!(read(&store, one(), id).unwrap() == data(len), "length {len}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_a_snapshot_is_found_and_no_wrong_data_given_out() {
+    let (_dir, store) = store();
+    let content = data(200);
+    let id = make(&store, 10, &content);
+    let path = store.path(one(), id);
+    let bytes = std::fs::read(&path).unwrap();
+    for at in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[at / 8] ^= 1 << (at % 8);
+        std::fs::write(&path, flipped).unwrap();
+        assert!(read(&store, one(), id).is_err(), "bit {at}");
+    }
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(read(&store, one(), id).unwrap(), content);
+}
+
+#[test]
+fn every_cut_and_every_addition_is_found() {
+    let (_dir, store) = store();
+    let id = make(&store, 10, &data(200));
+    let path = store.path(one(), id);
+    let bytes = std::fs::read(&path).unwrap();
+    for len in 0..bytes.len() {
+        std::fs::write(&path, &bytes[..len]).unwrap();
+        assert!(read(&store, one(), id).is_err(), "cut at {len}");
+    }
+    std::fs::write(&path, [&bytes[..], b"\0"].concat()).unwrap();
+    assert!(read(&store, one(), id).unwrap_err().contains("behind the footer"));
+}
+
+#[test]
+fn blocks_that_changed_places_are_found() {
+    let (_dir, store) = store();
+    let id = make(&store, 10, &data(3 * BLOCK_LEN));
+    let path = store.path(one(), id);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header_len = meta(10).encode().len();
+    let block_len = BLOCK_HEADER_LEN + BLOCK_LEN;
+    let (first, second) = bytes[header_len..].split_at_mut(block_len);
+    first.swap_with_slice(&mut second[..block_len]);
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(read(&store, one(), id).unwrap_err().contains("CRC of block 0"));
+}
+
+#[test]
+fn damage_stays() {
+    let (_dir, store) = store();
+    let id = make(&store, 10, &data(2 * BLOCK_LEN));
+    let path = store.path(one(), id);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle + 100] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let mut reader = store.open(one(), id).unwrap();
+    let mut found = Vec::new();
+    let first = reader.read_to_end(&mut found).unwrap_err();
+    assert_eq!(first.kind(), io::ErrorKind::InvalidData);
+    assert_eq!(found, data(BLOCK_LEN), "what is given out is verified");
+    let again = reader.read(&mut [0; 10]).unwrap_err();
+    assert_eq!(again.to_string(), first.to_string());
+}
+
+#[test]
+fn trap_I10_an_unfinished_snapshot_leaves_nothing() {
+    let (_dir, store) = store();
+    let mut writer = store.create(meta(10)).unwrap();
+    writer.write_all(&data(100_000)).unwrap();
+    assert!(matches!(store.open(one(), meta(10).id), Err(SnapshotError::Missing { .. })));
+    let dir = store.path(one(), meta(10).id).parent().unwrap().to_owned();
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+    drop(writer);
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_is_received_byte_for_byte() {
+    let (_a, from) = store();
+    let (_b, to) = store();
+    let id = make(&from, 10, &data(150_000));
+    let (mut file, len) = from.raw(one(), id).unwrap();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes.len() as u64, len);
+    let mut receiver = to.receive(one(), id, len).unwrap();
+    bytes.chunks(1000).for_each(|chunk| receiver.write(chunk).unwrap());
+    assert_eq!(receiver.received_bytes(), len);
+    assert_eq!(receiver.finish().unwrap(), meta(10));
+    assert_eq!(read(&to, one(), id).unwrap(), data(150_000));
+    assert_eq!(std::fs::read(to.path(one(), id)).unwrap(), bytes);
+}
+
+#[test]
+fn what_is_not_the_announced_file_is_refused_and_removed() {
+    let (_a, from) = store();
+    let (_b, to) = store();
+    let id = make(&from, 10, &data(1000));
+    let bytes = std::fs::read(from.path(one(), id)).unwrap();
+    let len = bytes.len() as u64;
+    let receive = |group, id, announced, bytes: &[u8]| {
+        let mut receiver = to.receive(group, id, announced)?;
+        receiver.write(bytes)?;
+        receiver.finish()
+    };
+    let mut flipped = bytes.clone();
+    flipped[500] ^= 1;
+    let cases = [
+        (receive(one(), id, len, &flipped), "CRC of block 0"),
+        (receive(one(), id, len + 1, &bytes), "receive it again"),
+        (receive(one(), id, len - 1, &bytes), "receive it again"),
+        (receive(two(), id, len, &bytes), "was announced"),
+        (receive(one(), LogId::new(11, 2), len, &bytes), "was announced"),
+        (receive(one(), id, u64::MAX, &bytes), "is refused"),
+        (receive(one(), id, 9, &bytes[..9]), "ends within its header"),
+    ];
+    for (result, text) in cases {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+    for group in [one(), two()] {
+        let dir = to.path(group, id).parent().unwrap().to_owned();
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_file_under_another_name_is_refused() {
+    let (_dir, store) = store();
+    let id = make(&store, 10, &data(10));
+    let other = LogId::new(11, 2);
+    std::fs::rename(store.path(one(), id), store.path(one(), other)).unwrap();
+    assert!(matches!(store.open(one(), other), Err(SnapshotError::Mismatch { .. })));
+}

@@ -1,1 +1,0 @@
-//! What the parent module promises, as tables.
