@@ -1,1 +1,118 @@
-//! Placeholder.
+//! Durable metadata for message brokers: topics, partitions, replicas, ISR, leaders, epochs and the
+//! liveness of brokers, committed by Raft before anyone acts on them, and still there after `kill -9`.
+//!
+//! A broker embeds a [`Quorum`]: one node of the quorum, with its loop running. It registers itself and
+//! gets a [`BrokerSession`]; from then on its liveness is the quorum's business, and what it leads and
+//! replicates is told by a [`Watch`].
+//!
+//! ```no_run
+//! use quorate::{BrokerId, Quorum, QuorumConfig, Registration, TopicSpec};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = QuorumConfig::new("/var/lib/quorate", "127.0.0.1:9001".parse()?);
+//! let quorum = Quorum::open(config).await?; // the loop runs; it does not wait for a leader
+//!
+//! let directory = quorum.identity().directory_id;
+//! let me = Registration::without_data_plane(BrokerId(1), directory);
+//! let session = quorum.register_broker(me).await?; // heartbeats are sent for you
+//! session.active().await.map_err(|end| format!("{end:?}"))?;
+//!
+//! let mut watch = quorum.watch(); // gap-free; collapsed if you lag
+//! let topic = quorum.create_topic(TopicSpec::new("orders", 3, 1)).await?; // committed, or an error
+//! let update = watch.next().await?;
+//! assert!(update.delta.topics_created.contains(&topic.id));
+//!
+//! let partition = quorum.image().image.topic_by_name("orders").and_then(|t| t.partition(0).cloned());
+//! println!("led by {:?}", partition.and_then(|partition| partition.leader));
+//!
+//! session.shut_down().await?; // leaders move first
+//! quorum.shut_down().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The way of an operation
+//!
+//! ```text
+//!  any node                                         the node that leads the quorum
+//!  ────────                                         ──────────────────────────────
+//!  Quorum::create_topic, ...
+//!    └─ caller  ── request (wire) ───────────────►  desk ── plans what only the leader may decide
+//!         ▲                                          │  └─ duties ── sessions: who is alive
+//!         │                                          │      ▲ └── fence, unfence: by its own accord
+//!         │                                          ▼      │ heartbeats, registrations
+//!         │                                       Node::propose: log, fsync, majority, apply
+//!         │                                          │
+//!         ├── index and outcome  ◄───────────────────┘
+//!         └── waits until its own node has applied that index; then the caller is answered
+//! ```
+//!
+//! # What holds
+//!
+//! - An operation that succeeded is committed and applied, and the image of the node that was asked
+//!   shows it. One that was rejected changed nothing.
+//! - An operation whose outcome is unknown is never sent again by itself. [`ErrorKind`] tells it from
+//!   what was rejected and from what may be tried again.
+//! - A node decides as the leader only in the term in which it was elected, on an image that holds all
+//!   that was committed before. What it decided is proposed by itself or by nobody: a node that lost its
+//!   leadership cannot have it forwarded.
+//! - Heartbeats never reach the log; an idle cluster writes nothing.
+//! - Only silence that the present leader watched itself ends a session. A broker that is fenced leads
+//!   nothing from that log index on, and is never elected to succeed itself.
+//! - [`Quorum::open`] returns with the loop running and waits for nobody, so that clusters can start in
+//!   any order.
+//!
+//! What is absent: no lock is held over an await, nothing is polled but the deadline of a session, and
+//! no operation waits without a bound.
+//!
+//! # Where to read on
+//!
+//! `quorum.rs` is the surface; `caller.rs` the way to the leader and what may be repeated on it;
+//! `desk.rs` what happens there; `duties.rs` and `sessions.rs` who is alive; `broker_session.rs` the
+//! other end of the heartbeats; `metadata_only.rs` what a broker without data plane does as a leader.
+
+// Tests carry the number of the trap that they guard against.
+#![cfg_attr(test, allow(non_snake_case))]
+
+mod broker_session;
+mod caller;
+mod config;
+mod desk;
+mod duties;
+mod error;
+mod metadata_only;
+mod quorum;
+mod readiness;
+mod registration;
+mod sessions;
+#[cfg(test)]
+mod sessions_tests;
+#[cfg(test)]
+mod tests;
+mod topic;
+mod watch;
+mod wire;
+
+/// The metadata itself: images, commands, outcomes, and their names.
+pub use quorate_statemachine as metadata;
+
+pub use broker_session::{BrokerSession, SessionEnd, SessionState};
+pub use config::QuorumConfig;
+pub use error::{
+    ErrorKind, OpenError, ReadError, RegisterError, ShutdownNotGranted, Unavailable, UnknownReason,
+    WatchEnded, WriteError,
+};
+pub use metadata_only::MetadataOnly;
+pub use quorate_engine::{
+    ClusterId, EngineConfig, FormatError, Founding, Identity, IdentityError, NodeId, Voter, format,
+};
+pub use quorate_loop::{GroupStatus, LoopConfig, Member, Members, Role};
+pub use quorate_statemachine::{
+    AlterPartition, BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Delta, ErrorCode,
+    Incarnation, Listener, MetadataImage, PartitionAltered, PartitionKey, Rejection, TopicId,
+};
+pub use quorum::{MemberLag, ProducerIdBlock, Quorum};
+pub use readiness::NotReady;
+pub use registration::{Registration, Vouch};
+pub use topic::{CreatedTopic, DeletedTopic, Placement, TopicSpec};
+pub use watch::{MetadataUpdate, Snapshot, Watch};

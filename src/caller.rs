@@ -1,0 +1,252 @@
+//! Owns the way of a request to the quorum leader, and what may be tried again on that way.
+//!
+//! A request is sent again only while it surely had no effect: no leader was known, the node was not
+//! reached, or it answered that it does not lead. As soon as a leader may have taken it, its outcome
+//! is the leader's answer or *unknown*, and nothing is sent again, unless sending it twice is the
+//! same as sending it once.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use quorate_engine::NodeId;
+use quorate_loop::{CallError, Node};
+use quorate_statemachine::{ErrorCode, Metadata, Outcome, Rejection, Reply};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::error::{ReadError, Unavailable, UnknownReason, WriteError};
+use crate::wire::{
+    Doubt, Empty, ProgressResponse, Refusal, Request, RequestKind, Response, ResponseKind,
+};
+
+/// The first and the longest pause before a request is sent again. A new leader is noticed at once;
+/// the pause is for what no event announces, such as a leader that is getting ready.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// Whether a request may be sent again although a leader may have taken it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It must not: twice is not the same as once.
+    Never,
+    /// It may: twice is the same as once.
+    Harmless,
+}
+
+/// What was applied, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Done {
+    pub(crate) index: u64,
+    pub(crate) reply: Reply,
+}
+
+/// Sends a request to the leader until it is answered, and waits until this node has applied the
+/// index that the answer names: whoever gets a reply, or a rejection, finds it in the own image.
+pub(crate) async fn write(
+    node: &Node<Metadata>,
+    kind: RequestKind,
+    repeat: Repeat,
+    timeout: Duration,
+) -> Result<Done, WriteError> {
+    let started = Instant::now();
+    let deadline = started + timeout;
+    match ask(node, kind, repeat, started, deadline).await? {
+        ResponseKind::Applied(applied) => {
+            seen_here(node, applied.index, deadline).await?;
+            let outcome = Outcome::decode(&applied.outcome)
+                .map_err(|_| WriteError::Unknown { reason: UnknownReason::Unreadable })?;
+            match outcome {
+                Outcome::Accepted(reply) => Ok(Done { index: applied.index, reply }),
+                Outcome::Rejected(rejection) => Err(rejection.into()),
+            }
+        }
+        ResponseKind::Rejected(rejected) => {
+            let code = i16::try_from(rejected.code).ok().and_then(ErrorCode::from_code);
+            let code = code.unwrap_or(ErrorCode::UnknownServerError);
+            // A rejection is final with or without the image that explains it.
+            let _ = seen_here(node, rejected.index, deadline).await;
+            Err(Rejection::new(code, rejected.message).into())
+        }
+        _ => Err(WriteError::Unknown { reason: UnknownReason::Unreadable }),
+    }
+}
+
+/// A barrier: what this node has applied when it returns holds all that was acknowledged anywhere
+/// before it was called.
+pub(crate) async fn read_index(node: &Node<Metadata>, timeout: Duration) -> Result<u64, ReadError> {
+    let deadline = Instant::now() + timeout;
+    match read(node, RequestKind::ReadIndex(Empty {}), timeout).await? {
+        ResponseKind::ReadIndex(index) => {
+            seen_here(node, index, deadline).await.map_err(|error| read_failed(error, timeout))?;
+            Ok(index)
+        }
+        _ => Err(ReadError::TimedOut { waited: timeout }),
+    }
+}
+
+/// What the leader knows of the members.
+pub(crate) async fn progress(
+    node: &Node<Metadata>,
+    timeout: Duration,
+) -> Result<ProgressResponse, ReadError> {
+    match read(node, RequestKind::Progress(Empty {}), timeout).await? {
+        ResponseKind::Progress(progress) => Ok(progress),
+        _ => Err(ReadError::TimedOut { waited: timeout }),
+    }
+}
+
+async fn read(
+    node: &Node<Metadata>,
+    kind: RequestKind,
+    timeout: Duration,
+) -> Result<ResponseKind, ReadError> {
+    let started = Instant::now();
+    ask(node, kind, Repeat::Harmless, started, started + timeout)
+        .await
+        .map_err(|error| read_failed(error, timeout))
+}
+
+fn read_failed(error: WriteError, timeout: Duration) -> ReadError {
+    match error {
+        WriteError::Unavailable { reason, waited } => ReadError::Unavailable { reason, waited },
+        WriteError::Stopped { fatal } => ReadError::Stopped { fatal },
+        _ => ReadError::TimedOut { waited: timeout },
+    }
+}
+
+/// Sends a request to the leader until it is answered.
+pub(crate) async fn ask(
+    node: &Node<Metadata>,
+    kind: RequestKind,
+    repeat: Repeat,
+    started: Instant,
+    deadline: Instant,
+) -> Result<ResponseKind, WriteError> {
+    let request = bytes::Bytes::from(Request::from(kind).encode_to_vec());
+    let mut pause = PAUSE_MIN;
+    loop {
+        let leader = leader(node, started, deadline).await?;
+        let reason = match once(node, leader, request.clone(), deadline).await {
+            Ok(answer) => return Ok(answer),
+            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::NoEffect(reason)) => reason,
+            Err(Failure::Doubtful(doubt)) => {
+                if repeat == Repeat::Never || Instant::now() >= deadline {
+                    return Err(WriteError::Unknown { reason: doubt });
+                }
+                Unavailable::NotLeader
+            }
+        };
+        let again_at = Instant::now() + pause;
+        if again_at >= deadline {
+            return Err(WriteError::Unavailable { reason, waited: started.elapsed() });
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+        pause_until_leader_changes(node, leader, again_at).await;
+    }
+}
+
+enum Failure {
+    /// Surely without effect: to be sent again.
+    NoEffect(Unavailable),
+    /// A leader may have taken it.
+    Doubtful(UnknownReason),
+    /// No use in trying again.
+    Final(WriteError),
+}
+
+async fn once(
+    node: &Node<Metadata>,
+    leader: NodeId,
+    request: bytes::Bytes,
+    deadline: Instant,
+) -> Result<ResponseKind, Failure> {
+    let answer = match timeout_at(deadline, node.call(leader, request)).await {
+        Err(_) => return Err(Failure::Doubtful(UnknownReason::TimedOut)),
+        Ok(Err(CallError::Unreachable(node))) => {
+            return Err(Failure::NoEffect(Unavailable::Unreachable(node)));
+        }
+        Ok(Err(CallError::TooLarge { .. })) => return Err(Failure::Final(WriteError::TooLarge)),
+        Ok(Err(_)) => return Err(Failure::Doubtful(UnknownReason::ConnectionLost)),
+        Ok(Ok(answer)) => answer,
+    };
+    let kind = Response::decode(answer).ok().and_then(|response| response.kind);
+    match kind {
+        None => Err(Failure::Doubtful(UnknownReason::Unreadable)),
+        Some(ResponseKind::Refused(refusal)) => Err(refused(refusal)),
+        Some(ResponseKind::Unknown(doubt)) => Err(Failure::Doubtful(doubtful(doubt))),
+        Some(kind) => Ok(kind),
+    }
+}
+
+fn refused(refusal: i32) -> Failure {
+    match Refusal::try_from(refusal) {
+        Ok(Refusal::NotLeader) => Failure::NoEffect(Unavailable::NotLeader),
+        // Sending it again at once is the last thing that helps: it is for the caller to decide.
+        Ok(Refusal::Overloaded) => Failure::Final(WriteError::Unavailable {
+            reason: Unavailable::Overloaded,
+            waited: Duration::ZERO,
+        }),
+        Ok(Refusal::TooLarge) => Failure::Final(WriteError::TooLarge),
+        Ok(Refusal::Unsupported) => Failure::Final(WriteError::Rejected(Rejection::new(
+            ErrorCode::UnsupportedVersion,
+            "the quorum leader does not take this request: run the same version on all nodes",
+        ))),
+        Err(_) => Failure::Doubtful(UnknownReason::Unreadable),
+    }
+}
+
+fn doubtful(doubt: i32) -> UnknownReason {
+    match Doubt::try_from(doubt) {
+        Ok(Doubt::TimedOut) => UnknownReason::TimedOut,
+        Ok(Doubt::LeadershipLost) => UnknownReason::LeadershipLost,
+        Ok(Doubt::ConnectionLost) => UnknownReason::ConnectionLost,
+        Ok(Doubt::Stopped) => UnknownReason::Stopped,
+        Err(_) => UnknownReason::Unreadable,
+    }
+}
+
+/// Waits until this node knows a leader.
+async fn leader(
+    node: &Node<Metadata>,
+    started: Instant,
+    deadline: Instant,
+) -> Result<NodeId, WriteError> {
+    let mut watch = node.watch_status();
+    loop {
+        {
+            let status = watch.borrow_and_update();
+            if let Some(fatal) = &status.fatal {
+                return Err(WriteError::Stopped { fatal: Some(fatal.clone()) });
+            }
+            if let Some(leader) = status.leader {
+                return Ok(leader);
+            }
+        }
+        match timeout_at(deadline, watch.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(WriteError::Stopped { fatal: None }),
+            Err(_) => {
+                let waited = started.elapsed();
+                return Err(WriteError::Unavailable { reason: Unavailable::NoLeader, waited });
+            }
+        }
+    }
+}
+
+/// Pauses, but not longer than the leader that refused is the one that is known.
+async fn pause_until_leader_changes(node: &Node<Metadata>, refused: NodeId, until: Instant) {
+    let mut watch = node.watch_status();
+    let changed = watch.wait_for(|status| status.leader != Some(refused));
+    let stopped = matches!(timeout_at(until, changed).await, Ok(Err(_)));
+    if stopped {
+        sleep_until(until).await;
+    }
+}
+
+/// Waits until this node has applied `index`.
+async fn seen_here(node: &Node<Metadata>, index: u64, deadline: Instant) -> Result<(), WriteError> {
+    match timeout_at(deadline, node.wait_applied(index)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(WriteError::NotSeenYet { index }),
+    }
+}

@@ -1,0 +1,251 @@
+//! Owns the place where requests to the quorum leader arrive, on every node.
+//!
+//! What needs the leader's sessions goes on to its [duties](crate::duties); everything else is done
+//! here: the leader completes what only it may decide (the placement of a topic), and proposes. The
+//! loop below does not forward proposals, so a node that has lost its leadership by then gets
+//! `NotLeader` from its own loop, and nothing happens: there is no gap between the check of
+//! leadership and its use.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_engine::NodeId;
+use quorate_loop::{Node, ProposeError, ReadError, Role, Service};
+use quorate_statemachine::placement::{TopicShape, plan};
+use quorate_statemachine::{BrokerId, Brokers, Command, ErrorCode, Metadata, NewTopic, Rejection};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::duties::Call;
+use crate::wire::{
+    AppliedResponse, CreateTopicRequest, Doubt, MemberProgress, ProgressResponse, Refusal,
+    RejectedResponse, Request, RequestKind, Response, ResponseKind,
+};
+
+/// Requests that a leader works on at a time, heartbeats not counted. Beyond it nodes are told
+/// `Overloaded`; it is far above what one log can commit within the time of a request.
+const REQUESTS_MAX: usize = 8_192;
+
+/// Heartbeats and registrations that wait for the duties: several for each of a thousand brokers.
+pub(crate) const CALLS_MAX: usize = 4_096;
+
+/// Where requests arrive. Clones are the same desk.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// The node behind the desk. It is put in after the node was made, for the node is made with
+    /// the desk; and taken out at the end, so that the two do not keep each other alive.
+    node: ArcSwapOption<Node<Metadata>>,
+    duties: mpsc::Sender<Call>,
+    slots: Semaphore,
+}
+
+impl Desk {
+    pub(crate) fn new(duties: mpsc::Sender<Call>) -> Self {
+        let node = ArcSwapOption::empty();
+        Self { inner: Arc::new(Inner { node, duties, slots: Semaphore::new(REQUESTS_MAX) }) }
+    }
+
+    pub(crate) fn open_for(&self, node: Node<Metadata>) {
+        self.inner.node.store(Some(Arc::new(node)));
+    }
+
+    pub(crate) fn close(&self) {
+        self.inner.node.store(None);
+    }
+}
+
+impl Service for Desk {
+    fn call(&self, from: NodeId, request: Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let response = match Request::decode(request).ok().and_then(|request| request.kind) {
+                Some(kind) => inner.answer(kind).await,
+                None => {
+                    tracing::warn!(%from, "refused a request that this version does not know");
+                    Refusal::Unsupported.into()
+                }
+            };
+            response.encode_to_vec().into()
+        })
+    }
+}
+
+impl Inner {
+    async fn answer(&self, kind: RequestKind) -> Response {
+        let Some(node) = self.node.load_full() else { return Refusal::NotLeader.into() };
+        match kind {
+            RequestKind::Heartbeat(beat) => {
+                self.to_duties(|reply| Call::Heartbeat(beat, reply)).await
+            }
+            RequestKind::Register(register) => {
+                self.to_duties(|reply| Call::Register(register, reply)).await
+            }
+            RequestKind::Progress(_) => progress(&node),
+            RequestKind::ReadIndex(_) => self.in_slot(read_index(&node)).await,
+            RequestKind::CreateTopic(request) => self.in_slot(create_topic(&node, request)).await,
+            RequestKind::Propose(command) => match Command::decode(&command) {
+                Ok(decided) if is_the_senders_to_decide(&decided) => {
+                    self.in_slot(propose(&node, command)).await
+                }
+                Ok(_) | Err(_) => Refusal::Unsupported.into(),
+            },
+        }
+    }
+
+    async fn in_slot(&self, work: impl Future<Output = Response>) -> Response {
+        match self.slots.try_acquire() {
+            Ok(_slot) => work.await,
+            Err(_) => Refusal::Overloaded.into(),
+        }
+    }
+
+    async fn to_duties(&self, call: impl FnOnce(oneshot::Sender<Response>) -> Call) -> Response {
+        let (reply, answer) = oneshot::channel();
+        match self.duties.try_send(call(reply)) {
+            Ok(()) => answer.await.unwrap_or_else(|_| Doubt::Stopped.into()),
+            Err(mpsc::error::TrySendError::Full(_)) => Refusal::Overloaded.into(),
+            Err(mpsc::error::TrySendError::Closed(_)) => Refusal::NotLeader.into(),
+        }
+    }
+}
+
+/// Commands whose preconditions the state machine checks alone. The others depend on sessions or on
+/// a plan that only the leader makes.
+fn is_the_senders_to_decide(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::DeleteTopic { .. }
+            | Command::AlterPartition(_)
+            | Command::AllocateProducerIds(_)
+            | Command::UnregisterBroker { .. }
+            | Command::SetFeatureLevel { .. }
+    )
+}
+
+/// Proposes on this node, if it leads.
+pub(crate) async fn propose(node: &Node<Metadata>, command: Bytes) -> Response {
+    match node.propose(command).await {
+        Ok(applied) => ResponseKind::Applied(AppliedResponse {
+            index: applied.index,
+            outcome: applied.outcome.encode(),
+        })
+        .into(),
+        Err(error) => proposal_failed(&error),
+    }
+}
+
+fn proposal_failed(error: &ProposeError) -> Response {
+    match error {
+        ProposeError::Overloaded => Refusal::Overloaded.into(),
+        ProposeError::TooLarge { .. } => Refusal::TooLarge.into(),
+        error if error.never_applied() => Refusal::NotLeader.into(),
+        ProposeError::TimedOut => Doubt::TimedOut.into(),
+        ProposeError::ConnectionLost => Doubt::ConnectionLost.into(),
+        ProposeError::Superseded => Doubt::LeadershipLost.into(),
+        _ => Doubt::Stopped.into(),
+    }
+}
+
+async fn read_index(node: &Node<Metadata>) -> Response {
+    match confirm(node).await {
+        Ok(index) => ResponseKind::ReadIndex(index).into(),
+        Err(refusal) => refusal.into(),
+    }
+}
+
+/// A read index that this node confirms as the leader. The loop would let a read wait for a leader;
+/// whoever asked here should rather ask the next one.
+pub(crate) async fn confirm(node: &Node<Metadata>) -> Result<u64, Refusal> {
+    let mut watch = node.watch_status();
+    tokio::select! {
+        biased;
+        _ = watch.wait_for(|status| status.role != Role::Leader) => Err(Refusal::NotLeader),
+        index = node.read_index() => index.map_err(|error| match error {
+            ReadError::Overloaded => Refusal::Overloaded,
+            _ => Refusal::NotLeader,
+        }),
+    }
+}
+
+async fn create_topic(node: &Node<Metadata>, request: CreateTopicRequest) -> Response {
+    if node.status().role != Role::Leader {
+        return Refusal::NotLeader.into();
+    }
+    let topic = match planned(node, &request) {
+        Ok(topic) => topic,
+        Err(_) => {
+            // The refusal is not written down anywhere, so it must not come from an image of the
+            // past: a leader that has just begun may not have seen the newest brokers.
+            if let Err(refusal) = confirm(node).await {
+                return refusal.into();
+            }
+            match planned(node, &request) {
+                Ok(topic) => topic,
+                Err(rejection) => return rejected(rejection, node.image().applied),
+            }
+        }
+    };
+    propose(node, Command::CreateTopics { topics: vec![topic] }.encode()).await
+}
+
+/// The topic with an id and with a placement, its own or one that is planned now.
+fn planned(node: &Node<Metadata>, request: &CreateTopicRequest) -> Result<NewTopic, Rejection> {
+    let id = Uuid::new_v4();
+    let partitions = if request.assignment.is_empty() {
+        let shape = TopicShape {
+            partitions: request.partitions,
+            replication_factor: request.replication_factor,
+        };
+        // The id is random, so its first half is as good an offset as any: topics do not all begin
+        // at the same broker.
+        plan(&node.image().image, shape, id.as_u64_pair().0)?
+    } else {
+        request
+            .assignment
+            .iter()
+            .map(|replicas| replicas.brokers.iter().copied().map(BrokerId).collect::<Brokers>())
+            .collect()
+    };
+    let configs = request.configs.iter().map(|(key, value)| (key.clone(), value.clone()));
+    Ok(NewTopic {
+        id: id.into(),
+        name: request.name.clone(),
+        partitions,
+        configs: configs.collect(),
+    })
+}
+
+/// A rejection by the leader itself, decided on the image with this index.
+pub(crate) fn rejected(rejection: Rejection, index: u64) -> Response {
+    ResponseKind::Rejected(RejectedResponse {
+        code: i32::from(rejection.code.code()),
+        message: rejection.message,
+        index,
+    })
+    .into()
+}
+
+/// As [`rejected`], from its parts.
+pub(crate) fn rejected_with(code: ErrorCode, message: String, index: u64) -> Response {
+    rejected(Rejection::new(code, message), index)
+}
+
+fn progress(node: &Node<Metadata>) -> Response {
+    let status = node.status();
+    if status.role != Role::Leader {
+        return Refusal::NotLeader.into();
+    }
+    let members = status.matched.iter().map(|(member, matched)| MemberProgress {
+        member: *member,
+        trails_leader_by: Some(status.last_index.saturating_sub(*matched)),
+        last_contact_ms: None,
+    });
+    ResponseKind::Progress(ProgressResponse { members: members.collect() }).into()
+}

@@ -1,0 +1,357 @@
+//! Owns what the quorum leader does of its own accord: it keeps the brokers' sessions, and proposes
+//! what follows from them.
+//!
+//! One task a node. It works only while the node leads, in one term: when leadership is lost all it
+//! knew is thrown away, and when it is won it begins anew from an image that is known to be complete.
+//! Everything is event-driven; the only timer is the next deadline of a session.
+//!
+//! The task never waits for the log: proposals run beside it and report back, so that no heartbeat is
+//! late because a disk is.
+
+use std::time::Duration;
+
+use quorate_loop::{Node, Role};
+use quorate_statemachine::{
+    BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Command, ErrorCode, Incarnation,
+    Metadata, MetadataImage, Outcome, RegisterBroker,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::desk::{confirm, propose, rejected_with};
+use crate::sessions::{BeatFault, Flags, Heartbeat, Registered, Sessions, Transition};
+use crate::wire::{
+    BeatResponse, HeartbeatRequest, Refusal, RegisterRequest, Response, ResponseKind,
+};
+
+/// Proposals of the duties that are under way at a time: one for each of a thousand brokers.
+const WORK_MAX: usize = 1_024;
+
+/// Pause before a new leader asks again for the confirmation that it leads.
+const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// A request for the duties, with the place for its answer.
+pub(crate) enum Call {
+    Heartbeat(HeartbeatRequest, oneshot::Sender<Response>),
+    Register(RegisterRequest, oneshot::Sender<Response>),
+}
+
+/// The duties of one node, while it leads and while it does not.
+pub(crate) struct Duties {
+    node: Node<Metadata>,
+    session: Duration,
+    /// Sessions count time from here.
+    origin: Instant,
+    calls: mpsc::Receiver<Call>,
+    work: JoinSet<Finished>,
+    term: Term,
+}
+
+/// What this node is to the quorum, as far as the duties know.
+enum Term {
+    /// Another node leads, or nobody.
+    Other,
+    /// This node was elected in this term, and does not yet know all that was committed before.
+    Beginning(u64),
+    /// This node leads, and has applied all that was committed before its term.
+    Leading(u64, Sessions),
+}
+
+/// What came of something that ran beside the task.
+enum Finished {
+    Confirmed {
+        term: u64,
+    },
+    Transition {
+        term: u64,
+        transition: Transition,
+        applied: bool,
+    },
+    Registration {
+        term: u64,
+        broker: BrokerId,
+        incarnation: Incarnation,
+        reply: oneshot::Sender<Response>,
+        response: Response,
+    },
+}
+
+impl Duties {
+    pub(crate) fn new(
+        node: Node<Metadata>,
+        session: Duration,
+        calls: mpsc::Receiver<Call>,
+    ) -> Self {
+        let (work, origin) = (JoinSet::new(), Instant::now());
+        Self { node, session, origin, calls, work, term: Term::Other }
+    }
+
+    /// Works until `stop` changes or its sender is gone.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut status = self.node.watch_status();
+        loop {
+            self.follow_term();
+            if self.wake_at().is_some_and(|wake_at| wake_at <= Instant::now()) {
+                self.tick();
+            }
+            let wake_at = self.wake_at();
+            tokio::select! {
+                // Heartbeats come before the timer: whoever was heard is not taken for dead.
+                biased;
+                _ = stop.changed() => return,
+                changed = status.changed() => if changed.is_err() { return },
+                call = self.calls.recv() => match call {
+                    Some(call) => self.take(call),
+                    None => return,
+                },
+                Some(finished) = self.work.join_next() => self.finish(finished),
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {
+                    // What has arrived meanwhile is taken before anyone's session ends.
+                    self.take_waiting();
+                    self.tick();
+                }
+            }
+        }
+    }
+
+    /// Begins or ends the duties as the node's role has it right now.
+    fn follow_term(&mut self) {
+        let status = self.node.status();
+        let leads = status.role == Role::Leader;
+        match &self.term {
+            Term::Beginning(term) | Term::Leading(term, _) if leads && *term == status.term => {}
+            Term::Other if !leads => {}
+            _ => {
+                self.term = Term::Other;
+                if leads {
+                    self.term = Term::Beginning(status.term);
+                    self.confirm(status.term);
+                }
+            }
+        }
+    }
+
+    /// Waits, beside the task, until this node has applied all that was committed before its term.
+    fn confirm(&mut self, term: u64) {
+        let node = self.node.clone();
+        self.work.spawn(async move {
+            while confirm(&node).await.is_err() && leads_in(&node, term) {
+                sleep(CONFIRM_AGAIN_AFTER).await;
+            }
+            Finished::Confirmed { term }
+        });
+    }
+
+    fn take_waiting(&mut self) {
+        for _ in 0..crate::desk::CALLS_MAX {
+            match self.calls.try_recv() {
+                Ok(call) => self.take(call),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, call: Call) {
+        self.follow_term();
+        let (reply, response) = match call {
+            Call::Heartbeat(request, reply) => (reply, self.heartbeat(request)),
+            Call::Register(request, reply) => match self.admit(request) {
+                Ok(register) => return self.register(register, reply),
+                Err(response) => (reply, response),
+            },
+        };
+        // Whoever asked may be gone by now.
+        let _ = reply.send(response);
+    }
+
+    fn heartbeat(&mut self, request: HeartbeatRequest) -> Response {
+        let now = self.now();
+        let Some(sessions) = self.sessions() else { return Refusal::NotLeader.into() };
+        let beat = Heartbeat {
+            broker: BrokerId(request.broker),
+            epoch: BrokerEpoch(request.epoch),
+            applied: request.applied,
+            want_fence: request.want_fence,
+            want_shutdown: request.want_shutdown,
+        };
+        let index = sessions.index();
+        match sessions.heartbeat(now, beat) {
+            Ok(taken) => {
+                self.propose_transition(taken.transition);
+                ResponseKind::Beat(BeatResponse {
+                    index: taken.index,
+                    fenced: taken.fenced,
+                    in_shutdown: taken.in_shutdown,
+                    may_stop: taken.may_stop,
+                })
+                .into()
+            }
+            Err(BeatFault::Behind) => Refusal::NotLeader.into(),
+            Err(BeatFault::NotRegistered) => rejected_with(
+                ErrorCode::BrokerIdNotRegistered,
+                format!("broker {} is not registered: register it", beat.broker),
+                index,
+            ),
+            Err(BeatFault::StaleEpoch { current }) => rejected_with(
+                ErrorCode::StaleBrokerEpoch,
+                format!(
+                    "broker {} was registered anew with epoch {current}: this one is not it any more",
+                    beat.broker
+                ),
+                index,
+            ),
+        }
+    }
+
+    /// Checks a registration against the sessions and completes its vouch.
+    fn admit(&mut self, request: RegisterRequest) -> Result<RegisterBroker, Response> {
+        let Ok(Command::RegisterBroker(mut register)) = Command::decode(&request.command) else {
+            return Err(Refusal::Unsupported.into());
+        };
+        if self.work.len() >= WORK_MAX {
+            return Err(Refusal::Overloaded.into());
+        }
+        let now = self.now();
+        let image = self.node.image();
+        let sessions = self.sessions().ok_or(Refusal::NotLeader)?;
+        let index = sessions.index();
+        sessions.register(now, register.broker, register.incarnation).map_err(|duplicate| {
+            let broker = register.broker;
+            let message = format!(
+                "another process is registered as broker {broker} and alive: stop it, or wait \
+                 {:?} after it has stopped",
+                duplicate.ends_in
+            );
+            rejected_with(ErrorCode::DuplicateBrokerRegistration, message, index)
+        })?;
+        if request.always_vouch {
+            let registered = image.image.broker(register.broker).map(|broker| broker.incarnation);
+            register.vouched = registered.into_iter().collect();
+        }
+        Ok(register)
+    }
+
+    fn register(&mut self, register: RegisterBroker, reply: oneshot::Sender<Response>) {
+        let Term::Leading(term, _) = self.term else { return };
+        let node = self.node.clone();
+        self.work.spawn(async move {
+            let (broker, incarnation) = (register.broker, register.incarnation);
+            let response = propose(&node, Command::RegisterBroker(register).encode()).await;
+            Finished::Registration { term, broker, incarnation, reply, response }
+        });
+    }
+
+    fn propose_transition(&mut self, transition: Option<Transition>) {
+        let (Some(transition), Term::Leading(term, _)) = (transition, &self.term) else { return };
+        let (term, node) = (*term, self.node.clone());
+        let whom = RegisteredBroker { broker: transition.broker, epoch: transition.epoch };
+        let command = match transition.to {
+            Flags::Fenced => Command::FenceBroker(whom),
+            Flags::Unfenced => Command::UnfenceBroker(whom),
+            Flags::InShutdown => Command::ShutdownBroker(whom),
+        };
+        self.work.spawn(async move {
+            let response = propose(&node, command.encode()).await;
+            let applied = accepted(&response);
+            if applied {
+                let to = transition.to;
+                tracing::info!(broker = %whom.broker, epoch = %whom.epoch, ?to, "broker changed");
+            }
+            Finished::Transition { term, transition, applied }
+        });
+    }
+
+    fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+        self.follow_term();
+        let now = self.now();
+        match finished {
+            Ok(Finished::Confirmed { term }) => {
+                if matches!(self.term, Term::Beginning(current) if current == term) {
+                    let image = self.node.image();
+                    let brokers = registered(&image.image);
+                    let sessions = Sessions::new(self.session, now, image.applied, brokers);
+                    self.term = Term::Leading(term, sessions);
+                    tracing::info!(term, "this node leads the quorum and keeps its sessions");
+                }
+            }
+            Ok(Finished::Transition { term, transition, applied }) => {
+                if let Some(sessions) = self.sessions_of(term) {
+                    sessions.settled(now, transition, applied);
+                }
+            }
+            Ok(Finished::Registration { term, broker, incarnation, reply, response }) => {
+                if let Some(sessions) = self.sessions_of(term) {
+                    sessions.registered(broker, incarnation);
+                }
+                let _ = reply.send(response);
+            }
+            // A task of ours panicked, which is a bug; the duties go on.
+            Err(error) => tracing::error!(%error, "a duty of the quorum leader failed"),
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.now();
+        let Some(sessions) = self.sessions() else { return };
+        for transition in sessions.tick(now) {
+            tracing::warn!(broker = %transition.broker, "no heartbeat in time, fencing the broker");
+            self.propose_transition(Some(transition));
+        }
+    }
+
+    /// The sessions, after they have taken in the newest image; `None` unless this node leads.
+    fn sessions(&mut self) -> Option<&mut Sessions> {
+        let now = self.origin.elapsed();
+        let Term::Leading(_, sessions) = &mut self.term else { return None };
+        let image = self.node.image();
+        if image.applied > sessions.index() {
+            sessions.sync(now, image.applied, registered(&image.image));
+        }
+        Some(sessions)
+    }
+
+    fn sessions_of(&mut self, term: u64) -> Option<&mut Sessions> {
+        match self.term {
+            Term::Leading(current, _) if current == term => self.sessions(),
+            _ => None,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        match &self.term {
+            Term::Leading(_, sessions) => Some(self.origin + sessions.wake_at()?),
+            _ => None,
+        }
+    }
+}
+
+fn leads_in(node: &Node<Metadata>, term: u64) -> bool {
+    let status = node.status();
+    status.role == Role::Leader && status.term == term
+}
+
+fn accepted(response: &Response) -> bool {
+    match &response.kind {
+        Some(ResponseKind::Applied(applied)) => {
+            matches!(Outcome::decode(&applied.outcome), Ok(Outcome::Accepted(_)))
+        }
+        _ => false,
+    }
+}
+
+fn registered(image: &MetadataImage) -> impl Iterator<Item = (BrokerId, Registered)> + '_ {
+    image.brokers().map(|broker| {
+        let registered = Registered {
+            epoch: broker.epoch,
+            incarnation: broker.incarnation,
+            fenced: broker.fenced,
+            in_shutdown: broker.in_shutdown,
+        };
+        (broker.id, registered)
+    })
+}

@@ -1,0 +1,217 @@
+//! What can go wrong, one type an operation, in kinds that a caller can tell apart.
+
+use std::time::Duration;
+
+use quorate_engine::NodeId;
+use quorate_loop::Stopped;
+use quorate_statemachine::{BrokerId, Rejection};
+
+/// What a caller needs to know about a failure before it decides what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request was looked at and refused. It changed nothing, and the same request would be
+    /// refused again until somebody changes something.
+    Rejected,
+    /// The request surely changed nothing, and may be sent again as it is.
+    Retryable,
+    /// The request may have been applied, or may be still. It is never sent again by itself: look at
+    /// the image (after [`Quorum::read_index`](crate::Quorum::read_index)) before you do.
+    Unknown,
+    /// This node has stopped for good; the request surely changed nothing. Ask another node.
+    Fatal,
+}
+
+/// Why [`Quorum::open`](crate::Quorum::open) failed. Nothing runs then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The configuration has faults; all of them are listed.
+    #[error("the configuration has faults: {}", .0.join("; "))]
+    Config(Vec<String>),
+    /// The data directory is not one that this node can use.
+    #[error(transparent)]
+    Directory(quorate_engine::IdentityError),
+    /// The loop could not start.
+    #[error(transparent)]
+    Loop(quorate_loop::OpenError),
+}
+
+/// Why an operation that changes metadata did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The quorum refused it, by Kafka's name and with the remedy. Nothing changed.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// It is longer than a command may be. Nothing changed.
+    #[error(
+        "the request is longer than a command may be: split it, or raise loop.command_bytes_max on all nodes"
+    )]
+    TooLarge,
+    /// It never reached a log. Nothing changed; it may be sent again.
+    #[error("{reason} (for {waited:?}): nothing was changed, try again")]
+    Unavailable {
+        /// What was in the way at last.
+        reason: Unavailable,
+        /// How long the operation tried.
+        waited: Duration,
+    },
+    /// Nobody can say yet whether it was applied.
+    #[error("{reason}: the change may have been made or not, look before you try again")]
+    Unknown {
+        /// What happened.
+        reason: UnknownReason,
+    },
+    /// It was applied, and this node had not seen that when time was up. The outcome that the leader
+    /// gave is not passed on, for the image here does not show it yet.
+    #[error(
+        "the change is committed at index {index}, and this node did not apply that in time: wait \
+         for the index before you look"
+    )]
+    NotSeenYet {
+        /// The log index of the change.
+        index: u64,
+    },
+    /// This node has stopped. Nothing changed.
+    #[error("this node has stopped{}: ask another one, and restart this one", because(.fatal))]
+    Stopped {
+        /// Why, unless it was asked to.
+        fatal: Option<String>,
+    },
+}
+
+impl WriteError {
+    /// Which of the four kinds it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Rejected(_) | Self::TooLarge => ErrorKind::Rejected,
+            Self::Unavailable { .. } => ErrorKind::Retryable,
+            Self::Unknown { .. } | Self::NotSeenYet { .. } => ErrorKind::Unknown,
+            Self::Stopped { .. } => ErrorKind::Fatal,
+        }
+    }
+}
+
+fn because(fatal: &Option<String>) -> String {
+    fatal.as_ref().map_or_else(String::new, |why| format!(" ({why})"))
+}
+
+/// Why an operation could not be handed to a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// No leader is known: an election is going on, or there is no majority.
+    #[error("no leader of the quorum is known")]
+    NoLeader,
+    /// The node that leads cannot be reached.
+    #[error("node {0}, which leads the quorum, cannot be reached")]
+    Unreachable(NodeId),
+    /// The node that was asked does not lead any more, or does not lead yet.
+    #[error("leadership of the quorum is changing")]
+    NotLeader,
+    /// The leader, or this node, has as much work as it may take.
+    #[error("the quorum has more work than it may take at a time")]
+    Overloaded,
+}
+
+/// Why the outcome of an operation is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnknownReason {
+    /// Time was up before the answer came.
+    #[error("the quorum did not answer in time")]
+    TimedOut,
+    /// The connection broke before the answer came.
+    #[error("the connection to the leader broke before it answered")]
+    ConnectionLost,
+    /// The leader lost its leadership before it knew.
+    #[error("the leader lost its leadership before the change was committed")]
+    LeadershipLost,
+    /// The leader stopped before it knew.
+    #[error("the leader stopped before it answered")]
+    Stopped,
+    /// The answer cannot be read.
+    #[error("the leader's answer cannot be read, it may run another version")]
+    Unreadable,
+}
+
+/// Why a broker could not be registered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// Another process with this broker id is alive, or was a moment ago. The newcomer waited for
+    /// its session to end, and it did not.
+    #[error(
+        "another process is registered as broker {broker} and alive: stop it, or give this one \
+         another id"
+    )]
+    SessionAlive {
+        /// The broker id that both use.
+        broker: BrokerId,
+    },
+    /// As for any other change.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl RegisterError {
+    /// Which of the four kinds it is. A live session is retryable: it may end.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::SessionAlive { .. } => ErrorKind::Retryable,
+            Self::Write(error) => error.kind(),
+        }
+    }
+}
+
+/// Why a linearizable read was not possible. A read changes nothing: it may always be tried again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// No leader could confirm in time that it still leads, or this node did not catch up in time.
+    #[error("{reason} (for {waited:?}): try again, or read this node's own image")]
+    Unavailable {
+        /// What was in the way at last.
+        reason: Unavailable,
+        /// How long the read tried.
+        waited: Duration,
+    },
+    /// The leader, or this node's own log, was too slow.
+    #[error(
+        "the quorum did not answer within {waited:?}: try again, or read this node's own image"
+    )]
+    TimedOut {
+        /// How long the read tried.
+        waited: Duration,
+    },
+    /// This node has stopped.
+    #[error("this node has stopped{}: ask another one, and restart this one", because(.fatal))]
+    Stopped {
+        /// Why, unless it was asked to.
+        fatal: Option<String>,
+    },
+}
+
+/// A controlled shutdown was not granted in time. The broker's session goes on until it runs out;
+/// then the quorum fences the broker and moves its leaders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the quorum did not grant the shutdown of broker {broker} within {waited:?}: its leaders move when its session ends"
+)]
+pub struct ShutdownNotGranted {
+    /// The broker that wanted to stop.
+    pub broker: BrokerId,
+    /// How long it asked.
+    pub waited: Duration,
+}
+
+/// This node has stopped: nothing new will be seen here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this node has stopped: ask another one, and restart this one")]
+pub struct WatchEnded;
+
+impl From<Stopped> for WatchEnded {
+    fn from(_: Stopped) -> Self {
+        Self
+    }
+}

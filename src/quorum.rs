@@ -1,0 +1,394 @@
+//! [`Quorum`]: a node of the quorum, running.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quorate_engine::{Formatted, Identity};
+use quorate_loop::{GroupStatus, LoopConfig, Node};
+use quorate_statemachine::{
+    AlterPartition, BrokerId, BrokerSession as RegisteredBroker, Command, ErrorCode, Metadata,
+    PartitionAltered, ProducerId, Rejection, Reply, TopicId,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+
+use crate::broker_session::{self, BrokerSession, LocalSessions, Rhythm};
+use crate::caller::{self, Done, Repeat};
+use crate::config::QuorumConfig;
+use crate::desk::{CALLS_MAX, Desk};
+use crate::duties::Duties;
+use crate::error::{OpenError, ReadError, RegisterError, Unavailable, UnknownReason, WriteError};
+use crate::readiness::{NotReady, StallWatch};
+use crate::registration::Registration;
+use crate::topic::{CreatedTopic, DeletedTopic, TopicSpec};
+use crate::watch::{Snapshot, Watch};
+use crate::wire::RequestKind;
+
+/// Pause before a broker that is refused because of a live session tries again: an eighth of the
+/// session, so that it comes in soon after that session ends.
+const DUPLICATE_PAUSES_PER_SESSION: u32 = 8;
+
+/// A node of the quorum, running. Clones are the same node.
+///
+/// When the last clone is dropped without [`Quorum::shut_down`], the node stops as if its process had
+/// been killed: nothing that was acknowledged is lost, but nothing is handed over.
+#[derive(Clone, Debug)]
+pub struct Quorum {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: Node<Metadata>,
+    config: QuorumConfig,
+    desk: Desk,
+    /// Ends the tasks; they also end when it is dropped.
+    stop: watch::Sender<bool>,
+    local: LocalSessions,
+    stall: Mutex<StallWatch>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Quorum").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The node holds the desk and the desk holds the node.
+        self.desk.close();
+    }
+}
+
+/// A block of producer ids, given to nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerIdBlock {
+    /// The first id.
+    pub first: ProducerId,
+    /// How many ids there are from it.
+    pub len: u32,
+    /// The log index at which the block was given away.
+    pub index: u64,
+}
+
+/// How far behind the leader a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberLag {
+    /// The id that Raft knows the member by.
+    pub member_id: u64,
+    /// How many entries of the leader's log it has not acknowledged.
+    pub trails_leader_by: Option<u64>,
+    /// How long ago the leader last heard from it, in milliseconds.
+    pub last_contact_ms: Option<u64>,
+}
+
+impl Quorum {
+    /// Opens the node that lives in the configured directory, and starts it: when this returns, its
+    /// loop runs and its listener is open. It does not wait for a leader, for that takes the others
+    /// ([`Quorum::readiness`] tells).
+    ///
+    /// Must be called within a tokio runtime, which the node uses from then on. Not cancel safe: a
+    /// cancelled call may leave the directory locked until it has finished in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; nothing runs then.
+    pub async fn open(config: QuorumConfig) -> Result<Self, OpenError> {
+        let faults = config.validate();
+        if !faults.is_empty() {
+            return Err(OpenError::Config(faults));
+        }
+        let formatted = Formatted::open(&config.data_dir).map_err(OpenError::Directory)?;
+        let (calls_in, calls) = mpsc::channel(CALLS_MAX);
+        let desk = Desk::new(calls_in);
+        // Requests find the leader by our own way: a leader that lost its leadership must not have
+        // what it decided proposed by another (trap I18).
+        let group = LoopConfig { forward: false, ..config.group.clone() };
+        let service = Arc::new(desk.clone());
+        let node = Node::open(formatted, config.listen, group, config.engine.clone(), service)
+            .await
+            .map_err(OpenError::Loop)?;
+        desk.open_for(node.clone());
+
+        let (stop, stopped) = watch::channel(false);
+        let duties = Duties::new(node.clone(), config.session(), calls);
+        tokio::spawn(duties.run(stopped));
+        let (local, stall) = (LocalSessions::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { node, config, desk, stop, local, stall }) })
+    }
+
+    /// Registers a broker and keeps its session alive.
+    ///
+    /// While another incarnation of the broker has a live session the newcomer waits for its end, for
+    /// one session time and the operation timeout altogether. A registration of the same incarnation
+    /// twice is the same as once, so an unknown outcome is tried again too.
+    ///
+    /// Not cancel safe: the broker may be registered afterwards, without heartbeats; registering the
+    /// same incarnation again finds it.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`].
+    pub async fn register_broker(
+        &self,
+        registration: Registration,
+    ) -> Result<BrokerSession, RegisterError> {
+        let config = &self.inner.config;
+        let cluster = self.identity().cluster_id;
+        registration.check_cluster(cluster).map_err(WriteError::from)?;
+        let deadline = Instant::now() + config.session() + config.operation_timeout();
+        let done = loop {
+            let request = RequestKind::Register(registration.to_request());
+            match self.write(request, Repeat::Harmless).await {
+                Ok(done) => break done,
+                Err(WriteError::Rejected(rejection))
+                    if rejection.code == ErrorCode::DuplicateBrokerRegistration =>
+                {
+                    if Instant::now() >= deadline {
+                        let broker = registration.broker;
+                        return Err(RegisterError::SessionAlive { broker });
+                    }
+                    sleep(config.session() / DUPLICATE_PAUSES_PER_SESSION).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let Reply::BrokerRegistered { epoch } = done.reply else { return Err(unreadable().into()) };
+        let rhythm = Rhythm {
+            heartbeat: config.heartbeat(),
+            session: config.session(),
+            operation_timeout: config.operation_timeout(),
+        };
+        Ok(broker_session::start(
+            self.inner.node.clone(),
+            RegisteredBroker { broker: registration.broker, epoch },
+            registration.incarnation,
+            rhythm,
+            self.inner.local.clone(),
+            self.inner.stop.subscribe(),
+        ))
+    }
+
+    /// Creates a topic. When it returns, the topic is committed, and this node's image shows it.
+    ///
+    /// Not cancel safe: the topic may be created afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]: TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION, INVALID_PARTITIONS,
+    /// INVALID_REPLICATION_FACTOR, INVALID_REPLICA_ASSIGNMENT, INVALID_CONFIG.
+    pub async fn create_topic(&self, spec: TopicSpec) -> Result<CreatedTopic, WriteError> {
+        let request = spec.to_request()?;
+        let done = self.write(RequestKind::CreateTopic(request), Repeat::Never).await?;
+        match done.reply {
+            Reply::TopicsCreated { topics } => match topics.first() {
+                Some(id) => Ok(CreatedTopic { name: spec.name, id: *id, index: done.index }),
+                None => Err(unreadable()),
+            },
+            _ => Err(unreadable()),
+        }
+    }
+
+    /// Deletes the topic of this name, with all that is in it.
+    ///
+    /// Not cancel safe: the topic may be deleted afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]: UNKNOWN_TOPIC_OR_PARTITION when there is none, and UNKNOWN_TOPIC_ID when
+    /// somebody else has deleted it at the same time.
+    pub async fn delete_topic(&self, name: &str) -> Result<DeletedTopic, WriteError> {
+        // The name is looked up here, and what is deleted is the id: never a topic of the same name
+        // that was made a moment ago. That the name is unknown, only a complete image can say.
+        let id = match self.topic_id(name) {
+            Some(id) => id,
+            None => {
+                self.read_index().await.map_err(nothing_was_sent)?;
+                self.topic_id(name).ok_or_else(|| unknown_topic(name))?
+            }
+        };
+        let command = Command::DeleteTopic { topic: id };
+        let done = self.propose_as_is(&command).await?;
+        match done.reply {
+            Reply::TopicDeleted { name } => Ok(DeletedTopic { name, id, index: done.index }),
+            _ => Err(unreadable()),
+        }
+    }
+
+    /// Changes the ISR of a partition, as its leader (KIP-497). The epochs in the change decide
+    /// whether it still fits; see the state machine for the order of the checks. Act on the answer only
+    /// after looking at the image, which shows it by now.
+    ///
+    /// Not cancel safe: the change may be made afterwards; the epochs tell.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`].
+    pub async fn alter_partition(
+        &self,
+        change: AlterPartition,
+    ) -> Result<PartitionAltered, WriteError> {
+        match self.propose_as_is(&Command::AlterPartition(change)).await?.reply {
+            Reply::PartitionAltered(altered) => Ok(altered),
+            _ => Err(unreadable()),
+        }
+    }
+
+    /// Takes a block of producer ids for a broker that is registered through this node.
+    ///
+    /// Not cancel safe: a block may be taken and lost, which costs nothing but its ids.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]: BROKER_ID_NOT_REGISTERED when the broker has no session on this node, and
+    /// STALE_BROKER_EPOCH when it was registered anew elsewhere.
+    pub async fn allocate_producer_ids(
+        &self,
+        broker: BrokerId,
+    ) -> Result<ProducerIdBlock, WriteError> {
+        let registered = self.inner.local.of(broker).ok_or_else(|| {
+            let node = self.identity().node_id;
+            Rejection::new(
+                ErrorCode::BrokerIdNotRegistered,
+                format!(
+                    "broker {broker} has no session on node {node}: ask the node that registered it"
+                ),
+            )
+        })?;
+        let done = self.propose_as_is(&Command::AllocateProducerIds(registered)).await?;
+        match done.reply {
+            Reply::ProducerIds { first, len } => {
+                Ok(ProducerIdBlock { first, len, index: done.index })
+            }
+            _ => Err(unreadable()),
+        }
+    }
+
+    /// Every change of the metadata, in order and without gaps, as this node applies it.
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.inner.node.updates())
+    }
+
+    /// The metadata as this node has applied it. Lock-free and O(1). It may be behind the others'; call
+    /// [`Quorum::read_index`] before when it must not.
+    pub fn image(&self) -> Snapshot {
+        let published = self.inner.node.image();
+        Snapshot { image: published.image.clone(), index: published.applied }
+    }
+
+    /// A linearizable barrier: what [`Quorum::image`] shows afterwards holds every change that was
+    /// acknowledged to anybody before the call. Returns the index that was confirmed.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        caller::read_index(&self.inner.node, self.inner.config.operation_timeout()).await
+    }
+
+    /// What this node knows of itself and its group.
+    pub fn status(&self) -> GroupStatus {
+        self.inner.node.status()
+    }
+
+    /// Sees every change of [`Quorum::status`]; changes that follow one another closely may be seen
+    /// as one.
+    pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
+        self.inner.node.watch_status()
+    }
+
+    /// Whether this node can be given work.
+    ///
+    /// # Errors
+    ///
+    /// Every reason why it cannot.
+    pub fn readiness(&self) -> Result<(), Vec<NotReady>> {
+        let mut stall = self.inner.stall.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = stall.reasons(&self.status(), Instant::now());
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    /// How far behind the members are, as the leader knows it.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub async fn member_lags(&self) -> Result<Vec<MemberLag>, ReadError> {
+        let progress =
+            caller::progress(&self.inner.node, self.inner.config.operation_timeout()).await?;
+        let lags = progress.members.into_iter().map(|member| MemberLag {
+            member_id: member.member,
+            trails_leader_by: member.trails_leader_by,
+            last_contact_ms: member.last_contact_ms,
+        });
+        Ok(lags.collect())
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Identity {
+        self.inner.node.identity()
+    }
+
+    /// The configuration that the node runs with.
+    pub fn config(&self) -> &QuorumConfig {
+        &self.inner.config
+    }
+
+    /// The address on which the node listens for its peers.
+    pub fn listen_addr(&self) -> std::net::SocketAddr {
+        self.inner.node.listen_addr()
+    }
+
+    /// Stops the node in order: its sessions' heartbeats end, leadership is handed over where there
+    /// is somebody to take it, and its threads end. Shut a [`BrokerSession`] down before, or its
+    /// partitions are without a leader until the session has run out.
+    ///
+    /// All clones are stopped by it; a second call does nothing. Not cancel safe: a cancelled call
+    /// leaves a node that is stopping.
+    pub async fn shut_down(&self) {
+        self.inner.stop.send_replace(true);
+        self.inner.node.transfer_leadership();
+        self.inner.node.shutdown().await;
+        self.inner.desk.close();
+    }
+
+    async fn write(&self, kind: RequestKind, repeat: Repeat) -> Result<Done, WriteError> {
+        let timeout = self.inner.config.operation_timeout();
+        caller::write(&self.inner.node, kind, repeat, timeout).await
+    }
+
+    async fn propose_as_is(&self, command: &Command) -> Result<Done, WriteError> {
+        self.write(RequestKind::Propose(command.encode()), Repeat::Never).await
+    }
+
+    fn topic_id(&self, name: &str) -> Option<TopicId> {
+        self.inner.node.image().image.topic_by_name(name).map(|topic| topic.id)
+    }
+}
+
+/// An answer of another kind than the question's: a fault of the leader's version.
+fn unreadable() -> WriteError {
+    WriteError::Unknown { reason: UnknownReason::Unreadable }
+}
+
+fn unknown_topic(name: &str) -> WriteError {
+    Rejection::new(
+        ErrorCode::UnknownTopicOrPartition,
+        format!("there is no topic `{}`: see the names with `topics ls`", name.escape_debug()),
+    )
+    .into()
+}
+
+/// A write that ended with the read before it: nothing was changed.
+fn nothing_was_sent(error: ReadError) -> WriteError {
+    match error {
+        ReadError::Unavailable { reason, waited } => WriteError::Unavailable { reason, waited },
+        ReadError::TimedOut { waited } => {
+            WriteError::Unavailable { reason: Unavailable::NotLeader, waited }
+        }
+        ReadError::Stopped { fatal } => WriteError::Stopped { fatal },
+    }
+}

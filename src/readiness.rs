@@ -1,0 +1,92 @@
+//! [`NotReady`]: whether a node can be given work, and why not.
+
+use std::time::Duration;
+
+use quorate_loop::GroupStatus;
+use tokio::time::Instant;
+
+/// Committed entries that may wait to be applied on a node that is ready. A node that is this far
+/// behind answers from the past for a noticeable time.
+const LAG_MAX: u64 = 1_000;
+
+/// How long the log may go on growing, or stay grown, without anything being committed.
+const STALL_MAX: Duration = Duration::from_secs(5);
+
+/// A reason why a node is not ready for work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// The node has stopped for good.
+    #[error(
+        "this node has stopped ({fatal}): restart it, and replace its disk if that does not help"
+    )]
+    Stopped {
+        /// Why.
+        fatal: String,
+    },
+    /// The cluster was never complete yet.
+    #[error("the cluster is not founded yet: every initial voter must be started once")]
+    NotFounded,
+    /// Nobody leads, as far as this node knows.
+    #[error("no leader is known: a majority of the voters must be up and reach each other")]
+    NoLeader,
+    /// The node has not applied what it knows to be committed.
+    #[error("{lag} committed entries are not applied yet: wait until this node has caught up")]
+    Lagging {
+        /// How many.
+        lag: u64,
+    },
+    /// Proposals wait, and nothing is committed.
+    #[error(
+        "nothing was committed for {since:?} while proposals wait: look at the disks and the network of the voters"
+    )]
+    Stalled {
+        /// For how long.
+        since: Duration,
+    },
+}
+
+/// Remembers since when the commit index stands still while the log is longer.
+#[derive(Debug, Default)]
+pub(crate) struct StallWatch {
+    standing: Option<(u64, Instant)>,
+}
+
+impl StallWatch {
+    /// Every reason why the node is not ready; empty when it is. A stall shows at the second look at
+    /// the earliest.
+    pub(crate) fn reasons(&mut self, status: &GroupStatus, now: Instant) -> Vec<NotReady> {
+        if let Some(fatal) = &status.fatal {
+            return vec![NotReady::Stopped { fatal: fatal.clone() }];
+        }
+        if !status.serving {
+            return vec![NotReady::NotFounded];
+        }
+        let mut reasons = Vec::new();
+        if status.leader.is_none() {
+            reasons.push(NotReady::NoLeader);
+        }
+        let lag = status.commit_index.saturating_sub(status.applied_index);
+        if lag > LAG_MAX {
+            reasons.push(NotReady::Lagging { lag });
+        }
+        if let Some(since) = self.standing_for(status, now).filter(|since| *since >= STALL_MAX) {
+            reasons.push(NotReady::Stalled { since });
+        }
+        reasons
+    }
+
+    fn standing_for(&mut self, status: &GroupStatus, now: Instant) -> Option<Duration> {
+        if status.last_index <= status.commit_index {
+            self.standing = None;
+            return None;
+        }
+        match self.standing {
+            Some((commit, since)) if commit == status.commit_index => Some(now - since),
+            _ => {
+                self.standing = Some((status.commit_index, now));
+                Some(Duration::ZERO)
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Owns the bytes of the requests that a node sends to the quorum leader.
+//!
+//! Field numbers are stable: nodes of neighbouring versions talk to each other. A request that a
+//! leader does not know is refused, never guessed at.
+
+use prost::{Message, Oneof};
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Request {
+    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5, 6")]
+    pub(crate) kind: Option<RequestKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum RequestKind {
+    #[prost(message, tag = "1")]
+    Heartbeat(HeartbeatRequest),
+    /// The leader checks for a live session, completes the vouch, and proposes it.
+    #[prost(message, tag = "2")]
+    Register(RegisterRequest),
+    /// The leader plans the placement and proposes it.
+    #[prost(message, tag = "3")]
+    CreateTopic(CreateTopicRequest),
+    /// An encoded command, proposed as it is.
+    #[prost(bytes = "bytes", tag = "4")]
+    Propose(bytes::Bytes),
+    #[prost(message, tag = "5")]
+    ReadIndex(Empty),
+    /// How far behind each member is.
+    #[prost(message, tag = "6")]
+    Progress(Empty),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Empty {}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct HeartbeatRequest {
+    #[prost(uint32, tag = "1")]
+    pub(crate) broker: u32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) applied: u64,
+    #[prost(bool, tag = "4")]
+    pub(crate) want_fence: bool,
+    #[prost(bool, tag = "5")]
+    pub(crate) want_shutdown: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RegisterRequest {
+    /// The encoded command, without a vouch when `always_vouch` is set.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) command: bytes::Bytes,
+    /// The broker stores nothing: vouch for whichever incarnation is registered.
+    #[prost(bool, tag = "2")]
+    pub(crate) always_vouch: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct CreateTopicRequest {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+    #[prost(uint32, tag = "2")]
+    pub(crate) partitions: u32,
+    #[prost(uint32, tag = "3")]
+    pub(crate) replication_factor: u32,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub(crate) configs: std::collections::BTreeMap<String, String>,
+    /// One list of brokers a partition; empty: the leader plans.
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) assignment: Vec<Replicas>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Replicas {
+    #[prost(uint32, repeated, tag = "1")]
+    pub(crate) brokers: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Response {
+    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub(crate) kind: Option<ResponseKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum ResponseKind {
+    #[prost(message, tag = "1")]
+    Applied(AppliedResponse),
+    #[prost(message, tag = "2")]
+    Beat(BeatResponse),
+    /// Refused by the leader before it reached the log.
+    #[prost(message, tag = "3")]
+    Rejected(RejectedResponse),
+    /// Surely without effect; may be sent again.
+    #[prost(enumeration = "Refusal", tag = "4")]
+    Refused(i32),
+    /// The outcome is not known.
+    #[prost(enumeration = "Doubt", tag = "5")]
+    Unknown(i32),
+    #[prost(uint64, tag = "6")]
+    ReadIndex(u64),
+    #[prost(message, tag = "7")]
+    Progress(ProgressResponse),
+}
+
+/// A command was applied at `index`, with this outcome.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AppliedResponse {
+    #[prost(uint64, tag = "1")]
+    pub(crate) index: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) outcome: bytes::Bytes,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct BeatResponse {
+    #[prost(uint64, tag = "1")]
+    pub(crate) index: u64,
+    #[prost(bool, tag = "2")]
+    pub(crate) fenced: bool,
+    #[prost(bool, tag = "3")]
+    pub(crate) in_shutdown: bool,
+    #[prost(bool, tag = "4")]
+    pub(crate) may_stop: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RejectedResponse {
+    /// Kafka's number of the error.
+    #[prost(sint32, tag = "1")]
+    pub(crate) code: i32,
+    #[prost(string, tag = "2")]
+    pub(crate) message: String,
+    /// The image that the leader decided on.
+    #[prost(uint64, tag = "3")]
+    pub(crate) index: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ProgressResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) members: Vec<MemberProgress>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct MemberProgress {
+    #[prost(uint64, tag = "1")]
+    pub(crate) member: u64,
+    #[prost(uint64, optional, tag = "2")]
+    pub(crate) trails_leader_by: Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub(crate) last_contact_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+pub(crate) enum Refusal {
+    /// Not leading, not any more, or not yet ready to.
+    NotLeader = 0,
+    Overloaded = 1,
+    TooLarge = 2,
+    /// This version does not know the request.
+    Unsupported = 3,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+pub(crate) enum Doubt {
+    TimedOut = 0,
+    LeadershipLost = 1,
+    Stopped = 2,
+    ConnectionLost = 3,
+}
+
+impl From<RequestKind> for Request {
+    fn from(kind: RequestKind) -> Self {
+        Self { kind: Some(kind) }
+    }
+}
+
+impl From<ResponseKind> for Response {
+    fn from(kind: ResponseKind) -> Self {
+        Self { kind: Some(kind) }
+    }
+}
+
+impl From<Refusal> for Response {
+    fn from(refusal: Refusal) -> Self {
+        ResponseKind::Refused(refusal as i32).into()
+    }
+}
+
+impl From<Doubt> for Response {
+    fn from(doubt: Doubt) -> Self {
+        ResponseKind::Unknown(doubt as i32).into()
+    }
+}
