@@ -1,1 +1,64 @@
-//! Placeholder.
+//! # quorate-loop: the ready loop, and the transport under it
+//!
+//! The only code that drives raft-rs. It turns a formatted data directory, a state machine and a
+//! listening address into a [`Node`]: a member of a Raft group whose loop runs, that proposes,
+//! reads and watches.
+//!
+//! ```text
+//!  propose ─► inbox ─► loop thread ─────► log writer ──fsync──┐
+//!                        │  Core::step        Durable receipt │
+//!                        │  Core::effects ◄───────────────────┘
+//!                        │        │
+//!                        │        └─► transport ─► peers         (only what is durable)
+//!                        └─► apply thread ─► image, watchers, callers
+//! ```
+//!
+//! # The contract
+//!
+//! - **Storage first.** No message leaves, and no caller is answered, before the batch it speaks
+//!   of is durable. Heartbeats and their answers speak of the term only, and wait for the last
+//!   batch that changed term or vote.
+//! - **One answer.** Every proposal and read ends exactly once: applied, refused (surely without
+//!   effect), or unknown. See [`ProposeError`].
+//! - **Your own writes.** A proposal is answered after this node has applied it.
+//! - **Fatal is final.** After a failure of disk, state machine or invariant the node answers every
+//!   caller, sends nothing more, and says so in its [`GroupStatus`]. The process goes on.
+//!
+//! # What never happens
+//!
+//! - The RawNode is never behind a lock, and never touched between `ready` and `advance`.
+//! - The loop never waits for the disk, the network or a lock.
+//! - raft-rs never forwards a proposal or a read, and never sees an unchecked message of a peer.
+//!
+//! [`Core`] is all of this without thread, socket, clock or file, for simulators.
+
+mod apply;
+mod bootstrap;
+mod config;
+mod core;
+mod driver;
+mod error;
+mod founding;
+mod frame;
+mod guard;
+mod inbox;
+mod log_writer;
+mod logger;
+mod members;
+mod message;
+mod node;
+mod publish;
+mod snapshot_worker;
+mod status;
+mod transport;
+
+pub use self::config::LoopConfig;
+pub use self::core::{Apply, Committed, Core, Effects, Input};
+pub use self::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
+pub use self::inbox::Applied;
+pub use self::members::{Member, Members, MembersError};
+pub use self::message::{Envelope, PeerMessage, Refused};
+pub use self::node::Node;
+pub use self::publish::{Published, Update, Updates};
+pub use self::status::{CoreStatus, GroupStatus, Role};
+pub use self::transport::Service;

@@ -1,0 +1,190 @@
+//! [`LoopConfig`]: every number that shapes the loop, with its unit, default and consequence.
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of the ready loop and its transport.
+///
+/// All times are wall-clock durations measured with a monotonic clock. [`LoopConfig::validate`]
+/// reports every fault at once and clamps nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoopConfig {
+    /// Milliseconds between two ticks of the Raft clock; default 100, from 10 to 10,000. An idle
+    /// node wakes up once a tick and at no other time.
+    pub tick_ms: u64,
+    /// Ticks without a leader before a follower campaigns; default 10, above `heartbeat_ticks`.
+    /// The actual timeout is drawn from `[election_ticks, 2 * election_ticks)`. Shorter finds a
+    /// dead leader sooner, and mistakes a busy one for dead more often.
+    pub election_ticks: u32,
+    /// Ticks between two heartbeats of the leader; default 2, at least 1.
+    pub heartbeat_ticks: u32,
+    /// Milliseconds after which a proposal or a linearizable read ends with `TimedOut`; default
+    /// 10,000, at least one election timeout. The outcome of such a proposal is unknown.
+    pub request_timeout_ms: u64,
+    /// Longest command in bytes; default 4 MiB, from 1 KiB to 16 MiB. A longer one is refused
+    /// before it reaches the log.
+    pub command_bytes_max: usize,
+    /// Bytes of entries in one append message; default 1 MiB, at least 4 KiB. Larger messages
+    /// catch a follower up faster and delay its heartbeats more.
+    pub append_bytes_max: u64,
+    /// Append messages in flight to one follower; default 256, at least 1.
+    pub append_inflight_max: usize,
+    /// Bytes of entries a leader holds that are not committed yet; default 64 MiB, at least
+    /// `command_bytes_max`. Beyond it proposals end with `Overloaded`.
+    pub uncommitted_bytes_max: u64,
+    /// Bytes of committed entries handed to the state machine at a time; default 16 MiB, at least
+    /// 4 KiB.
+    pub apply_bytes_max: u64,
+    /// Entries committed and not yet applied at which proposals end with `Overloaded`; default
+    /// 65,536, at least 1.
+    pub apply_lag_max: u64,
+    /// Proposals and reads that wait in the inbox; default 16,384, at least 1. Beyond it callers
+    /// get `Overloaded`.
+    pub inbox_max: usize,
+    /// Bytes of messages from one peer that wait for the loop; default 32 MiB, at least 20 MiB so
+    /// that one frame of the largest size fits. Beyond it the connection is not read, and the peer
+    /// feels it.
+    pub peer_inbox_bytes_max: usize,
+    /// Messages that wait for one peer's connection; default 4,096, at least 16. Beyond it they
+    /// are dropped and counted; Raft sends them again.
+    pub peer_queue_max: usize,
+    /// Applied entries after which a snapshot is taken; default 10,000, at least 1.
+    pub snapshot_entries: u64,
+    /// Bytes of applied entries after which a snapshot is taken; default 64 MiB, at least 1.
+    pub snapshot_bytes: u64,
+    /// Entries kept behind a snapshot for followers that lag a little; default 1,000. A follower
+    /// that lags more is sent the snapshot.
+    pub tail_entries: u64,
+    /// Milliseconds for a connection attempt, a handshake, or a peer's silence during a snapshot
+    /// transfer; default 5,000, at least 100.
+    pub connect_timeout_ms: u64,
+    /// Whether a follower forwards proposals and reads to the leader; default true. Without it
+    /// they end with `NotLeader` there.
+    pub forward: bool,
+    /// Allows peers on addresses that are not loopback although the transport has no encryption
+    /// yet; default false. Only for networks in which every host is trusted.
+    pub allow_plaintext: bool,
+}
+
+impl Default for LoopConfig {
+    fn default() -> Self {
+        LoopConfig {
+            tick_ms: 100,
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            request_timeout_ms: 10_000,
+            command_bytes_max: 4 << 20,
+            append_bytes_max: 1 << 20,
+            append_inflight_max: 256,
+            uncommitted_bytes_max: 64 << 20,
+            apply_bytes_max: 16 << 20,
+            apply_lag_max: 65_536,
+            inbox_max: 16_384,
+            peer_inbox_bytes_max: 32 << 20,
+            peer_queue_max: 4_096,
+            snapshot_entries: 10_000,
+            snapshot_bytes: 64 << 20,
+            tail_entries: 1_000,
+            connect_timeout_ms: 5_000,
+            forward: true,
+            allow_plaintext: false,
+        }
+    }
+}
+
+/// Longest command that any configuration allows, in bytes; frames are sized by it.
+pub(crate) const COMMAND_BYTES_LIMIT: usize = 16 << 20;
+
+impl LoopConfig {
+    /// Lists every setting that is out of its range, one sentence each; empty when all is well.
+    pub fn validate(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |ok: bool, text: String| {
+            if !ok {
+                faults.push(text);
+            }
+        };
+        let election_ms = self.tick_ms.saturating_mul(u64::from(self.election_ticks));
+        check(
+            (10..=10_000).contains(&self.tick_ms),
+            format!("tick_ms is {}: use a value from 10 to 10000", self.tick_ms),
+        );
+        check(
+            self.heartbeat_ticks >= 1,
+            format!("heartbeat_ticks is {}: use at least 1", self.heartbeat_ticks),
+        );
+        check(
+            self.election_ticks > self.heartbeat_ticks,
+            format!(
+                "election_ticks is {}: use more than heartbeat_ticks ({})",
+                self.election_ticks, self.heartbeat_ticks
+            ),
+        );
+        check(
+            self.request_timeout_ms >= election_ms,
+            format!(
+                "request_timeout_ms is {}: use at least one election timeout ({election_ms})",
+                self.request_timeout_ms
+            ),
+        );
+        check(
+            (1 << 10..=COMMAND_BYTES_LIMIT).contains(&self.command_bytes_max),
+            format!(
+                "command_bytes_max is {}: use a value from 1024 to {COMMAND_BYTES_LIMIT}",
+                self.command_bytes_max
+            ),
+        );
+        check(
+            self.uncommitted_bytes_max >= self.command_bytes_max as u64,
+            format!(
+                "uncommitted_bytes_max is {}: use at least command_bytes_max ({})",
+                self.uncommitted_bytes_max, self.command_bytes_max
+            ),
+        );
+        for (name, value, least) in [
+            ("append_bytes_max", self.append_bytes_max, 4 << 10),
+            ("append_inflight_max", self.append_inflight_max as u64, 1),
+            ("apply_bytes_max", self.apply_bytes_max, 4 << 10),
+            ("apply_lag_max", self.apply_lag_max, 1),
+            ("inbox_max", self.inbox_max as u64, 1),
+            ("peer_inbox_bytes_max", self.peer_inbox_bytes_max as u64, 20 << 20),
+            ("peer_queue_max", self.peer_queue_max as u64, 16),
+            ("snapshot_entries", self.snapshot_entries, 1),
+            ("snapshot_bytes", self.snapshot_bytes, 1),
+            ("connect_timeout_ms", self.connect_timeout_ms, 100),
+        ] {
+            check(value >= least, format!("{name} is {value}: use at least {least}"));
+        }
+        faults
+    }
+
+    /// Ticks after which a request ends with `TimedOut`.
+    pub(crate) fn request_ticks(&self) -> u64 {
+        self.request_timeout_ms.div_ceil(self.tick_ms).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_has_no_fault() {
+        assert_eq!(LoopConfig::default().validate(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once() {
+        let config = LoopConfig {
+            tick_ms: 0,
+            heartbeat_ticks: 0,
+            election_ticks: 0,
+            inbox_max: 0,
+            ..LoopConfig::default()
+        };
+        let faults = config.validate();
+        for name in ["tick_ms", "heartbeat_ticks", "election_ticks", "inbox_max"] {
+            assert!(faults.iter().any(|f| f.starts_with(name)), "{name} in {faults:?}");
+        }
+    }
+}

@@ -1,0 +1,573 @@
+//! [`Core`]: one group's Raft, without a thread, socket, clock or file.
+//!
+//! The core turns inputs into effects. A driver owns threads and channels and carries the effects
+//! out; the code that runs in production is the code that a simulator runs.
+//!
+//! ```text
+//!   step(Input)*  ──►  effects()  ──►  write      to the log writer, one fsync
+//!                                 ├─►  messages   to peers, now
+//!                                 ├─►  apply      to the state machine
+//!                                 └─►  answers    to callers
+//! ```
+//!
+//! Several inputs may be stepped before the effects are taken: what is ready by then shares one
+//! batch, one fsync and one message per peer.
+
+mod outbox;
+mod proposals;
+mod reads;
+mod ready;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_engine::{
+    Durable, Fetch, Fetched, GroupId, GroupLog, GroupWrite, LogId, NodeId, SnapshotMeta,
+};
+use raft::eraftpb::{Message, MessageType};
+use raft::{RawNode, SnapshotStatus, StateRole};
+
+use self::outbox::Outbox;
+use self::proposals::{Proposals, Proposer};
+use self::reads::{Reader, Reads};
+use crate::config::LoopConfig;
+use crate::error::{ProposeError, ReadError};
+use crate::founding::FOUNDING_WRITES;
+use crate::guard::{self, Dropped, View};
+use crate::logger;
+use crate::members::Members;
+use crate::message::{Envelope, PeerMessage, Refused};
+use crate::status::{CoreStatus, Role};
+
+/// Something that happened, for [`Core::step`].
+///
+/// `P` and `R` are the completions of proposals and reads: a channel's sender in production, a
+/// number in a simulator. The core moves them and never looks inside.
+#[derive(Debug)]
+pub enum Input<P, R> {
+    /// The Raft clock advanced by one tick.
+    Tick,
+    /// A peer said something; the transport has authenticated it as `from`.
+    Peer {
+        /// The node it comes from.
+        from: NodeId,
+        /// What it says.
+        message: PeerMessage,
+    },
+    /// A caller proposes a command.
+    Propose {
+        /// The encoded command.
+        command: Bytes,
+        /// Who is told the outcome.
+        caller: P,
+    },
+    /// A caller wants a linearizable read index.
+    Read {
+        /// Who is told the index.
+        caller: R,
+    },
+    /// A batch is durable.
+    Durable(Durable),
+    /// The state machine has applied everything up to this index.
+    Applied(u64),
+    /// The log reader answered a fetch.
+    Fetched(Fetched),
+    /// A snapshot file arrived with this message, was verified and is durable.
+    SnapshotReceived {
+        /// The node that sent it.
+        from: NodeId,
+        /// The message that announced it.
+        message: Message,
+    },
+    /// A snapshot transfer to a peer ended.
+    SnapshotSent {
+        /// The receiver.
+        to: NodeId,
+        /// Whether the receiver has it.
+        received: bool,
+    },
+    /// The state machine's snapshot of this position is durable.
+    SnapshotTaken(SnapshotMeta),
+    /// The connection to a peer broke, or could not be made.
+    Unreachable(NodeId),
+    /// A message was not sent: the peer's queue was full or its connection down.
+    Undelivered(Envelope),
+    /// Hand leadership to the most advanced other voter; ignored on others than the leader.
+    TransferLeader,
+}
+
+/// Work for the state machine, in order.
+#[derive(Debug)]
+pub enum Apply<P> {
+    /// Committed entries, contiguous and ascending.
+    Entries(Vec<Committed<P>>),
+    /// Replace the state by this snapshot.
+    Restore(LogId),
+}
+
+/// A committed entry; its data is empty when a leader opened its term with it.
+#[derive(Debug)]
+pub struct Committed<P> {
+    /// Where it stands.
+    pub at: LogId,
+    /// The command.
+    pub command: Bytes,
+    /// Who waits for its outcome on this node.
+    pub caller: Option<P>,
+}
+
+/// What the driver has to do; see [`Core::effects`].
+#[derive(Debug)]
+pub struct Effects<P, R> {
+    /// Make this durable, in order, and bring the receipts back.
+    pub write: Option<GroupWrite>,
+    /// Send these now, in order.
+    pub messages: Vec<Envelope>,
+    /// Send the snapshot file that each message names, with the message.
+    pub snapshots: Vec<Envelope>,
+    /// Apply these, in order.
+    pub apply: Vec<Apply<P>>,
+    /// Read these entries from the log.
+    pub fetches: Vec<Fetch>,
+    /// Snapshots before this one are not needed any more.
+    pub retain: Option<LogId>,
+    /// A follower needs a newer snapshot than there is.
+    pub snapshot_wanted: bool,
+    /// Proposals that end here; those that are applied end in the state machine.
+    pub failed: Vec<(P, ProposeError)>,
+    /// Reads that end here, each with the index that is applied.
+    pub reads: Vec<(R, Result<u64, ReadError>)>,
+    /// Why this group must stop at once.
+    pub fatal: Option<String>,
+}
+
+impl<P, R> Default for Effects<P, R> {
+    fn default() -> Self {
+        Effects {
+            write: None,
+            messages: Vec::new(),
+            snapshots: Vec::new(),
+            apply: Vec::new(),
+            fetches: Vec::new(),
+            retain: None,
+            snapshot_wanted: false,
+            failed: Vec::new(),
+            reads: Vec::new(),
+            fatal: None,
+        }
+    }
+}
+
+/// One group's Raft and everything that waits for it.
+///
+/// Invariants:
+/// - No message leaves before the batch it speaks of is durable (see `Outbox`).
+/// - Nothing touches the RawNode between its `ready` and its `advance` (trap R03): both are in
+///   one function, in `ready.rs`.
+/// - Every caller that came in goes out once: through `apply`, `failed` or `reads`.
+/// - No message from a peer reaches raft-rs unguarded (see `guard`).
+pub struct Core<P, R> {
+    raw: RawNode<GroupLog>,
+    group: GroupId,
+    own_id: u64,
+    members: Arc<Members>,
+    config: LoopConfig,
+    /// Ticks since the start.
+    now: u64,
+    outbox: Outbox,
+    proposals: Proposals<P>,
+    reads: Reads<R>,
+    /// Last index handed to the state machine, and last one it has applied.
+    handed: u64,
+    applied: u64,
+    next_write: u64,
+    last_ready: u64,
+    /// A received snapshot that waits until no batch is in flight.
+    arrived: Option<Message>,
+    /// A snapshot that is replacing the log: no election meanwhile.
+    installing: Option<LogId>,
+    /// The log's record changed without a Ready, by a new snapshot and compaction.
+    record_changed: Option<LogId>,
+    dropped: u64,
+    effects: Effects<P, R>,
+}
+
+impl<P, R> Core<P, R> {
+    /// Starts a group from its recovered log. The state machine must have been restored from
+    /// the log's snapshot; entries after it that are known to be committed come with the first
+    /// effects.
+    ///
+    /// `run` must differ between two runs of the same node: answers to requests of an earlier
+    /// run may still arrive, and are told apart by it.
+    ///
+    /// # Errors
+    ///
+    /// When raft-rs refuses the log or the configuration; the text says why.
+    pub fn new(
+        group: GroupId,
+        node: NodeId,
+        members: Arc<Members>,
+        log: GroupLog,
+        config: LoopConfig,
+        run: u32,
+    ) -> Result<Self, String> {
+        let first_request = u64::from(run) << 32 | 1;
+        let own_id = members
+            .of_node(node)
+            .map(|member| member.member_id)
+            .ok_or_else(|| format!("node {node} is no member of group {group}"))?;
+        let restored = log.snapshot_id().index;
+        let raft_config = raft::Config {
+            id: own_id,
+            election_tick: config.election_ticks as usize,
+            heartbeat_tick: config.heartbeat_ticks as usize,
+            applied: restored,
+            max_size_per_msg: config.append_bytes_max,
+            max_inflight_msgs: config.append_inflight_max,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: raft::ReadOnlyOption::Safe,
+            batch_append: false,
+            max_uncommitted_size: config.uncommitted_bytes_max,
+            max_committed_size_per_ready: config.apply_bytes_max,
+            ..raft::Config::default()
+        };
+        raft_config.validate().map_err(|e| e.to_string())?;
+        let logger = logger::into_tracing();
+        let raw = RawNode::new(&raft_config, log, &logger).map_err(|e| e.to_string())?;
+        Ok(Core {
+            raw,
+            group,
+            own_id,
+            members,
+            config,
+            now: 0,
+            outbox: Outbox::default(),
+            proposals: Proposals::new(first_request),
+            reads: Reads::new(first_request),
+            handed: restored,
+            applied: restored,
+            next_write: FOUNDING_WRITES + 1,
+            last_ready: 0,
+            arrived: None,
+            installing: None,
+            record_changed: None,
+            dropped: 0,
+            effects: Effects::default(),
+        })
+    }
+
+    /// Takes one input in. Its effects come with the next [`Core::effects`].
+    pub fn step(&mut self, input: Input<P, R>) {
+        match input {
+            Input::Tick => self.tick(),
+            Input::Peer { from, message } => self.step_peer(from, message),
+            Input::Propose { command, caller } => {
+                self.proposals.queue(Proposer::Caller(caller), command);
+            }
+            Input::Read { caller } => {
+                self.reads.queue(Reader::Caller(caller), self.deadline());
+            }
+            Input::Durable(durable) => self.durable(&durable),
+            Input::Applied(index) => self.applied_to(index),
+            Input::Fetched(fetched) => self.fetched(fetched),
+            Input::SnapshotReceived { from, message } => self.snapshot_received(from, message),
+            Input::SnapshotSent { to, received } => {
+                if let Some(member) = self.members.of_node(to) {
+                    let status =
+                        if received { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                    self.raw.report_snapshot(member.member_id, status);
+                }
+            }
+            Input::SnapshotTaken(meta) => self.snapshot_taken(meta),
+            Input::Unreachable(node) => self.unreachable(node),
+            Input::Undelivered(envelope) => self.undelivered(envelope),
+            Input::TransferLeader => self.transfer_leader(),
+        }
+    }
+
+    /// The role, positions and peers of this node as of now.
+    pub fn status(&self) -> CoreStatus {
+        let raft = &self.raw.raft;
+        let log = self.raw.store();
+        CoreStatus {
+            role: Role::of(raft.state, raft.promotable()),
+            leader: self.leader(),
+            term: raft.term,
+            commit_index: raft.raft_log.committed,
+            applied_index: self.applied,
+            first_index: raft.raft_log.first_index(),
+            last_index: raft.raft_log.last_index(),
+            snapshot_index: log.snapshot_id().index,
+            members: self.members.clone(),
+            matched: match raft.state {
+                StateRole::Leader => {
+                    raft.prs().iter().map(|(&id, progress)| (id, progress.matched)).collect()
+                }
+                _ => Vec::new(),
+            },
+            dropped: self.dropped,
+        }
+    }
+
+    /// Ends every caller that still waits with `error`; the group is about to end.
+    pub fn end(&mut self, error: &ProposeError) -> Effects<P, R> {
+        for caller in self.proposals.take_all() {
+            self.effects.failed.push((caller, error.clone()));
+        }
+        for caller in self.reads.take_all() {
+            self.effects.reads.push((caller, Err(ReadError::ShutDown)));
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.members.get(self.raw.raft.leader_id).map(|member| member.node_id)
+    }
+
+    fn leads(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    fn deadline(&self) -> u64 {
+        self.now + self.config.request_ticks()
+    }
+
+    fn tick(&mut self) {
+        self.now += 1;
+        for caller in self.proposals.expired(self.now) {
+            self.effects.failed.push((caller, ProposeError::TimedOut));
+        }
+        let patience = u64::from(self.config.election_ticks);
+        for caller in self.reads.tick(self.now, patience) {
+            self.effects.reads.push((caller, Err(ReadError::TimedOut)));
+        }
+        // A single voter becomes leader in the very tick in which it campaigns, and raft-rs
+        // asserts that its log is persisted by then (trap R06). While a snapshot replaces the
+        // log, a campaign would look for entries that are gone.
+        let alone = self.raw.raft.prs().is_singleton() && !self.outbox.is_idle();
+        if self.leads() || !(alone || self.installing.is_some()) {
+            self.raw.tick();
+        }
+    }
+
+    fn step_peer(&mut self, from: NodeId, message: PeerMessage) {
+        match message {
+            PeerMessage::Raft(message) => self.step_raft(from, message),
+            PeerMessage::Propose { request, command } => {
+                self.proposals.queue(Proposer::Peer { node: from, request }, command);
+            }
+            PeerMessage::Proposed { request, result: Ok(at) } => {
+                let deadline = self.deadline();
+                if let Some(caller) = self.proposals.accepted(request, at, self.handed, deadline) {
+                    self.effects.failed.push((caller, ProposeError::Superseded));
+                }
+            }
+            PeerMessage::Proposed { request, result: Err(refused) } => {
+                if let Some(caller) = self.proposals.unforward(request) {
+                    self.effects.failed.push((caller, refused.into()));
+                }
+            }
+            PeerMessage::ReadIndex { request } => {
+                self.reads.queue(Reader::Peer { node: from, request }, self.deadline());
+            }
+            PeerMessage::ReadIndexed { request, result: Ok(index) } => {
+                // A round that this node asked the leader for has callers only.
+                self.reads.confirmed(request, index);
+                self.answer_reads();
+            }
+            PeerMessage::ReadIndexed { request, result: Err(_) } => self.reads.refused(request),
+        }
+    }
+
+    fn step_raft(&mut self, from: NodeId, mut message: Message) {
+        if !self.admit(from, &mut message) {
+            return;
+        }
+        match message.get_msg_type() {
+            // Its file comes on a connection of its own, and both together as an input.
+            MessageType::MsgSnapshot => self.drop_message(from, "a snapshot without its file"),
+            MessageType::MsgTimeoutNow if self.installing.is_some() => {}
+            _ => self.step_admitted(message),
+        }
+    }
+
+    fn step_admitted(&mut self, message: Message) {
+        // What raft-rs refuses it leaves without effect.
+        if let Err(error) = self.raw.step(message) {
+            tracing::debug!(group = %self.group, %error, "a message was refused");
+        }
+    }
+
+    fn admit(&mut self, from: NodeId, message: &mut Message) -> bool {
+        let view = View {
+            own_id: self.own_id,
+            sender_id: self.members.of_node(from).map(|member| member.member_id),
+            term: self.raw.raft.term,
+            last_index: self.raw.raft.raft_log.last_index(),
+        };
+        match guard::admit(message, view) {
+            Ok(()) => true,
+            Err(Dropped::LostLog) => {
+                self.effects.fatal = Some(format!(
+                    "{}; this directory must not vote again: format a new one for this node",
+                    Dropped::LostLog
+                ));
+                false
+            }
+            Err(dropped) => {
+                self.drop_message(from, &dropped.to_string());
+                false
+            }
+        }
+    }
+
+    fn drop_message(&mut self, from: NodeId, why: &str) {
+        self.dropped += 1;
+        tracing::debug!(group = %self.group, %from, why, "a message was dropped");
+    }
+
+    fn durable(&mut self, durable: &Durable) {
+        assert_eq!(durable.group(), self.group, "a receipt for another group");
+        let released = self.outbox.release(durable);
+        if let Some(ready) = released.ready {
+            self.raw.on_persist_ready(ready);
+        }
+        for last in released.lasts {
+            self.raw.mut_store().persisted_to(last);
+        }
+        if let Some(id) = released.install {
+            self.installed(id);
+        }
+        for envelope in released.messages {
+            self.send(envelope);
+        }
+        self.effects.retain = released.retain.or(self.effects.retain);
+        if self.outbox.is_idle()
+            && let Some(message) = self.arrived.take()
+        {
+            self.step_admitted(message);
+        }
+    }
+
+    /// The snapshot is the log's beginning now: the state machine follows.
+    fn installed(&mut self, id: LogId) {
+        self.raw.advance_apply_to(id.index);
+        self.raw.mut_store().applied_to(id.index);
+        self.handed = id.index;
+        self.installing = None;
+        for caller in self.proposals.overtaken(id.index) {
+            self.effects.failed.push((caller, ProposeError::Superseded));
+        }
+        self.effects.apply.push(Apply::Restore(id));
+    }
+
+    fn applied_to(&mut self, index: u64) {
+        assert!(
+            self.applied <= index && index <= self.handed,
+            "applied {index} is not between {} and {}",
+            self.applied,
+            self.handed
+        );
+        self.applied = index;
+        // Behind an installed snapshot raft-rs has moved on already.
+        if index > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(index);
+            self.raw.mut_store().applied_to(index);
+        }
+        self.answer_reads();
+    }
+
+    fn answer_reads(&mut self) {
+        for (caller, index) in self.reads.applied(self.applied) {
+            self.effects.reads.push((caller, Ok(index)));
+        }
+    }
+
+    fn fetched(&mut self, fetched: Fetched) {
+        match fetched.result {
+            Ok(entries) => {
+                self.raw.mut_store().deliver(fetched.low, entries);
+                self.raw.on_entries_fetched(fetched.context);
+            }
+            Err(error) => self.effects.fatal = Some(error.to_string()),
+        }
+    }
+
+    /// raft-rs and the log change together with a snapshot, so no batch may be in flight.
+    fn snapshot_received(&mut self, from: NodeId, mut message: Message) {
+        if !self.admit(from, &mut message) {
+            return;
+        }
+        if self.outbox.is_idle() {
+            self.step_admitted(message);
+        } else {
+            self.arrived = Some(message);
+        }
+    }
+
+    fn snapshot_taken(&mut self, meta: SnapshotMeta) {
+        let tail = self.config.tail_entries;
+        let log = self.raw.mut_store();
+        if log.set_snapshot(meta.id, meta.conf_state) {
+            log.compact_to(meta.id.index.saturating_sub(tail));
+            self.record_changed = Some(meta.id);
+        }
+    }
+
+    fn unreachable(&mut self, node: NodeId) {
+        if let Some(member) = self.members.of_node(node) {
+            self.raw.report_unreachable(member.member_id);
+        }
+        for caller in self.proposals.disconnected(node) {
+            self.effects.failed.push((caller, ProposeError::ConnectionLost));
+        }
+    }
+
+    fn undelivered(&mut self, envelope: Envelope) {
+        match envelope.message {
+            PeerMessage::Raft(message) => self.raw.report_unreachable(message.to),
+            PeerMessage::Propose { request, .. } => {
+                if let Some(caller) = self.proposals.unforward(request) {
+                    self.effects.failed.push((caller, ProposeError::NotLeader { leader: None }));
+                }
+            }
+            // The asking side repeats reads; a lost acceptance ends there by its deadline.
+            PeerMessage::ReadIndex { .. }
+            | PeerMessage::ReadIndexed { .. }
+            | PeerMessage::Proposed { .. } => {}
+        }
+    }
+
+    fn transfer_leader(&mut self) {
+        let raft = &self.raw.raft;
+        let others = raft.prs().iter().filter(|(id, progress)| {
+            **id != self.own_id
+                && raft.prs().conf().voters().contains(**id)
+                && progress.recent_active
+        });
+        let best = others.max_by_key(|(_, progress)| progress.matched).map(|(&id, _)| id);
+        if let (true, Some(id)) = (self.leads(), best) {
+            self.raw.transfer_leader(id);
+        }
+    }
+
+    fn send(&mut self, envelope: Envelope) {
+        let snapshot = matches!(&envelope.message, PeerMessage::Raft(m)
+            if m.get_msg_type() == MessageType::MsgSnapshot);
+        if snapshot {
+            self.effects.snapshots.push(envelope);
+        } else {
+            self.effects.messages.push(envelope);
+        }
+    }
+}
+
+impl From<Refused> for ProposeError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NotLeader(leader) => ProposeError::NotLeader { leader },
+            Refused::Overloaded => ProposeError::Overloaded,
+        }
+    }
+}

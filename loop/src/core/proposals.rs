@@ -1,0 +1,229 @@
+//! [`Proposals`]: every proposal from its arrival to its one answer.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use quorate_engine::{LogId, NodeId};
+
+/// Who waits for a proposal.
+#[derive(Debug)]
+pub(super) enum Proposer<P> {
+    /// A caller on this node.
+    Caller(P),
+    /// A caller on another node, which is told the position and watches it itself.
+    Peer { node: NodeId, request: u64 },
+}
+
+/// Proposals that wait: for the next Ready, for the leader's answer, or for their position to be
+/// committed.
+///
+/// `P` is the caller's completion. It is moved, never copied, so a proposal ends exactly once:
+/// each method that returns a `P` has forgotten it.
+///
+/// A position (index, term) is given to one entry only, ever. So a proposal is committed when
+/// its index is committed with its term, and surely lost when it is committed with another.
+#[derive(Debug)]
+pub(super) struct Proposals<P> {
+    queued: Vec<(Proposer<P>, Bytes)>,
+    forwarded: BTreeMap<u64, (P, NodeId)>,
+    placed: BTreeMap<(u64, u64), P>,
+    /// In order of time, since every proposal gets the same span.
+    deadlines: VecDeque<(u64, Place)>,
+    next_request: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Request(u64),
+    Log(u64, u64),
+}
+
+impl<P> Proposals<P> {
+    /// Requests to the leader are numbered from `first_request`.
+    pub(super) fn new(first_request: u64) -> Self {
+        Proposals {
+            queued: Vec::new(),
+            forwarded: BTreeMap::new(),
+            placed: BTreeMap::new(),
+            deadlines: VecDeque::new(),
+            next_request: first_request,
+        }
+    }
+
+    /// Takes a command in; it goes on with the next Ready.
+    pub(super) fn queue(&mut self, proposer: Proposer<P>, command: Bytes) {
+        self.queued.push((proposer, command));
+    }
+
+    /// What was queued since the last call.
+    pub(super) fn take_queued(&mut self) -> Vec<(Proposer<P>, Bytes)> {
+        std::mem::take(&mut self.queued)
+    }
+
+    /// Remembers a proposal that goes to the leader; returns the request's number.
+    pub(super) fn forward(&mut self, caller: P, leader: NodeId, deadline: u64) -> u64 {
+        let request = self.next_request;
+        self.next_request += 1;
+        self.forwarded.insert(request, (caller, leader));
+        self.deadlines.push_back((deadline, Place::Request(request)));
+        request
+    }
+
+    /// The leader appended a forwarded proposal at `at`; `handed` is the last index that this
+    /// node has handed to its state machine. Gives the caller back when the answer came after
+    /// that, so that nothing can be said about the outcome any more.
+    #[must_use]
+    pub(super) fn accepted(
+        &mut self,
+        request: u64,
+        at: LogId,
+        handed: u64,
+        deadline: u64,
+    ) -> Option<P> {
+        let (caller, _) = self.forwarded.remove(&request)?;
+        if at.index <= handed {
+            return Some(caller);
+        }
+        self.place(caller, at, deadline);
+        None
+    }
+
+    /// Ends the wait for a forwarded request; the caller, if it still waits.
+    #[must_use]
+    pub(super) fn unforward(&mut self, request: u64) -> Option<P> {
+        self.forwarded.remove(&request).map(|(caller, _)| caller)
+    }
+
+    /// Remembers that a caller's command stands at `at`.
+    pub(super) fn place(&mut self, caller: P, at: LogId, deadline: u64) {
+        let taken = self.placed.insert((at.index, at.term), caller);
+        assert!(taken.is_none(), "position ({}, {}) was given twice", at.index, at.term);
+        self.deadlines.push_back((deadline, Place::Log(at.index, at.term)));
+    }
+
+    /// The entry at `at` is committed. Returns the caller that waited for it, and those whose
+    /// commands stood at the same index and are lost for ever.
+    #[must_use]
+    pub(super) fn committed(&mut self, at: LogId) -> (Option<P>, Vec<P>) {
+        // An ordinary commit finds its own position first in the map, or nothing at all.
+        let mut own = None;
+        let mut lost = Vec::new();
+        while let Some(first) = self.placed.first_entry() {
+            let &(index, term) = first.key();
+            if index > at.index {
+                break;
+            }
+            let caller = first.remove();
+            if (index, term) == (at.index, at.term) {
+                own = Some(caller);
+            } else {
+                lost.push(caller);
+            }
+        }
+        (own, lost)
+    }
+
+    /// A snapshot replaced everything up to `index`: what became of commands there is unknown.
+    #[must_use]
+    pub(super) fn overtaken(&mut self, index: u64) -> Vec<P> {
+        let rest = self.placed.split_off(&(index + 1, 0));
+        std::mem::replace(&mut self.placed, rest).into_values().collect()
+    }
+
+    /// The connection to `node` broke: whether it took what was forwarded to it is unknown.
+    #[must_use]
+    pub(super) fn disconnected(&mut self, node: NodeId) -> Vec<P> {
+        let gone: Vec<u64> = self
+            .forwarded
+            .iter()
+            .filter(|(_, (_, leader))| *leader == node)
+            .map(|(&request, _)| request)
+            .collect();
+        gone.into_iter().filter_map(|request| self.unforward(request)).collect()
+    }
+
+    /// Those whose time has run out by tick `now`.
+    #[must_use]
+    pub(super) fn expired(&mut self, now: u64) -> Vec<P> {
+        let mut expired = Vec::new();
+        while let Some((_, place)) = self.deadlines.pop_front_if(|(deadline, _)| *deadline <= now) {
+            let caller = match place {
+                Place::Request(request) => self.unforward(request),
+                Place::Log(index, term) => self.placed.remove(&(index, term)),
+            };
+            expired.extend(caller);
+        }
+        expired
+    }
+
+    /// Every caller that still waits: the group ends.
+    #[must_use]
+    pub(super) fn take_all(&mut self) -> Vec<P> {
+        self.deadlines.clear();
+        let queued = self.take_queued().into_iter().filter_map(|(proposer, _)| match proposer {
+            Proposer::Caller(caller) => Some(caller),
+            Proposer::Peer { .. } => None,
+        });
+        let forwarded = std::mem::take(&mut self.forwarded).into_values().map(|(p, _)| p);
+        let placed = std::mem::take(&mut self.placed).into_values();
+        queued.chain(forwarded).chain(placed).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(index: u64, term: u64) -> LogId {
+        LogId { index, term }
+    }
+
+    #[test]
+    fn a_position_committed_with_another_term_loses_the_command() {
+        let mut proposals = Proposals::new(1);
+        proposals.place("old", at(5, 1), 100);
+        proposals.place("new", at(5, 2), 100);
+        proposals.place("later", at(6, 2), 100);
+        assert_eq!(proposals.committed(at(4, 1)), (None, vec![]));
+        assert_eq!(proposals.committed(at(5, 2)), (Some("new"), vec!["old"]));
+        assert_eq!(proposals.committed(at(6, 3)), (None, vec!["later"]));
+        assert_eq!(proposals.take_all(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn an_answer_after_the_commit_says_nothing_about_the_outcome() {
+        let mut proposals = Proposals::new(1);
+        let leader = NodeId::new(2).unwrap();
+        let first = proposals.forward("first", leader, 10);
+        let second = proposals.forward("second", leader, 10);
+        assert_eq!(proposals.accepted(first, at(7, 1), 7, 10), Some("first"));
+        assert_eq!(proposals.accepted(second, at(8, 1), 7, 10), None);
+        assert_eq!(proposals.accepted(second, at(9, 1), 7, 10), None, "answered twice");
+        assert_eq!(proposals.committed(at(8, 1)), (Some("second"), vec![]));
+    }
+
+    #[test]
+    fn time_runs_out_once() {
+        let mut proposals = Proposals::new(1);
+        let leader = NodeId::new(2).unwrap();
+        proposals.forward("forwarded", leader, 10);
+        proposals.place("placed", at(5, 1), 11);
+        assert_eq!(proposals.expired(9), Vec::<&str>::new());
+        assert_eq!(proposals.expired(10), vec!["forwarded"]);
+        assert_eq!(proposals.expired(11), vec!["placed"]);
+        assert_eq!(proposals.committed(at(5, 1)), (None, vec![]));
+    }
+
+    #[test]
+    fn a_snapshot_or_a_lost_connection_ends_the_wait() {
+        let mut proposals = Proposals::new(1);
+        let (two, three) = (NodeId::new(2).unwrap(), NodeId::new(3).unwrap());
+        proposals.place("below", at(5, 1), 10);
+        proposals.place("above", at(6, 1), 10);
+        proposals.forward("two", two, 10);
+        proposals.forward("three", three, 10);
+        assert_eq!(proposals.overtaken(5), vec!["below"]);
+        assert_eq!(proposals.disconnected(two), vec!["two"]);
+        assert_eq!(proposals.take_all(), vec!["three", "above"]);
+    }
+}

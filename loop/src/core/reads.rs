@@ -1,0 +1,223 @@
+//! [`Reads`]: linearizable reads from their arrival to their one answer.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use quorate_engine::NodeId;
+
+/// Who waits for a read index.
+#[derive(Debug, PartialEq)]
+pub(super) enum Reader<R> {
+    /// A caller on this node; it is answered once the index is applied here.
+    Caller(R),
+    /// A caller on another node, which waits for its own state machine.
+    Peer { node: NodeId, request: u64 },
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting<R> {
+    pub(super) reader: Reader<R>,
+    deadline: u64,
+}
+
+/// Reads that wait: for somebody to ask, for a quorum's answer, or for the index to be applied.
+///
+/// raft-rs drops a read index silently when leadership or term is in doubt (trap R10). So every
+/// round has a context of its own, a round without an answer is asked again, and everything
+/// returns to the start when the role changes. Reads have no effect, so repeating is free.
+#[derive(Debug)]
+pub(super) struct Reads<R> {
+    waiting: Vec<Waiting<R>>,
+    asked: VecDeque<Round<R>>,
+    /// By the index that must be applied first.
+    confirmed: BTreeMap<u64, Vec<Waiting<R>>>,
+    next_context: u64,
+}
+
+#[derive(Debug)]
+struct Round<R> {
+    context: u64,
+    asked_at: u64,
+    waiting: Vec<Waiting<R>>,
+}
+
+impl<R> Reads<R> {
+    /// Rounds are numbered from `first_context`.
+    pub(super) fn new(first_context: u64) -> Self {
+        Reads {
+            waiting: Vec::new(),
+            asked: VecDeque::new(),
+            confirmed: BTreeMap::new(),
+            next_context: first_context,
+        }
+    }
+
+    /// Takes a read in.
+    pub(super) fn queue(&mut self, reader: Reader<R>, deadline: u64) {
+        self.waiting.push(Waiting { reader, deadline });
+    }
+
+    /// Starts a round for all that wait and belong to `belongs`; `None` when there are none.
+    pub(super) fn start_round(
+        &mut self,
+        now: u64,
+        belongs: impl Fn(&Reader<R>) -> bool,
+    ) -> Option<u64> {
+        let waiting: Vec<_> = self.waiting.extract_if(.., |w| belongs(&w.reader)).collect();
+        if waiting.is_empty() {
+            return None;
+        }
+        let context = self.next_context;
+        self.next_context += 1;
+        self.asked.push_back(Round { context, asked_at: now, waiting });
+        Some(context)
+    }
+
+    /// Takes the peers that wait although this node cannot serve them.
+    pub(super) fn take_peers(&mut self) -> Vec<(NodeId, u64)> {
+        let peers = self.waiting.extract_if(.., |w| matches!(w.reader, Reader::Peer { .. }));
+        peers
+            .filter_map(|w| match w.reader {
+                Reader::Peer { node, request } => Some((node, request)),
+                Reader::Caller(_) => None,
+            })
+            .collect()
+    }
+
+    /// A round was answered. Returns the peers to tell; callers wait for the index to be applied.
+    pub(super) fn confirmed(&mut self, context: u64, index: u64) -> Vec<(NodeId, u64)> {
+        let Some(place) = self.asked.iter().position(|round| round.context == context) else {
+            return Vec::new();
+        };
+        let mut peers = Vec::new();
+        let round = self.asked.remove(place);
+        for waiting in round.into_iter().flat_map(|round| round.waiting) {
+            match waiting.reader {
+                Reader::Peer { node, request } => peers.push((node, request)),
+                Reader::Caller(_) => self.confirmed.entry(index).or_default().push(waiting),
+            }
+        }
+        peers
+    }
+
+    /// A round was refused: it is asked again.
+    pub(super) fn refused(&mut self, context: u64) {
+        if let Some(place) = self.asked.iter().position(|round| round.context == context)
+            && let Some(round) = self.asked.remove(place)
+        {
+            self.waiting.extend(round.waiting);
+        }
+    }
+
+    /// Leadership or term changed: every open round is void.
+    pub(super) fn restart(&mut self) {
+        for round in self.asked.drain(..) {
+            self.waiting.extend(round.waiting);
+        }
+    }
+
+    /// Callers whose index is applied, each with that index.
+    #[must_use]
+    pub(super) fn applied(&mut self, applied: u64) -> Vec<(R, u64)> {
+        let mut answers = Vec::new();
+        while let Some(first) = self.confirmed.first_entry() {
+            let index = *first.key();
+            if index > applied {
+                break;
+            }
+            answers.extend(first.remove().into_iter().filter_map(|w| match w.reader {
+                Reader::Caller(caller) => Some((caller, index)),
+                Reader::Peer { .. } => None,
+            }));
+        }
+        answers
+    }
+
+    /// Time passes: rounds without an answer for `patience` ticks are asked again, and callers
+    /// whose time has run out are returned.
+    #[must_use]
+    pub(super) fn tick(&mut self, now: u64, patience: u64) -> Vec<R> {
+        while let Some(round) = self.asked.pop_front_if(|r| r.asked_at + patience <= now) {
+            self.waiting.extend(round.waiting);
+        }
+        let rounds = self.asked.iter_mut().map(|round| &mut round.waiting);
+        let places =
+            rounds.chain(self.confirmed.values_mut()).chain(std::iter::once(&mut self.waiting));
+        let late = places.flat_map(|waiting| waiting.extract_if(.., |w| w.deadline <= now));
+        let expired = late.filter_map(|w| w.reader.caller()).collect();
+        self.confirmed.retain(|_, waiting| !waiting.is_empty());
+        expired
+    }
+
+    /// Every caller that still waits: the group ends.
+    #[must_use]
+    pub(super) fn take_all(&mut self) -> Vec<R> {
+        self.restart();
+        let confirmed = std::mem::take(&mut self.confirmed).into_values().flatten();
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().chain(confirmed).filter_map(|w| w.reader.caller()).collect()
+    }
+}
+
+impl<R> Reader<R> {
+    fn caller(self) -> Option<R> {
+        match self {
+            Reader::Caller(caller) => Some(caller),
+            Reader::Peer { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(non_snake_case)]
+mod tests {
+    use super::*;
+
+    fn everyone<R>(_: &Reader<R>) -> bool {
+        true
+    }
+
+    #[test]
+    fn trap_R10_a_round_that_was_dropped_is_asked_again_with_a_context_of_its_own() {
+        let mut reads = Reads::new(1);
+        reads.queue(Reader::Caller("a"), 100);
+        let first = reads.start_round(0, everyone).unwrap();
+        assert_eq!(reads.start_round(0, everyone), None, "nobody is left to ask for");
+        assert_eq!(reads.tick(9, 10), Vec::<&str>::new());
+        assert_eq!(reads.start_round(9, everyone), None);
+        assert_eq!(reads.tick(10, 10), Vec::<&str>::new());
+        let second = reads.start_round(10, everyone).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(reads.confirmed(first, 7), vec![], "a late answer to the first round");
+        assert_eq!(reads.applied(7), vec![]);
+        assert_eq!(reads.confirmed(second, 8), vec![]);
+        assert_eq!(reads.applied(7), vec![]);
+        assert_eq!(reads.applied(8), vec![("a", 8)]);
+    }
+
+    #[test]
+    fn reads_start_again_when_the_role_changes_and_time_runs_out_once() {
+        let mut reads = Reads::new(1);
+        reads.queue(Reader::Caller("a"), 5);
+        let peer = Reader::Peer { node: NodeId::new(2).unwrap(), request: 9 };
+        reads.queue(peer, 5);
+        reads.start_round(0, everyone).unwrap();
+        reads.restart();
+        assert_eq!(reads.take_peers(), vec![(NodeId::new(2).unwrap(), 9)]);
+        let round = reads.start_round(1, everyone).unwrap();
+        assert_eq!(reads.tick(5, 10), vec!["a"]);
+        assert_eq!(reads.confirmed(round, 3), vec![]);
+        assert_eq!(reads.applied(3), vec![]);
+        assert_eq!(reads.take_all(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn peers_are_told_at_once_and_callers_when_it_is_applied() {
+        let mut reads = Reads::new(1);
+        let two = NodeId::new(2).unwrap();
+        reads.queue(Reader::Caller("a"), 50);
+        reads.queue(Reader::Peer { node: two, request: 4 }, 50);
+        let round = reads.start_round(0, everyone).unwrap();
+        assert_eq!(reads.confirmed(round, 6), vec![(two, 4)]);
+        assert_eq!(reads.applied(6), vec![("a", 6)]);
+    }
+}

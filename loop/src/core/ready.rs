@@ -1,0 +1,285 @@
+//! From what waits in the core to its effects: proposals, reads, and raft-rs's Ready.
+
+use quorate_engine::{GroupWrite, LogId, NodeId};
+use raft::Ready;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+
+use super::outbox::Submitted;
+use super::proposals::Proposer;
+use super::reads::Reader;
+use super::{Apply, Committed, Core, Effects};
+use crate::error::ProposeError;
+use crate::message::{Envelope, PeerMessage, Refused};
+
+/// Readies taken in one go. raft-rs pages committed entries; the rest of a long backlog comes
+/// with the next call, so that ticks and peers are heard in between.
+const READIES_MAX: usize = 8;
+
+impl<P, R> Core<P, R> {
+    /// Everything that the inputs since the last call lead to.
+    ///
+    /// The driver must carry all of it out, and in the order of the fields' own lists; messages
+    /// in it may leave at once.
+    pub fn effects(&mut self) -> Effects<P, R> {
+        self.append_queued();
+        self.ask_for_reads();
+        for _ in 0..READIES_MAX {
+            if self.effects.fatal.is_some() || !self.raw.has_ready() || self.has_write() {
+                break;
+            }
+            self.take_ready();
+        }
+        self.write_record();
+        self.effects.fetches = self.raw.store().take_fetches();
+        self.effects.snapshot_wanted = self.raw.store().snapshot_wanted().is_some();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Whether [`Core::effects`] would have more to do without another input.
+    pub fn has_more(&self) -> bool {
+        self.raw.has_ready()
+    }
+
+    fn has_write(&self) -> bool {
+        self.effects.write.is_some()
+    }
+
+    /// Appends all queued commands with one message to raft-rs, or sends them to the leader.
+    fn append_queued(&mut self) {
+        let queued = self.proposals.take_queued();
+        if queued.is_empty() {
+            return;
+        }
+        if !self.leads() {
+            return self.forward(queued);
+        }
+        if self.handed - self.applied > self.config.apply_lag_max {
+            return self.refuse(queued, Refused::Overloaded);
+        }
+        let term = self.raw.raft.term;
+        let before = self.raw.raft.raft_log.last_index();
+        let mut propose = Message::default();
+        propose.set_msg_type(MessageType::MsgPropose);
+        propose.from = self.own_id;
+        let (proposers, entries): (Vec<_>, Vec<_>) = queued
+            .into_iter()
+            .map(|(proposer, command)| (proposer, Entry { data: command, ..Entry::default() }))
+            .unzip();
+        propose.entries = entries.into();
+        // raft-rs refuses when too much is uncommitted, or while leadership is handed over; it
+        // appends all entries or none.
+        if self.raw.raft.step(propose).is_err() {
+            let queued = proposers.into_iter().map(|p| (p, bytes::Bytes::new())).collect();
+            return self.refuse(queued, Refused::Overloaded);
+        }
+        let deadline = self.deadline();
+        for (index, proposer) in (before + 1..).zip(proposers) {
+            let at = LogId { index, term };
+            match proposer {
+                Proposer::Caller(caller) => self.proposals.place(caller, at, deadline),
+                Proposer::Peer { node, request } => {
+                    // Ahead of the appends that carry the entry, so that the asking node knows
+                    // what it waits for before it can learn that it is committed.
+                    let message = PeerMessage::Proposed { request, result: Ok(at) };
+                    self.send(Envelope { to: node, message });
+                }
+            }
+        }
+    }
+
+    fn forward(&mut self, queued: Vec<(Proposer<P>, bytes::Bytes)>) {
+        let leader = self.leader().filter(|_| self.config.forward);
+        let deadline = self.deadline();
+        for (proposer, command) in queued {
+            match (proposer, leader) {
+                (Proposer::Caller(caller), Some(to)) => {
+                    let request = self.proposals.forward(caller, to, deadline);
+                    let message = PeerMessage::Propose { request, command };
+                    self.send(Envelope { to, message });
+                }
+                (proposer, _) => {
+                    let refused = Refused::NotLeader(self.leader());
+                    self.refuse(vec![(proposer, command)], refused);
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, queued: Vec<(Proposer<P>, bytes::Bytes)>, refused: Refused) {
+        for (proposer, _) in queued {
+            match proposer {
+                Proposer::Caller(caller) => self.effects.failed.push((caller, refused.into())),
+                Proposer::Peer { node, request } => {
+                    let message = PeerMessage::Proposed { request, result: Err(refused) };
+                    self.send(Envelope { to: node, message });
+                }
+            }
+        }
+    }
+
+    /// One round for every read that waits: with raft-rs on the leader, by the leader elsewhere.
+    fn ask_for_reads(&mut self) {
+        if self.leads() {
+            // raft-rs drops a read silently before the leader has committed in its term; the
+            // reads wait here until then.
+            if !self.raw.raft.commit_to_current_term() {
+                return;
+            }
+            if let Some(context) = self.reads.start_round(self.now, |_| true) {
+                self.raw.read_index(context.to_le_bytes().to_vec());
+            }
+            return;
+        }
+        for (node, request) in self.reads.take_peers() {
+            let result = Err(Refused::NotLeader(self.leader()));
+            self.send(Envelope { to: node, message: PeerMessage::ReadIndexed { request, result } });
+        }
+        if let Some(to) = self.leader().filter(|_| self.config.forward) {
+            let callers = |reader: &Reader<R>| matches!(reader, Reader::Caller(_));
+            if let Some(request) = self.reads.start_round(self.now, callers) {
+                self.send(Envelope { to, message: PeerMessage::ReadIndex { request } });
+            }
+        }
+    }
+
+    /// One Ready, to the letter of its contract. Nothing between `ready` and `advance` touches
+    /// the RawNode but its storage, which must serve the new entries by then (traps R03, R05).
+    fn take_ready(&mut self) {
+        let mut ready = self.raw.ready();
+        let number = ready.number();
+        self.last_ready = number;
+        let soft_state_changed = ready.ss().is_some();
+        let must_sync = ready.must_sync();
+        let changes_vote = self.changes_vote(&ready);
+        let snapshot = snapshot_id(&ready);
+        let entries = ready.take_entries();
+
+        let log = self.raw.mut_store();
+        if let Some(id) = snapshot {
+            log.install_snapshot(id, ready.snapshot().get_metadata().get_conf_state().clone());
+        }
+        log.append(&entries);
+        if let Some(hard_state) = ready.hs() {
+            log.set_hard_state(hard_state.clone());
+        }
+
+        let mut messages = ready.take_messages();
+        messages.append(&mut ready.take_persisted_messages());
+        let committed = ready.take_committed_entries();
+        let read_states = ready.take_read_states();
+        self.raw.advance_append_async(ready);
+
+        if must_sync {
+            let install = snapshot.inspect(|&id| self.installing = Some(id));
+            let submitted = Submitted { ready: number, changes_vote, install, ..self.next_write() };
+            self.submit(submitted, entries);
+        } else if self.outbox.wrote_nothing(number) {
+            self.raw.on_persist_ready(number);
+        }
+        if soft_state_changed {
+            self.reads.restart();
+        }
+        for message in messages {
+            self.hold(message);
+        }
+        self.commit(committed);
+        for state in read_states {
+            if let Ok(context) = state.request_ctx.as_slice().try_into() {
+                self.read_confirmed(u64::from_le_bytes(context), state.index);
+            }
+        }
+    }
+
+    fn changes_vote(&self, ready: &Ready) -> bool {
+        let old = self.raw.store().hard_state();
+        ready.hs().is_some_and(|new| new.term != old.term || new.vote != old.vote)
+    }
+
+    fn next_write(&mut self) -> Submitted {
+        let write = self.next_write;
+        self.next_write += 1;
+        // The latest snapshot rides along: once the record that names it is durable, older
+        // files are not needed.
+        Submitted { write, retain: self.record_changed.take(), ..Submitted::default() }
+    }
+
+    fn submit(&mut self, submitted: Submitted, entries: Vec<Entry>) {
+        let record = self.raw.store().record();
+        self.outbox.submit(Submitted { last: record.last, ..submitted });
+        self.effects.write = Some(GroupWrite {
+            group: self.group,
+            number: submitted.write,
+            entries,
+            record,
+            install: submitted.install.is_some(),
+            genesis: None,
+        });
+    }
+
+    /// A snapshot and the compaction behind it ride with the next write; without one they are
+    /// a write of their own.
+    fn write_record(&mut self) {
+        if self.record_changed.is_none() || self.has_write() || self.effects.fatal.is_some() {
+            return;
+        }
+        let submitted = Submitted { ready: self.last_ready, ..self.next_write() };
+        self.submit(submitted, Vec::new());
+    }
+
+    fn hold(&mut self, message: Message) {
+        let Some(to) = self.members.get(message.to).map(|member| member.node_id) else {
+            tracing::debug!(group = %self.group, to = message.to, "no such member to send to");
+            return;
+        };
+        let speaks_of_term_only = matches!(
+            message.get_msg_type(),
+            MessageType::MsgHeartbeat | MessageType::MsgHeartbeatResponse
+        );
+        let envelope = Envelope { to, message: PeerMessage::Raft(message) };
+        let free = if speaks_of_term_only {
+            self.outbox.hold_for_vote(envelope)
+        } else {
+            self.outbox.hold(envelope)
+        };
+        if let Some(envelope) = free {
+            self.send(envelope);
+        }
+    }
+
+    fn commit(&mut self, entries: Vec<Entry>) {
+        let Some(last) = entries.last() else { return };
+        self.handed = last.index;
+        let mut committed = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if entry.get_entry_type() != EntryType::EntryNormal {
+                self.effects.fatal = Some(format!(
+                    "entry {} changes the membership, which this version cannot do: run the \
+                     version that proposed it",
+                    entry.index
+                ));
+                return;
+            }
+            let at = LogId { index: entry.index, term: entry.term };
+            let (caller, lost) = self.proposals.committed(at);
+            let leader = self.leader();
+            let failed = &mut self.effects.failed;
+            failed.extend(lost.into_iter().map(|p| (p, ProposeError::NotLeader { leader })));
+            committed.push(Committed { at, command: entry.data, caller });
+        }
+        self.effects.apply.push(Apply::Entries(committed));
+    }
+
+    fn read_confirmed(&mut self, context: u64, index: u64) {
+        let peers: Vec<(NodeId, u64)> = self.reads.confirmed(context, index);
+        for (to, request) in peers {
+            let message = PeerMessage::ReadIndexed { request, result: Ok(index) };
+            self.send(Envelope { to, message });
+        }
+        self.answer_reads();
+    }
+}
+
+fn snapshot_id(ready: &Ready) -> Option<LogId> {
+    let meta = ready.snapshot().get_metadata();
+    (meta.index > 0).then_some(LogId { index: meta.index, term: meta.term })
+}

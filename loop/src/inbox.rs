@@ -1,0 +1,124 @@
+//! [`Inbox`]: the one queue into the loop.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use quorate_engine::{DirectoryId, GroupId, NodeId};
+use quorate_statemachine::StateMachine;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::core::Input;
+use crate::error::{ProposeError, ReadError};
+use crate::frame::FoundingNews;
+use crate::message::PeerMessage;
+use crate::transport::LinkEvent;
+
+/// A command that was applied, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied<O> {
+    /// Where the command stands in the log. This node has applied everything up to it.
+    pub index: u64,
+    /// What the state machine answered.
+    pub outcome: O,
+}
+
+/// The completion of a proposal with outcome `O`.
+pub(crate) type Caller<O> = oneshot::Sender<Result<Applied<O>, ProposeError>>;
+
+/// The completion of a proposal to the state machine `S`.
+pub(crate) type ProposeCaller<S> = Caller<<S as StateMachine>::Outcome>;
+
+/// The completion of a linearizable read.
+pub(crate) type ReadCaller = oneshot::Sender<Result<u64, ReadError>>;
+
+/// Whatever wakes the loop, besides its tick.
+pub(crate) enum Event<S: StateMachine> {
+    /// Something for the core.
+    Input(Input<ProposeCaller<S>, ReadCaller>),
+    /// A message of a peer. The permit holds its bytes' place in the peer's share of the inbox.
+    Peer { from: NodeId, group: GroupId, message: PeerMessage, permit: OwnedSemaphorePermit },
+    /// News of the founding; the permit as above.
+    Founding {
+        from: NodeId,
+        directory: DirectoryId,
+        news: FoundingNews,
+        permit: OwnedSemaphorePermit,
+    },
+    /// A connection went down or was refused.
+    Link(LinkEvent),
+    /// Another thread of this node cannot go on.
+    Fault(String),
+    /// Stop in order.
+    Stop,
+}
+
+/// The sending side of the loop's queue.
+///
+/// The queue itself never refuses, so that receipts are never lost. It is bounded all the same,
+/// by whoever sends: requests are counted here, messages hold permits of their connection, and
+/// receipts answer to what the loop itself has given out.
+pub(crate) struct Inbox<S: StateMachine> {
+    events: mpsc::Sender<Event<S>>,
+    requests: Arc<AtomicUsize>,
+    requests_max: usize,
+}
+
+impl<S: StateMachine> Clone for Inbox<S> {
+    fn clone(&self) -> Self {
+        let (events, requests) = (self.events.clone(), self.requests.clone());
+        Inbox { events, requests, requests_max: self.requests_max }
+    }
+}
+
+/// An inbox that refuses a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// As many requests wait as may.
+    Full,
+    /// The loop has ended.
+    Ended,
+}
+
+impl<S: StateMachine> Inbox<S> {
+    pub(crate) fn new(requests_max: usize) -> (Self, mpsc::Receiver<Event<S>>) {
+        let (events, receiver) = mpsc::channel();
+        let requests = Arc::new(AtomicUsize::new(0));
+        (Inbox { events, requests, requests_max }, receiver)
+    }
+
+    /// Sends what the loop itself waits for. After its end nobody waits any more.
+    pub(crate) fn send(&self, event: Event<S>) {
+        let _ = self.events.send(event);
+    }
+
+    /// Sends a proposal or a read of a caller on this node.
+    pub(crate) fn request(&self, input: Input<ProposeCaller<S>, ReadCaller>) -> Result<(), Closed> {
+        if self.requests.fetch_add(1, Ordering::Relaxed) >= self.requests_max {
+            self.requests.fetch_sub(1, Ordering::Relaxed);
+            return Err(Closed::Full);
+        }
+        self.events.send(Event::Input(input)).map_err(|_| Closed::Ended)
+    }
+
+    /// Does the work of a thread of this node; a panic in it stops the node, not the process.
+    pub(crate) fn guard(&self, work: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            self.send(Event::Fault(panic_text(&*panic)));
+        }
+    }
+
+    /// The loop took a request out.
+    pub(crate) fn taken(&self) {
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("an invariant does not hold: {}", text.unwrap_or("no reason was given"))
+}

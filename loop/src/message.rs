@@ -1,0 +1,78 @@
+//! [`PeerMessage`]: what the loops of two nodes say to each other about one group.
+
+use bytes::Bytes;
+use quorate_engine::{LogId, NodeId};
+use raft::eraftpb::Message;
+
+/// A message between the cores of two nodes.
+///
+/// Raft's own messages pass through untouched. Everything else is ours: raft-rs would forward
+/// proposals and reads by itself, without telling the caller what became of them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PeerMessage {
+    /// A message of the Raft protocol.
+    Raft(Message),
+    /// Asks the leader to append a command.
+    Propose {
+        /// Chosen by the asking node, unique while it runs.
+        request: u64,
+        /// The encoded command.
+        command: Bytes,
+    },
+    /// The leader's answer to [`PeerMessage::Propose`].
+    ///
+    /// An accepted proposal is *not* committed yet: the answer says at which position the leader
+    /// appended it. The asking node completes its caller when it applies that position, or finds
+    /// another term there.
+    Proposed {
+        /// The request that is answered.
+        request: u64,
+        /// The position, or why the command was surely not appended.
+        result: Result<LogId, Refused>,
+    },
+    /// Asks the leader for a linearizable read index.
+    ReadIndex {
+        /// Chosen by the asking node, unique while it runs.
+        request: u64,
+    },
+    /// The leader's answer to [`PeerMessage::ReadIndex`].
+    ReadIndexed {
+        /// The request that is answered.
+        request: u64,
+        /// The index that must be applied before reading, or why there is none.
+        result: Result<u64, Refused>,
+    },
+}
+
+impl PeerMessage {
+    /// Bytes this message holds in memory, roughly: what a queue of messages is bounded by.
+    pub(crate) fn weight(&self) -> usize {
+        const FIXED_BYTES: usize = 256;
+        let payload = match self {
+            PeerMessage::Raft(message) => {
+                message.get_entries().iter().map(|e| e.data.len() + 64).sum()
+            }
+            PeerMessage::Propose { command, .. } => command.len(),
+            _ => 0,
+        };
+        FIXED_BYTES + payload
+    }
+}
+
+/// Why a leader did not take a forwarded request; the request surely had no effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The node asked is not the leader; perhaps it knows who is.
+    NotLeader(Option<NodeId>),
+    /// The leader is at one of its limits.
+    Overloaded,
+}
+
+/// A message on its way: what [`Core`](crate::Core) hands to the transport.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// The node it goes to.
+    pub to: NodeId,
+    /// What it says.
+    pub message: PeerMessage,
+}

@@ -1,0 +1,528 @@
+//! [`Node`]: an open data directory with a running loop, and what one can ask of it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use quorate_engine::{
+    DefaultFileSystem, Engine, EngineConfig, Formatted, Founding as FoundedBy, GroupId, Identity,
+    LogId, NodeId, RecoveredGroup, SnapshotStore,
+};
+use quorate_statemachine::StateMachine;
+use raft::eraftpb::ConfState;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::AbortHandle;
+
+use crate::apply::{self, Applier, SnapshotTrigger};
+use crate::bootstrap::Bootstrap;
+use crate::config::LoopConfig;
+use crate::core::Input;
+use crate::driver::{Addresses, Driver};
+use crate::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
+use crate::founding::Founding;
+use crate::frame::{FoundingNews, Frame};
+use crate::inbox::{Applied, Closed, Event, Inbox};
+use crate::message::PeerMessage;
+use crate::publish::{Published, Publisher, Updates};
+use crate::snapshot_worker::SnapshotWorker;
+use crate::status::GroupStatus;
+use crate::transport::{
+    Acceptor, Calls, Ingress, LinkEvent, Roster, Service, SharedRoster, Transport, receive_snapshot,
+};
+
+/// Calls of one peer that run at a time; more are dropped, and their callers time out.
+const CALLS_MAX: usize = 1_024;
+
+/// The metadata quorum is group 1.
+const GROUP: GroupId = match GroupId::new(1) {
+    Some(group) => group,
+    None => unreachable!(),
+};
+
+/// A node with a running loop. Clones are handles to the same node; it stops with the last one.
+///
+/// There is no way to have a node whose loop does not run: [`Node::open`] returns when it does.
+pub struct Node<S: StateMachine>(Arc<Inner<S>>);
+
+impl<S: StateMachine> Clone for Node<S> {
+    fn clone(&self) -> Self {
+        Node(self.0.clone())
+    }
+}
+
+impl<S: StateMachine> std::fmt::Debug for Node<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("identity", &self.0.identity).finish_non_exhaustive()
+    }
+}
+
+struct Inner<S: StateMachine> {
+    identity: Identity,
+    listen_addr: SocketAddr,
+    config: LoopConfig,
+    inbox: Inbox<S>,
+    publisher: Arc<Publisher<S>>,
+    status: watch::Receiver<GroupStatus>,
+    transport: Arc<Transport>,
+    calls: Calls,
+    service: Arc<dyn Service>,
+    acceptor: AbortHandle,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl<S: StateMachine> Node<S> {
+    /// Opens a formatted directory, listens on `listen` and starts the loop.
+    ///
+    /// Returns when the loop runs and the listener is open; it does not wait for other nodes or
+    /// for a leader, since they may be waiting for this one. Must be called on a tokio runtime
+    /// with time and net enabled, which carries the transport from then on.
+    ///
+    /// Not cancel safe: if the future is dropped, the node may or may not have been started.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; nothing is left running then.
+    pub async fn open(
+        formatted: Formatted,
+        listen: SocketAddr,
+        config: LoopConfig,
+        engine_config: EngineConfig,
+        service: Arc<dyn Service>,
+    ) -> Result<Node<S>, OpenError> {
+        let faults = config.validate();
+        if !faults.is_empty() {
+            return Err(OpenError::Config(faults));
+        }
+        let addresses = voters(formatted.identity())?;
+        refuse_plaintext(listen, &addresses, &config)?;
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|source| OpenError::Listen { addr: listen, source })?;
+        let listen_addr =
+            listener.local_addr().map_err(|source| OpenError::Listen { addr: listen, source })?;
+        // The disk is read on a thread that may block.
+        let opening = move || {
+            let engine = Engine::open(formatted, &engine_config)?;
+            Recovered::<S>::new(engine)
+        };
+        let recovered = tokio::task::spawn_blocking(opening)
+            .await
+            .map_err(|error| OpenError::Restore(error.to_string()))??;
+        Self::start(recovered, addresses, listener, listen_addr, config, service)
+    }
+
+    fn start(
+        recovered: Recovered<S>,
+        addresses: Addresses,
+        listener: TcpListener,
+        listen_addr: SocketAddr,
+        config: LoopConfig,
+        service: Arc<dyn Service>,
+    ) -> Result<Node<S>, OpenError> {
+        let Recovered { engine, group, machine } = recovered;
+        let identity = engine.identity.clone();
+        let node = identity.node_id;
+        let run = run_number();
+        let (inbox, events) = Inbox::new(config.inbox_max);
+
+        let voters = addresses.clone();
+        let roster: SharedRoster = Arc::new(ArcSwap::from_pointee(Roster::new(
+            identity.cluster_id,
+            node,
+            identity.directory_id,
+            voters,
+        )));
+        let links = inbox.clone();
+        let on_link = move |event: LinkEvent| links.send(Event::Link(event));
+        let transport = Arc::new(Transport::start(&roster, &config, &(Arc::new(on_link) as _)));
+        let calls =
+            Calls::new(u64::from(run) << 32, Duration::from_millis(config.request_timeout_ms));
+
+        let (applied, conf_state, members) = match &group {
+            Some(group) => {
+                let meta = &group.snapshot;
+                (meta.id, meta.conf_state.clone(), meta.members.clone())
+            }
+            None => (LogId::default(), ConfState::default(), Bytes::new()),
+        };
+        let publisher = Arc::new(Publisher::new(machine.image(), applied.index));
+        let (worker, worker_thread) =
+            SnapshotWorker::start(engine.snapshots.clone(), inbox.clone())
+                .map_err(OpenError::Thread)?;
+        let (apply, work) = mpsc::channel();
+        let applier = Applier {
+            machine,
+            group: GROUP,
+            applied,
+            conf_state,
+            members,
+            publisher: publisher.clone(),
+            inbox: inbox.clone(),
+            snapshots: engine.snapshots.clone(),
+            worker: worker.clone(),
+            trigger: SnapshotTrigger {
+                entries_max: config.snapshot_entries,
+                bytes_max: config.snapshot_bytes,
+                entries: 0,
+                bytes: 0,
+            },
+        };
+        let guard = inbox.clone();
+        let apply_thread = thread("quorate-apply", move || guard.guard(|| applier.run(&work)))?;
+
+        let founding = Founding::recover(
+            (node, identity.directory_id),
+            addresses.keys().copied().collect(),
+            group.as_ref().and_then(|group| group.genesis.as_deref()),
+        )
+        .map_err(|error| OpenError::Restore(error.to_string()))?;
+        let bootstrap =
+            Bootstrap::new(GROUP, founding, addresses, engine.writer, engine.cache, group)
+                .map_err(OpenError::Restore)?;
+        let (status, status_receiver) = watch::channel(GroupStatus::founding());
+        let runtime = tokio::runtime::Handle::current();
+        let driver = Driver {
+            group: GROUP,
+            node,
+            config: config.clone(),
+            run,
+            events,
+            inbox: inbox.clone(),
+            apply,
+            worker,
+            reader: engine.reader,
+            snapshots: engine.snapshots.clone(),
+            transport: transport.clone(),
+            calls: calls.clone(),
+            roster: roster.clone(),
+            runtime,
+            status,
+        };
+        let loop_thread = thread("quorate-loop", move || driver.run(bootstrap))?;
+
+        let front = Arc::new(Front {
+            inbox: inbox.clone(),
+            calls: calls.clone(),
+            service: service.clone(),
+            transport: transport.clone(),
+            snapshots: engine.snapshots,
+            timeout: Duration::from_millis(config.connect_timeout_ms),
+            running: Arc::new(Semaphore::new(CALLS_MAX)),
+            receiving: Arc::new(AtomicBool::new(false)),
+        });
+        let acceptor = Acceptor::new(roster, front, &config);
+        let acceptor = tokio::spawn(acceptor.run(listener)).abort_handle();
+        Ok(Node(Arc::new(Inner {
+            identity,
+            listen_addr,
+            config,
+            inbox,
+            publisher,
+            status: status_receiver,
+            transport,
+            calls,
+            service,
+            acceptor,
+            threads: Mutex::new(vec![loop_thread, apply_thread, worker_thread]),
+        })))
+    }
+
+    /// Proposes a command and waits until it is applied on this node.
+    ///
+    /// On a follower it is forwarded to the leader. When it returns `Ok`, the image of this node
+    /// shows it.
+    ///
+    /// Not cancel safe: if the future is dropped, the command may still be applied.
+    ///
+    /// # Errors
+    ///
+    /// [`ProposeError`]; [`ProposeError::never_applied`] tells whether it may be tried again.
+    pub async fn propose(&self, command: Bytes) -> Result<Applied<S::Outcome>, ProposeError> {
+        let bytes_max = self.0.config.command_bytes_max;
+        if command.len() > bytes_max {
+            return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max });
+        }
+        let (caller, answer) = oneshot::channel();
+        match self.0.inbox.request(Input::Propose { command, caller }) {
+            Ok(()) => match answer.await {
+                Ok(result) => result,
+                Err(_) => Err(self.ended().await),
+            },
+            Err(Closed::Full) => Err(ProposeError::Overloaded),
+            Err(Closed::Ended) => Err(self.ended().await),
+        }
+    }
+
+    /// A linearizable barrier: the image of this node shows everything that was committed, by
+    /// anyone, before the call. Returns the index that was waited for.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]; trying again is always safe.
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        let (caller, answer) = oneshot::channel();
+        match self.0.inbox.request(Input::Read { caller }) {
+            Ok(()) => answer.await.unwrap_or(Err(ReadError::ShutDown)),
+            Err(Closed::Full) => Err(ReadError::Overloaded),
+            Err(Closed::Ended) => Err(ReadError::ShutDown),
+        }
+    }
+
+    /// Waits until this node has applied `index`. Waits for ever where no quorum commits it: put
+    /// a limit around it.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node stops first.
+    pub async fn wait_applied(&self, index: u64) -> Result<(), Stopped> {
+        let mut applied = self.0.publisher.applied();
+        let mut status = self.0.status.clone();
+        tokio::select! {
+            reached = applied.wait_for(|applied| *applied >= index) => {
+                reached.map(|_| ()).map_err(|_| Stopped)
+            }
+            _ = status.wait_for(|status| status.fatal.is_some()) => Err(Stopped),
+        }
+    }
+
+    /// The newest image of this node, and the index it was applied up to. Lock-free; it may lag
+    /// behind the leader: see [`Node::read_index`].
+    pub fn image(&self) -> Arc<Published<S::Image>> {
+        self.0.publisher.newest()
+    }
+
+    /// A gap-free watch on the state.
+    pub fn updates(&self) -> Updates<S> {
+        self.0.publisher.watch()
+    }
+
+    /// The group as this node sees it now.
+    pub fn status(&self) -> GroupStatus {
+        self.0.status.borrow().clone()
+    }
+
+    /// The same, to wait on.
+    pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
+        self.0.status.clone()
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// Where this node listens, with the port that the system chose when it was asked for any.
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.0.listen_addr
+    }
+
+    /// Asks the [`Service`] of a node, this one included, and waits for its answer.
+    ///
+    /// Not cancel safe: if the future is dropped, the request may still be carried out.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]; only [`CallError::Lost`] leaves the outcome unknown.
+    pub async fn call(&self, to: NodeId, request: Bytes) -> Result<Bytes, CallError> {
+        if to == self.0.identity.node_id {
+            return Ok(self.0.service.call(to, request).await);
+        }
+        self.0.transport.call(&self.0.calls, to, request).await
+    }
+
+    /// Hands leadership to the most advanced other voter, if this node leads. Returns at once;
+    /// the status tells what came of it.
+    pub fn transfer_leadership(&self) {
+        self.0.inbox.send(Event::Input(Input::TransferLeader));
+    }
+
+    /// Stops the node and waits until its log is closed. Callers that wait are told
+    /// [`ProposeError::ShutDown`].
+    pub async fn shutdown(&self) {
+        self.0.stop();
+        let threads =
+            std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().all(|thread| thread.join().is_ok())
+        });
+        if !joined.await.unwrap_or(false) {
+            tracing::error!("a thread of the node ended with a panic");
+        }
+    }
+
+    /// Why the loop ended; its thread says so last.
+    async fn ended(&self) -> ProposeError {
+        let mut status = self.0.status.clone();
+        let fatal = status.wait_for(|status| status.fatal.is_some()).await;
+        match fatal.ok().and_then(|status| status.fatal.clone()) {
+            Some(reason) => ProposeError::Fatal(reason),
+            None => ProposeError::ShutDown,
+        }
+    }
+}
+
+impl<S: StateMachine> Inner<S> {
+    fn stop(&self) {
+        self.acceptor.abort();
+        self.inbox.send(Event::Stop);
+    }
+}
+
+impl<S: StateMachine> Drop for Inner<S> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What was found in the data directory.
+struct Recovered<S> {
+    engine: Engine<DefaultFileSystem>,
+    group: Option<RecoveredGroup>,
+    machine: S,
+}
+
+impl<S: StateMachine> Recovered<S> {
+    fn new(mut engine: Engine<DefaultFileSystem>) -> Result<Self, OpenError> {
+        let group = engine.groups.remove(&GROUP);
+        let machine = match &group {
+            Some(group) => {
+                apply::restore(&engine.snapshots, GROUP, group.snapshot.id)
+                    .map_err(|error| OpenError::Restore(error.to_string()))?
+                    .0
+            }
+            None => S::new(),
+        };
+        Ok(Recovered { engine, group, machine })
+    }
+}
+
+/// Everything that arrives at the node from outside.
+struct Front<S: StateMachine> {
+    inbox: Inbox<S>,
+    calls: Calls,
+    service: Arc<dyn Service>,
+    transport: Arc<Transport>,
+    snapshots: SnapshotStore,
+    timeout: Duration,
+    running: Arc<Semaphore>,
+    receiving: Arc<AtomicBool>,
+}
+
+impl<S: StateMachine> Ingress for Front<S> {
+    fn peer(
+        &self,
+        from: NodeId,
+        group: GroupId,
+        message: PeerMessage,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.inbox.send(Event::Peer { from, group, message, permit });
+    }
+
+    fn founding(
+        &self,
+        from: NodeId,
+        directory: quorate_engine::DirectoryId,
+        news: FoundingNews,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.inbox.send(Event::Founding { from, directory, news, permit });
+    }
+
+    fn call(&self, from: NodeId, request: u64, payload: Bytes) {
+        let Ok(permit) = self.running.clone().try_acquire_owned() else {
+            tracing::debug!(%from, "a call was dropped: too many run already");
+            return;
+        };
+        let answer = self.service.call(from, payload);
+        let transport = self.transport.clone();
+        tokio::spawn(async move {
+            let payload = answer.await;
+            // Not connected any more: the caller is told that its call is lost.
+            let _ = transport.send(from, Frame::Reply { request, payload });
+            drop(permit);
+        });
+    }
+
+    fn reply(&self, from: NodeId, request: u64, payload: Bytes) {
+        self.calls.answered(from, request, payload);
+    }
+
+    fn snapshot(&self, from: NodeId, stream: tokio::net::TcpStream) {
+        // One at a time: there is one group, and one leader that sends.
+        if self.receiving.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (inbox, snapshots) = (self.inbox.clone(), self.snapshots.clone());
+        let (receiving, timeout) = (self.receiving.clone(), self.timeout);
+        let transfer = move || {
+            match receive_snapshot(stream, timeout, &snapshots) {
+                Ok((group, message)) if group == GROUP => {
+                    tracing::info!(%from, "a snapshot was received");
+                    inbox.send(Event::Input(Input::SnapshotReceived { from, message }));
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%from, %error, "a snapshot was not received"),
+            }
+            receiving.store(false, Ordering::Release);
+        };
+        if let Err(error) = thread("quorate-snapshot-receive", transfer) {
+            tracing::warn!(%error, "a snapshot was not received");
+            self.receiving.store(false, Ordering::Release);
+        }
+    }
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Thread)
+}
+
+fn voters(identity: &Identity) -> Result<Addresses, OpenError> {
+    match &identity.founding {
+        FoundedBy::Voters(voters) => {
+            Ok(voters.iter().map(|v| (v.node_id, v.addr.clone())).collect::<BTreeMap<_, _>>())
+        }
+        FoundedBy::Join(_) => Err(OpenError::Unsupported(
+            "this directory was formatted to join a cluster, which this version cannot do: format \
+             it with the initial voters"
+                .to_owned(),
+        )),
+    }
+}
+
+fn refuse_plaintext(
+    listen: SocketAddr,
+    addresses: &Addresses,
+    config: &LoopConfig,
+) -> Result<(), OpenError> {
+    if config.allow_plaintext {
+        return Ok(());
+    }
+    if !listen.ip().is_loopback() {
+        return Err(OpenError::Plaintext(listen.to_string()));
+    }
+    let is_loopback = |addr: &str| {
+        addr.starts_with("localhost:")
+            || addr.parse::<SocketAddr>().is_ok_and(|addr| addr.ip().is_loopback())
+    };
+    match addresses.values().find(|addr| !is_loopback(addr)) {
+        Some(addr) => Err(OpenError::Plaintext(addr.clone())),
+        None => Ok(()),
+    }
+}
+
+/// A number that differs between two runs of this node, with all likelihood.
+fn run_number() -> u32 {
+    let [a, b, c, d, ..] = *uuid::Uuid::new_v4().as_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}

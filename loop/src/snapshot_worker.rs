@@ -1,0 +1,104 @@
+//! [`SnapshotWorker`]: writes images to snapshot files, off the apply path.
+
+use std::io;
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+
+use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
+use quorate_statemachine::{Image as _, StateMachine};
+
+use crate::core::Input;
+use crate::inbox::{Event, Inbox};
+
+/// Jobs that wait; more are refused, and come again with the next entries.
+const JOBS_MAX: usize = 2;
+
+/// An image to be written.
+pub(crate) struct Take<S: StateMachine> {
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) image: S::Image,
+}
+
+enum Job<S: StateMachine> {
+    Take(Take<S>),
+    Retain(GroupId, LogId),
+}
+
+/// A handle to the worker's thread. The thread ends with the last handle.
+pub(crate) struct SnapshotWorker<S: StateMachine>(SyncSender<Job<S>>);
+
+impl<S: StateMachine> Clone for SnapshotWorker<S> {
+    fn clone(&self) -> Self {
+        SnapshotWorker(self.0.clone())
+    }
+}
+
+impl<S: StateMachine> SnapshotWorker<S> {
+    /// Starts the thread.
+    pub(crate) fn start(
+        store: SnapshotStore,
+        inbox: Inbox<S>,
+    ) -> io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let (jobs, queue) = mpsc::sync_channel(JOBS_MAX);
+        let thread = std::thread::Builder::new()
+            .name("quorate-snapshot".to_owned())
+            .spawn(move || inbox.guard(|| run(&store, &inbox, &queue)))?;
+        Ok((SnapshotWorker(jobs), thread))
+    }
+
+    /// Writes an image. Returns false when the worker is busy: ask again later.
+    pub(crate) fn take(&self, take: Take<S>) -> bool {
+        self.submit(Job::Take(take))
+    }
+
+    /// Removes the snapshots of a group before `keep`. Dropped when the worker is busy: the next
+    /// snapshot asks again.
+    pub(crate) fn retain(&self, group: GroupId, keep: LogId) {
+        self.submit(Job::Retain(group, keep));
+    }
+
+    fn submit(&self, job: Job<S>) -> bool {
+        match self.0.try_send(job) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+fn run<S: StateMachine>(store: &SnapshotStore, inbox: &Inbox<S>, queue: &mpsc::Receiver<Job<S>>) {
+    while let Ok(job) = queue.recv() {
+        match job {
+            Job::Take(take) => match write(store, take) {
+                Ok(meta) => inbox.send(Event::Input(Input::SnapshotTaken(meta))),
+                // The log keeps what the snapshot would have replaced: nothing is lost, and the
+                // next trigger tries again.
+                Err(error) => tracing::error!(%error, "a snapshot could not be written"),
+            },
+            Job::Retain(group, keep) => {
+                if let Err(error) = store.retain(group, keep) {
+                    tracing::warn!(%error, "old snapshots could not be removed");
+                }
+            }
+        }
+    }
+}
+
+/// A snapshot that was not written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TakeFailure {
+    #[error(transparent)]
+    File(#[from] SnapshotError),
+    #[error("snapshot {id}: {source}: check the disk")]
+    Stream { id: LogId, source: io::Error },
+}
+
+/// Writes one image as a snapshot file and makes it durable.
+pub(crate) fn write<S: StateMachine>(
+    store: &SnapshotStore,
+    take: Take<S>,
+) -> Result<SnapshotMeta, TakeFailure> {
+    let Take { meta, image } = take;
+    let id = meta.id;
+    let mut writer = store.create(meta)?;
+    image.write_snapshot(&mut writer).map_err(|source| TakeFailure::Stream { id, source })?;
+    Ok(writer.finish()?)
+}

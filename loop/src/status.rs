@@ -1,0 +1,122 @@
+//! [`GroupStatus`]: what a node knows of its group and of itself.
+
+use std::sync::Arc;
+
+use quorate_engine::NodeId;
+use raft::StateRole;
+
+use crate::members::Members;
+
+/// What a node is to its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// It leads.
+    Leader,
+    /// It follows, or waits for a leader.
+    Follower,
+    /// It asks for votes.
+    Candidate,
+    /// It follows and has no vote.
+    Learner,
+}
+
+impl Role {
+    pub(crate) fn of(state: StateRole, promotable: bool) -> Role {
+        match state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower if promotable => Role::Follower,
+            StateRole::Follower => Role::Learner,
+        }
+    }
+}
+
+/// The group as one core sees it; see [`Core::status`](crate::Core::status).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoreStatus {
+    /// What this node is.
+    pub role: Role,
+    /// Who leads, if this node knows.
+    pub leader: Option<NodeId>,
+    /// The current term.
+    pub term: u64,
+    /// Highest index known to be committed.
+    pub commit_index: u64,
+    /// Highest index the state machine has applied.
+    pub applied_index: u64,
+    /// First index still in the log.
+    pub first_index: u64,
+    /// Last index in the log.
+    pub last_index: u64,
+    /// Index of the newest snapshot.
+    pub snapshot_index: u64,
+    /// Who belongs to the group.
+    pub members: Arc<Members>,
+    /// On the leader: by member id, the highest index known to be durable there. Else empty.
+    pub matched: Vec<(u64, u64)>,
+    /// Messages from peers that were dropped by the guard.
+    pub dropped: u64,
+}
+
+/// The group as this node sees it, and the node itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// What this node is.
+    pub role: Role,
+    /// Who leads, if this node knows.
+    pub leader: Option<NodeId>,
+    /// The current term.
+    pub term: u64,
+    /// Highest index known to be committed.
+    pub commit_index: u64,
+    /// Highest index the state machine has applied.
+    pub applied_index: u64,
+    /// First index still in the log.
+    pub first_index: u64,
+    /// Last index in the log.
+    pub last_index: u64,
+    /// Who belongs to the group; empty before the founding.
+    pub members: Arc<Members>,
+    /// On the leader: by member id, the highest index known to be durable there. Else empty.
+    pub matched: Vec<(u64, u64)>,
+    /// Whether the founding is complete, so that this node takes part in elections.
+    pub serving: bool,
+    /// Why the node has stopped for good; `None` while it runs.
+    pub fatal: Option<String>,
+}
+
+impl GroupStatus {
+    /// Before the founding nothing is known.
+    pub(crate) fn founding() -> Self {
+        GroupStatus {
+            role: Role::Follower,
+            leader: None,
+            term: 0,
+            commit_index: 0,
+            applied_index: 0,
+            first_index: 0,
+            last_index: 0,
+            members: Arc::new(Members::default()),
+            matched: Vec::new(),
+            serving: false,
+            fatal: None,
+        }
+    }
+
+    pub(crate) fn serving(core: CoreStatus) -> Self {
+        GroupStatus {
+            role: core.role,
+            leader: core.leader,
+            term: core.term,
+            commit_index: core.commit_index,
+            applied_index: core.applied_index,
+            first_index: core.first_index,
+            last_index: core.last_index,
+            members: core.members,
+            matched: core.matched,
+            serving: true,
+            fatal: None,
+        }
+    }
+}

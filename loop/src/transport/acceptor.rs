@@ -1,0 +1,182 @@
+//! [`Acceptor`]: takes connections in, and hands what arrives on them to the node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use quorate_engine::{DirectoryId, GroupId, NodeId};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::codec::Decoder as _;
+
+use super::handshake::{self, Caller, HandshakeError};
+use super::roster::SharedRoster;
+use crate::config::LoopConfig;
+use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError};
+use crate::message::PeerMessage;
+
+/// Connections at a time, handshakes included: a few per node of the largest sensible cluster.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Reasons for refusals that are remembered, so that each is logged once.
+const LOGGED_MAX: usize = 1_024;
+
+/// Bytes asked of the socket at a time.
+const READ_BYTES: usize = 64 << 10;
+
+/// What news of the founding weighs in the inbox.
+const FOUNDING_BYTES: usize = 4 << 10;
+
+/// Where everything goes that arrives; given by the driver.
+pub(crate) trait Ingress: Send + Sync + 'static {
+    /// A message for the core of a group; the permit is dropped when it was stepped.
+    fn peer(
+        &self,
+        from: NodeId,
+        group: GroupId,
+        message: PeerMessage,
+        permit: OwnedSemaphorePermit,
+    );
+    /// News of the founding.
+    fn founding(
+        &self,
+        from: NodeId,
+        directory: DirectoryId,
+        news: FoundingNews,
+        permit: OwnedSemaphorePermit,
+    );
+    /// A request of the application; it must bound how much it takes on.
+    fn call(&self, from: NodeId, request: u64, payload: Bytes);
+    /// An answer to a request of this node.
+    fn reply(&self, from: NodeId, request: u64, payload: Bytes);
+    /// A connection that carries a snapshot file.
+    fn snapshot(&self, from: NodeId, stream: TcpStream);
+}
+
+/// Accepts connections for one node.
+pub(crate) struct Acceptor<I> {
+    roster: SharedRoster,
+    ingress: Arc<I>,
+    timeout: Duration,
+    peer_inbox_bytes_max: usize,
+    connections: Arc<Semaphore>,
+    /// What keeps the stream of each peer: a newer stream replaces it, and so ends the older.
+    streams: Mutex<BTreeMap<NodeId, oneshot::Sender<()>>>,
+    logged: Mutex<BTreeSet<String>>,
+}
+
+impl<I: Ingress> Acceptor<I> {
+    pub(crate) fn new(roster: SharedRoster, ingress: Arc<I>, config: &LoopConfig) -> Arc<Self> {
+        Arc::new(Acceptor {
+            roster,
+            ingress,
+            timeout: Duration::from_millis(config.connect_timeout_ms),
+            peer_inbox_bytes_max: config.peer_inbox_bytes_max,
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            streams: Mutex::default(),
+            logged: Mutex::default(),
+        })
+    }
+
+    /// Accepts until the task is aborted.
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
+        // Ends with this future, so that no connection outlives its acceptor.
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            while connections.try_join_next().is_some() {}
+            let Ok(permit) = self.connections.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let acceptor = self.clone();
+                    connections.spawn(async move {
+                        acceptor.serve(stream).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: give others time to free some.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, mut stream: TcpStream) {
+        let roster = self.roster.load_full();
+        let caller = match handshake::welcome(&mut stream, &roster, self.timeout).await {
+            Ok(caller) => caller,
+            Err(error) => return self.log_refusal(&stream, &error),
+        };
+        if caller.snapshot {
+            return self.ingress.snapshot(caller.node, stream);
+        }
+        let (keep, superseded) = oneshot::channel();
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(caller.node, keep);
+        tokio::select! {
+            ended = self.read(caller, stream) => if let Err(error) = ended {
+                tracing::info!(peer = %caller.node, %error, "a connection was closed");
+            },
+            _ = superseded => {
+                tracing::debug!(peer = %caller.node, "a newer connection took over");
+            }
+        }
+    }
+
+    /// Once for each peer and reason, however often it tries.
+    fn log_refusal(&self, stream: &TcpStream, error: &HandshakeError) {
+        let host = stream.peer_addr().map(|addr| addr.ip().to_string()).unwrap_or_default();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < LOGGED_MAX && logged.insert(format!("{host} {error}")) {
+            tracing::warn!(host, %error, "a peer was refused; it is not logged again");
+        }
+    }
+
+    async fn read(&self, caller: Caller, mut stream: TcpStream) -> Result<(), FrameError> {
+        let from = caller.node;
+        // Bytes of this connection that the loop has not stepped yet. When they run out the
+        // connection is not read, and the peer's own queue fills: no other peer notices.
+        let room = Arc::new(Semaphore::new(self.peer_inbox_bytes_max));
+        let mut bytes = BytesMut::with_capacity(READ_BYTES);
+        loop {
+            let Some(frame) = FrameCodec.decode(&mut bytes)? else {
+                bytes.reserve(READ_BYTES);
+                if stream.read_buf(&mut bytes).await? == 0 {
+                    return Ok(());
+                }
+                continue;
+            };
+            match frame {
+                Frame::Peer { group, message } => {
+                    let permit = permit(&room, message.weight()).await?;
+                    self.ingress.peer(from, group, message, permit);
+                }
+                Frame::Founding(news) => {
+                    let permit = permit(&room, FOUNDING_BYTES).await?;
+                    self.ingress.founding(from, caller.directory, news, permit);
+                }
+                Frame::Call { request, payload } => self.ingress.call(from, request, payload),
+                Frame::Reply { request, payload } => self.ingress.reply(from, request, payload),
+                Frame::Hello(_)
+                | Frame::Welcome(_)
+                | Frame::Refusal(_)
+                | Frame::Snapshot { .. }
+                | Frame::Chunk(_)
+                | Frame::Received => {
+                    return Err(FrameError::Malformed {
+                        kind: 0,
+                        why: "it does not belong into this stream".into(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+async fn permit(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, FrameError> {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let closed = |_| FrameError::Io(std::io::ErrorKind::BrokenPipe.into());
+    room.clone().acquire_many_owned(bytes).await.map_err(closed)
+}

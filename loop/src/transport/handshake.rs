@@ -1,0 +1,109 @@
+//! The handshake: both sides name cluster, node and directory before anything else is said.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use quorate_engine::{DirectoryId, NodeId};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_util::codec::{Decoder as _, Encoder as _};
+
+use super::roster::Roster;
+use crate::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
+
+/// Longest frame of a handshake: whoever connects has not earned a bigger buffer yet.
+const HANDSHAKE_BYTES_MAX: usize = 4 << 10;
+
+/// Who is at the other end of an accepted connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub(super) node: NodeId,
+    pub(super) directory: DirectoryId,
+    /// Whether the connection carries one snapshot file.
+    pub(super) snapshot: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error("{}", .0.message)]
+    RefusedByPeer(Refusal),
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    #[error("the peer did not answer the handshake in time")]
+    TimedOut,
+    #[error("the peer does not speak this protocol")]
+    Protocol,
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// Introduces this node on a connection that it dialled.
+pub(super) async fn introduce(
+    stream: &mut TcpStream,
+    roster: &Roster,
+    peer: NodeId,
+    snapshot: bool,
+    timeout: Duration,
+) -> Result<(), HandshakeError> {
+    let exchange = async {
+        send(stream, &Frame::Hello(roster.hello(Some(peer), snapshot))).await?;
+        match receive(stream).await? {
+            Frame::Welcome(hello) => {
+                // The peer is held to the same rules as one that connects to us.
+                let (node, _) = roster.check(&hello).map_err(HandshakeError::Refused)?;
+                if node == peer { Ok(()) } else { Err(HandshakeError::Protocol) }
+            }
+            Frame::Refusal(refusal) => Err(HandshakeError::RefusedByPeer(refusal)),
+            _ => Err(HandshakeError::Protocol),
+        }
+    };
+    tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(HandshakeError::TimedOut))
+}
+
+/// Answers the introduction on a connection that was accepted.
+pub(super) async fn welcome(
+    stream: &mut TcpStream,
+    roster: &Roster,
+    timeout: Duration,
+) -> Result<Caller, HandshakeError> {
+    let exchange = async {
+        let Frame::Hello(hello) = receive(stream).await? else {
+            return Err(HandshakeError::Protocol);
+        };
+        match roster.check(&hello) {
+            Ok((node, directory)) => {
+                send(stream, &Frame::Welcome(roster.hello(None, false))).await?;
+                let Hello { snapshot, .. } = hello;
+                Ok(Caller { node, directory, snapshot })
+            }
+            Err(refusal) => {
+                send(stream, &Frame::Refusal(refusal.clone())).await?;
+                Err(HandshakeError::Refused(refusal))
+            }
+        }
+    };
+    tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(HandshakeError::TimedOut))
+}
+
+async fn send(stream: &mut TcpStream, frame: &Frame) -> Result<(), FrameError> {
+    let mut bytes = BytesMut::new();
+    FrameCodec.encode(frame, &mut bytes)?;
+    stream.write_all(&bytes).await?;
+    Ok(())
+}
+
+/// Reads exactly one frame and not a byte more, so that the stream can be handed on.
+async fn receive(stream: &mut TcpStream) -> Result<Frame, HandshakeError> {
+    let mut bytes = BytesMut::zeroed(8);
+    stream.read_exact(&mut bytes).await.map_err(FrameError::Io)?;
+    let mut length = [0; 4];
+    length.copy_from_slice(&bytes[..4]);
+    let length = u32::from_le_bytes(length) as usize;
+    if length > HANDSHAKE_BYTES_MAX {
+        return Err(HandshakeError::Frame(FrameError::TooLong(length)));
+    }
+    bytes.resize(8 + length, 0);
+    stream.read_exact(&mut bytes[8..]).await.map_err(FrameError::Io)?;
+    FrameCodec.decode(&mut bytes)?.ok_or(HandshakeError::Protocol)
+}

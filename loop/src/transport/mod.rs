@@ -1,0 +1,139 @@
+//! [`Transport`]: ordered streams of frames between the nodes of a cluster, over TCP.
+//!
+//! Every node dials every other node and sends on the connections that it dialled; it receives on
+//! those that it accepted. So there is one ordered stream per peer and direction, each with a
+//! bounded queue of its own, and a slow peer delays nobody else.
+//!
+//! ```text
+//!   loop ──► queue of peer ──► dialler ══ TCP ══► acceptor ──► inbox of the peer's loop
+//! ```
+
+mod acceptor;
+mod calls;
+mod dialler;
+mod handshake;
+mod roster;
+mod transfer;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use quorate_engine::NodeId;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+pub(crate) use self::acceptor::{Acceptor, Ingress};
+pub(crate) use self::calls::Calls;
+pub(crate) use self::roster::{Roster, SharedRoster};
+pub(crate) use self::transfer::{SnapshotFile, receive_snapshot, send_snapshot};
+use crate::config::LoopConfig;
+use crate::error::CallError;
+use crate::frame::{FRAME_BYTES_MAX, Frame, RefusalCode};
+
+/// What a node answers to requests of the application on other nodes.
+///
+/// Calls run on the tokio runtime, not on the loop. The transport bounds how many of one peer run
+/// at a time.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one request that the authenticated node `from` sent.
+    ///
+    /// The future may be dropped before its end, when the connection breaks.
+    fn call(&self, from: NodeId, request: Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>>;
+}
+
+/// What the transport tells the loop about a connection that this node dialled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LinkEvent {
+    /// The connection broke, or could not be made after it had been up.
+    Down(NodeId),
+    /// The peer refuses this node.
+    Refused { by: NodeId, code: RefusalCode, message: String },
+}
+
+/// Tells the loop about links; given by the driver.
+pub(crate) type OnLink = Arc<dyn Fn(LinkEvent) + Send + Sync>;
+
+/// The sending half: one queue and one dialler task per peer.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    peers: BTreeMap<NodeId, Peer>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    queue: mpsc::Sender<Frame>,
+    connected: Arc<AtomicBool>,
+}
+
+impl Transport {
+    /// Starts a dialler for every peer of the roster. Must be called on a tokio runtime.
+    pub(crate) fn start(roster: &SharedRoster, config: &LoopConfig, on_link: &OnLink) -> Self {
+        let mut peers = BTreeMap::new();
+        let mut tasks = Vec::new();
+        for node in roster.load().peers() {
+            let (queue, frames) = mpsc::channel(config.peer_queue_max);
+            let connected = Arc::new(AtomicBool::new(false));
+            let dialler = dialler::Dialler {
+                peer: node,
+                roster: roster.clone(),
+                timeout: std::time::Duration::from_millis(config.connect_timeout_ms),
+                connected: connected.clone(),
+                on_link: on_link.clone(),
+            };
+            tasks.push(tokio::spawn(dialler.run(frames)));
+            peers.insert(node, Peer { queue, connected });
+        }
+        Transport { peers, tasks }
+    }
+
+    /// Puts a frame into the queue of a peer. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// Gives the frame back when the peer is unknown or not connected, or its queue is full: it
+    /// was surely not sent.
+    #[expect(clippy::result_large_err, reason = "a frame that was not sent comes back as it was")]
+    pub(crate) fn send(&self, to: NodeId, frame: Frame) -> Result<(), Frame> {
+        match self.peers.get(&to) {
+            Some(peer) if peer.connected.load(Ordering::Acquire) => {
+                peer.queue.try_send(frame).map_err(mpsc::error::TrySendError::into_inner)
+            }
+            _ => Err(frame),
+        }
+    }
+
+    /// The nodes that can be sent to.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.keys().copied()
+    }
+
+    /// Sends a request and waits for its answer.
+    pub(crate) async fn call(
+        &self,
+        calls: &Calls,
+        to: NodeId,
+        payload: Bytes,
+    ) -> Result<Bytes, CallError> {
+        if payload.len() + 64 > FRAME_BYTES_MAX {
+            let (bytes, bytes_max) = (payload.len(), FRAME_BYTES_MAX - 64);
+            return Err(CallError::TooLarge { bytes, bytes_max });
+        }
+        let call = calls.register(to);
+        let frame = Frame::Call { request: call.request(), payload };
+        self.send(to, frame).map_err(|_| CallError::Unreachable(to))?;
+        call.answer().await
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Snapshot files on a connection of their own, so that they delay no message.
+//!
+//! Both ends run on a thread of their own: files are blocking, and the tokio runtime does no disk
+//! I/O. The receiver verifies the whole file and makes it durable before it says so.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use quorate_engine::{GroupId, LogId, NodeId, SnapshotError, SnapshotStore};
+use raft::eraftpb::Message;
+use tokio::runtime::Handle;
+use tokio_util::codec::{Decoder as _, Encoder as _};
+
+use super::dialler::dial;
+use super::handshake::HandshakeError;
+use super::roster::SharedRoster;
+use crate::frame::{FRAME_BYTES_MAX, Frame, FrameCodec, FrameError};
+
+/// Bytes of the file in one frame.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Why a snapshot did not arrive; the leader tries again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TransferError {
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error("the peer sent something else than the announced file")]
+    Protocol,
+}
+
+impl From<std::io::Error> for TransferError {
+    fn from(error: std::io::Error) -> Self {
+        TransferError::Frame(FrameError::Io(error))
+    }
+}
+
+/// A snapshot on its way to a peer.
+pub(crate) struct SnapshotFile {
+    pub(crate) to: NodeId,
+    pub(crate) group: GroupId,
+    /// The MsgSnapshot that the file belongs to.
+    pub(crate) message: Message,
+    pub(crate) file: File,
+    pub(crate) bytes: u64,
+}
+
+/// Sends a snapshot; returns when the receiver has made it durable. Blocks; not for a thread of
+/// the runtime.
+///
+/// # Errors
+///
+/// When the receiver cannot be reached, is silent for `timeout`, or refuses the file.
+pub(crate) fn send_snapshot(
+    runtime: &Handle,
+    roster: &SharedRoster,
+    timeout: Duration,
+    mut snapshot: SnapshotFile,
+) -> Result<(), TransferError> {
+    let stream = runtime.block_on(dial(roster, snapshot.to, true, timeout))?;
+    let mut stream = blocking(stream, timeout)?;
+    let SnapshotFile { group, message, bytes: file_bytes, .. } = snapshot;
+    write_frame(&mut stream, &Frame::Snapshot { group, file_bytes, message })?;
+    let mut left = file_bytes;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    while left > 0 {
+        let length = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let chunk = &mut buffer[..length];
+        snapshot.file.read_exact(chunk)?;
+        write_frame(&mut stream, &Frame::Chunk(Bytes::copy_from_slice(chunk)))?;
+        left -= length as u64;
+    }
+    match read_frame(&mut stream)? {
+        Frame::Received => Ok(()),
+        _ => Err(TransferError::Protocol),
+    }
+}
+
+/// Receives a snapshot, verifies it and makes it durable; returns the message that goes with it.
+/// Blocks; not for a thread of the runtime.
+///
+/// # Errors
+///
+/// When the sender is silent for `timeout`, or the file is not what was announced; nothing of it
+/// is left behind then.
+pub(crate) fn receive_snapshot(
+    stream: tokio::net::TcpStream,
+    timeout: Duration,
+    store: &SnapshotStore,
+) -> Result<(GroupId, Message), TransferError> {
+    let mut stream = blocking(stream, timeout)?;
+    let Frame::Snapshot { group, file_bytes, message } = read_frame(&mut stream)? else {
+        return Err(TransferError::Protocol);
+    };
+    let meta = message.get_snapshot().get_metadata();
+    let id = LogId { index: meta.index, term: meta.term };
+    let mut receiver = store.receive(group, id, file_bytes)?;
+    while receiver.received_bytes() < file_bytes {
+        match read_frame(&mut stream)? {
+            Frame::Chunk(bytes) => receiver.write(&bytes)?,
+            _ => return Err(TransferError::Protocol),
+        }
+    }
+    receiver.finish()?;
+    write_frame(&mut stream, &Frame::Received)?;
+    Ok((group, message))
+}
+
+fn blocking(stream: tokio::net::TcpStream, timeout: Duration) -> Result<TcpStream, TransferError> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    Ok(stream)
+}
+
+fn write_frame(stream: &mut TcpStream, frame: &Frame) -> Result<(), TransferError> {
+    let mut bytes = BytesMut::new();
+    FrameCodec.encode(frame, &mut bytes)?;
+    stream.write_all(&bytes)?;
+    Ok(())
+}
+
+fn read_frame(stream: &mut TcpStream) -> Result<Frame, TransferError> {
+    let mut bytes = BytesMut::zeroed(8);
+    stream.read_exact(&mut bytes)?;
+    let mut length = [0; 4];
+    length.copy_from_slice(&bytes[..4]);
+    let length = u32::from_le_bytes(length) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLong(length).into());
+    }
+    bytes.resize(8 + length, 0);
+    stream.read_exact(&mut bytes[8..])?;
+    FrameCodec.decode(&mut bytes)?.ok_or(TransferError::Protocol)
+}

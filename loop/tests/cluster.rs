@@ -1,0 +1,307 @@
+//! Nodes in one process, over real sockets and real directories.
+
+#![allow(non_snake_case)]
+
+mod tally;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_engine::{ClusterId, EngineConfig, Formatted, Founding, NodeId, Voter};
+use quorate_loop::{LoopConfig, Node, OpenError, Role, Service};
+use tally::Tally;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Answers with the caller's number and the request.
+struct Echo;
+
+impl Service for Echo {
+    fn call(
+        &self,
+        from: NodeId,
+        request: Bytes,
+    ) -> Pin<Box<dyn std::future::Future<Output = Bytes> + Send>> {
+        Box::pin(
+            async move { Bytes::from(format!("{from}:{}", String::from_utf8_lossy(&request))) },
+        )
+    }
+}
+
+struct Cluster {
+    _dir: tempfile::TempDir,
+    dirs: BTreeMap<u64, PathBuf>,
+    addrs: BTreeMap<u64, SocketAddr>,
+    nodes: BTreeMap<u64, Node<Tally>>,
+    config: LoopConfig,
+}
+
+fn config() -> LoopConfig {
+    LoopConfig { tick_ms: 20, request_timeout_ms: 5_000, ..LoopConfig::default() }
+}
+
+impl Cluster {
+    /// Formats `size` nodes and opens none.
+    fn format(size: u64, config: LoopConfig) -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        // The ports are free now; they are held until all are chosen.
+        let held: Vec<_> =
+            (1..=size).map(|n| (n, std::net::TcpListener::bind("127.0.0.1:0").unwrap())).collect();
+        let addrs: BTreeMap<u64, SocketAddr> =
+            held.iter().map(|(n, listener)| (*n, listener.local_addr().unwrap())).collect();
+        drop(held);
+        let voters: Vec<Voter> = addrs
+            .iter()
+            .map(|(n, addr)| Voter { node_id: NodeId::new(*n).unwrap(), addr: addr.to_string() })
+            .collect();
+        let cluster_id = ClusterId::random();
+        let dirs: BTreeMap<u64, PathBuf> =
+            addrs.keys().map(|n| (*n, dir.path().join(n.to_string()))).collect();
+        for (n, dir) in &dirs {
+            let founding = Founding::Voters(voters.clone());
+            quorate_engine::format(dir, cluster_id, NodeId::new(*n).unwrap(), founding).unwrap();
+        }
+        Cluster { _dir: dir, dirs, addrs, nodes: BTreeMap::new(), config }
+    }
+
+    async fn open(&mut self, n: u64) {
+        let node = self.try_open(n).await.unwrap();
+        self.nodes.insert(n, node);
+    }
+
+    async fn try_open(&self, n: u64) -> Result<Node<Tally>, OpenError> {
+        let formatted = Formatted::open(&self.dirs[&n]).unwrap();
+        let (config, engine) = (self.config.clone(), EngineConfig::default());
+        Node::open(formatted, self.addrs[&n], config, engine, Arc::new(Echo)).await
+    }
+
+    async fn start(size: u64, config: LoopConfig) -> Cluster {
+        let mut cluster = Cluster::format(size, config);
+        for n in 1..=size {
+            cluster.open(n).await;
+        }
+        cluster
+    }
+
+    async fn leader(&self) -> u64 {
+        let any = self.nodes.values().next().unwrap();
+        let mut status = any.watch_status();
+        let known = |s: &quorate_loop::GroupStatus| {
+            s.leader.is_some_and(|leader| self.nodes.contains_key(&leader.get()))
+        };
+        let waiting = status.wait_for(known);
+        let status = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+        status.leader.unwrap().get()
+    }
+
+    async fn close(&mut self, n: u64) {
+        self.nodes.remove(&n).unwrap().shutdown().await;
+    }
+
+    /// Proposes until it is surely applied; only refusals without effect are repeated.
+    async fn add(&self, n: u64, amount: u64) -> (u64, u64) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.nodes[&n].propose(tally::add(amount)).await {
+                Ok(applied) => return (applied.index, applied.outcome),
+                Err(error) if error.never_applied() => {
+                    assert!(tokio::time::Instant::now() < deadline, "node {n}: {error}");
+                    let mut status = self.nodes[&n].watch_status();
+                    let _ =
+                        tokio::time::timeout(Duration::from_millis(200), status.changed()).await;
+                }
+                Err(error) => panic!("node {n}: {error}"),
+            }
+        }
+    }
+
+    async fn agree(&self, sum: u64, index: u64) {
+        for (n, node) in &self.nodes {
+            let applied = tokio::time::timeout(PATIENCE, node.wait_applied(index)).await;
+            applied.unwrap().unwrap();
+            assert_eq!(node.image().image.sum, sum, "node {n}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_voter_serves_and_remembers() {
+    let mut cluster = Cluster::start(1, config()).await;
+    assert_eq!(cluster.add(1, 5).await.1, 5);
+    let (index, sum) = cluster.add(1, 7).await;
+    assert_eq!(sum, 12);
+    assert_eq!(cluster.nodes[&1].image().applied, index);
+    cluster.close(1).await;
+    cluster.open(1).await;
+    assert_eq!(cluster.add(1, 1).await.1, 13);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_I01_I18_what_is_proposed_anywhere_is_applied_when_it_is_answered() {
+    let cluster = Cluster::start(3, config()).await;
+    let mut sum = 0;
+    let mut last = 0;
+    for round in 1..=10 {
+        for n in 1..=3 {
+            let (index, answer) = cluster.add(n, round).await;
+            sum += round;
+            assert_eq!(answer, sum, "each proposal is applied once, in order");
+            assert!(index > last);
+            last = index;
+            let image = cluster.nodes[&n].image();
+            assert!(image.applied >= index, "the caller's own node has applied it");
+        }
+    }
+    cluster.agree(sum, last).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_linearizable_read_sees_what_another_node_was_told() {
+    let cluster = Cluster::start(3, config()).await;
+    for round in 1..=5 {
+        let (index, sum) = cluster.add(1 + round % 3, 1).await;
+        for node in cluster.nodes.values() {
+            let read = node.read_index().await.unwrap();
+            assert!(read >= index);
+            assert_eq!(node.image().image.sum, sum);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rest_goes_on_when_the_leader_leaves_and_it_catches_up_by_snapshot() {
+    let config = LoopConfig { snapshot_entries: 20, tail_entries: 5, ..config() };
+    let mut cluster = Cluster::start(3, config).await;
+    let mut sum = 0;
+    for _ in 0..10 {
+        sum = cluster.add(1, 1).await.1;
+    }
+    let leader = cluster.leader().await;
+    cluster.close(leader).await;
+    let other = *cluster.nodes.keys().next().unwrap();
+    let mut index = 0;
+    for _ in 0..100 {
+        (index, sum) = cluster.add(other, 1).await;
+    }
+    assert_eq!(sum, 110);
+    let first = cluster.nodes[&other].status().first_index;
+    assert!(first > 12, "the log is compacted beyond what the one that left has: {first}");
+    cluster.open(leader).await;
+    cluster.agree(sum, index).await;
+    let (index, _) = cluster.add(leader, 1).await;
+    cluster.agree(111, index).await;
+    let status = cluster.nodes[&leader].status();
+    assert_ne!(status.role, Role::Candidate);
+    // And once more from its own disk, snapshot first (traps I09, I11).
+    cluster.close(leader).await;
+    cluster.open(leader).await;
+    cluster.agree(111, index).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_come_back_with_everything_that_was_acknowledged() {
+    let mut cluster = Cluster::start(3, config()).await;
+    let mut expected = (0, 0);
+    for round in 0..3 {
+        for n in 1..=3 {
+            expected = cluster.add(n, 10 + round).await;
+        }
+        for n in 1..=3 {
+            cluster.close(n).await;
+        }
+        for n in [3, 1, 2] {
+            cluster.open(n).await;
+        }
+        let (index, sum) = expected;
+        cluster.agree(sum, index).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_answer_calls_and_the_dead_are_unreachable() {
+    let mut cluster = Cluster::start(2, config()).await;
+    cluster.leader().await;
+    let two = NodeId::new(2).unwrap();
+    let answer = cluster.nodes[&1].call(two, Bytes::from_static(b"hello")).await.unwrap();
+    assert_eq!(answer, Bytes::from_static(b"1:hello"));
+    let own = cluster.nodes[&1].call(NodeId::new(1).unwrap(), Bytes::from_static(b"me")).await;
+    assert_eq!(own.unwrap(), Bytes::from_static(b"1:me"));
+    cluster.close(2).await;
+    // The connection breaks a moment after the node has gone; then nothing is sent at all.
+    let gone = async {
+        loop {
+            match cluster.nodes[&1].call(two, Bytes::new()).await {
+                Err(quorate_loop::CallError::Unreachable(node)) => break node,
+                Err(_) | Ok(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, gone).await.unwrap(), two);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_I28_a_node_opens_before_there_is_a_leader_and_says_so() {
+    let mut cluster = Cluster::format(3, config());
+    cluster.open(1).await;
+    let status = cluster.nodes[&1].status();
+    assert_eq!((status.serving, status.leader), (false, None));
+    let refused = cluster.nodes[&1].propose(tally::add(1)).await.unwrap_err();
+    assert!(refused.never_applied(), "{refused}");
+    cluster.open(2).await;
+    cluster.open(3).await;
+    assert_eq!(cluster.add(1, 4).await.1, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_voter_is_refused_and_told_the_remedy() {
+    let mut cluster = Cluster::start(3, config()).await;
+    cluster.add(1, 1).await;
+    let identity = cluster.nodes[&3].identity().clone();
+    cluster.close(3).await;
+    std::fs::remove_dir_all(&cluster.dirs[&3]).unwrap();
+    quorate_engine::format(
+        &cluster.dirs[&3],
+        identity.cluster_id,
+        identity.node_id,
+        identity.founding,
+    )
+    .unwrap();
+    cluster.open(3).await;
+    let mut status = cluster.nodes[&3].watch_status();
+    let fatal = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.fatal.is_some())).await;
+    let reason = fatal.unwrap().unwrap().fatal.clone().unwrap();
+    assert!(reason.contains("quorate format --join"), "{reason}");
+    assert_eq!(cluster.add(1, 1).await.1, 2, "the others go on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_see_every_change_without_a_gap() {
+    let cluster = Cluster::start(1, config()).await;
+    let mut updates = cluster.nodes[&1].updates();
+    let mut seen = updates.start().image.sum;
+    for _ in 0..50 {
+        cluster.add(1, 2).await;
+    }
+    while seen < 100 {
+        let update = tokio::time::timeout(PATIENCE, updates.next()).await.unwrap().unwrap();
+        seen += update.changes.added;
+        assert_eq!(update.published.image.sum, seen, "what changed adds up to what is");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undecodable_command_stops_the_node_and_answers_everyone() {
+    let cluster = Cluster::start(1, config()).await;
+    cluster.add(1, 1).await;
+    let error = cluster.nodes[&1].propose(Bytes::from_static(b"nonsense")).await.unwrap_err();
+    assert!(!error.never_applied(), "{error}");
+    let error = cluster.nodes[&1].propose(tally::add(1)).await.unwrap_err();
+    assert!(matches!(error, quorate_loop::ProposeError::Fatal(_)), "{error}");
+    assert!(cluster.nodes[&1].status().fatal.is_some());
+    assert!(cluster.nodes[&1].read_index().await.is_err());
+}

@@ -1,0 +1,81 @@
+//! A state machine that adds numbers up: each command counts, and counts once.
+
+use std::io;
+
+use bytes::Bytes;
+use quorate_statemachine::{
+    Applied, ApplyError, Changes, Image, RestoreError, StateHash, StateMachine,
+};
+
+/// The sum of all commands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// The sum.
+    pub(crate) sum: u64,
+}
+
+/// What was added since the last update.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Added {
+    /// The amount.
+    pub(crate) added: u64,
+}
+
+/// The command that adds `amount`.
+pub(crate) fn add(amount: u64) -> Bytes {
+    Bytes::copy_from_slice(&amount.to_le_bytes())
+}
+
+impl StateMachine for Tally {
+    type Image = Tally;
+    type Outcome = u64;
+    type Changes = Added;
+
+    fn new() -> Self {
+        Tally::default()
+    }
+
+    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Applied<u64, Added>, ApplyError> {
+        let amount = <[u8; 8]>::try_from(command).map(u64::from_le_bytes).ok();
+        // "nonsense" has eight bytes as well.
+        let amount = amount.filter(|amount| *amount < 1 << 32);
+        let added = amount.ok_or(ApplyError::Unknown { index })?;
+        self.sum += added;
+        Ok(Applied { outcome: self.sum, changes: Added { added } })
+    }
+
+    fn image(&self) -> Tally {
+        self.clone()
+    }
+
+    fn restore(snapshot: &mut dyn io::Read) -> Result<Self, RestoreError> {
+        let mut bytes = Vec::new();
+        snapshot.read_to_end(&mut bytes)?;
+        let bytes = bytes.try_into().map_err(|_| RestoreError::Truncated { record: 0 })?;
+        Ok(Tally { sum: u64::from_le_bytes(bytes) })
+    }
+}
+
+impl Image for Tally {
+    fn write_snapshot(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        out.write_all(&self.sum.to_le_bytes())
+    }
+
+    fn state_hash(&self) -> StateHash {
+        StateHash::new(self.sum.into())
+    }
+}
+
+impl Changes<Tally> for Added {
+    fn merge(&mut self, later: Self) {
+        self.added += later.added;
+    }
+
+    fn between(before: &Tally, after: &Tally) -> Self {
+        Added { added: after.sum - before.sum }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.added == 0
+    }
+}
