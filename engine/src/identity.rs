@@ -45,7 +45,6 @@ pub enum Founding {
 
 /// Who a directory is. Written once, by [`format()`], and never changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Identity {
     /// The cluster.
     pub cluster_id: ClusterId,

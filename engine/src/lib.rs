@@ -70,6 +70,8 @@ mod writer;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod raft_tests;
+#[cfg(test)]
 mod testing;
 
 pub use cache::CacheBudget;

@@ -19,7 +19,7 @@ use crate::delivery::Limit;
 use crate::directory;
 use crate::ids::GroupId;
 use crate::log::Fetch;
-use crate::store::{EntryExt, Store, StoreError};
+use crate::store::{EntryExt, Store, StoreError, is_full};
 
 /// Entries of one call of raft-engine, which reserves memory for as many as it is asked for
 /// (trap E10).
@@ -47,6 +47,12 @@ pub enum ReadError {
         /// The index.
         index: u64,
     },
+    /// There was no room for what a purge must move. Nothing is lost: purge again when there is.
+    #[error("the disk is full, and nothing was purged: make room: {source}")]
+    Full {
+        /// What raft-engine says.
+        source: Arc<raft_engine::Error>,
+    },
     /// The disk failed. Fatal.
     #[error("the disk failed: check it, and start the node again: {source}")]
     Disk {
@@ -72,6 +78,7 @@ impl From<StoreError> for ReadError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Disk(source) => Self::Disk { source },
+            StoreError::Engine(source) if is_full(&source) => Self::Full { source },
             StoreError::Engine(source) => Self::Engine { source },
         }
     }

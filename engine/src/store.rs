@@ -35,6 +35,16 @@ pub(crate) enum StoreError {
     Engine(Arc<raft_engine::Error>),
 }
 
+/// Whether raft-engine failed for want of room on the disk.
+pub(crate) fn is_full(error: &raft_engine::Error) -> bool {
+    match error {
+        // After "nospace" raft-engine tries a second file, and then gives up with this.
+        raft_engine::Error::TryAgain(_) => true,
+        raft_engine::Error::Io(error) => error.kind() == io::ErrorKind::StorageFull,
+        _ => false,
+    }
+}
+
 /// raft-engine behind the fsync latch. Dropping it joins a thread and syncs (trap E11), unless
 /// the latch is set: then it is leaked together with the lock, since its destructor would
 /// truncate and sync again what the failure left (trap E03). The directory stays locked until

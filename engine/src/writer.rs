@@ -13,7 +13,7 @@ use crate::reader::LogReader;
 use crate::record::{
     ENGINE_REGION, GENESIS_KEY, RECORD_KEY, SEQUENCE_KEY, encode_genesis, encode_sequence,
 };
-use crate::store::{EntryExt, Store, StoreError};
+use crate::store::{EntryExt, Store, StoreError, is_full};
 use crate::write::{Durable, GroupWrite, Merged, OnDisk, Plan, WriteError};
 
 /// The one writer of an engine, and the owner of its life: when it is closed or dropped, the
@@ -226,14 +226,7 @@ fn failed(error: raft_engine::Error) -> WriteError {
 }
 
 fn classify(source: Arc<raft_engine::Error>) -> WriteError {
-    match source.as_ref() {
-        // After "nospace" raft-engine tries a second file, and then gives up with this.
-        raft_engine::Error::TryAgain(_) => WriteError::Full { source },
-        raft_engine::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-            WriteError::Full { source }
-        }
-        _ => WriteError::Engine { source },
-    }
+    if is_full(&source) { WriteError::Full { source } } else { WriteError::Engine { source } }
 }
 
 #[cfg(test)]

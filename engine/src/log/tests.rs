@@ -282,4 +282,6 @@ fn a_log_can_move_to_the_thread_that_drives_raft() {
     fn is_send<T: Send>() {}
     is_send::<GroupLog>();
     is_send::<Fetch>();
+    is_send::<crate::LogWriter<crate::DefaultFileSystem>>();
+    is_send::<crate::LogReader>();
 }

@@ -102,6 +102,32 @@ fn trap_E03_an_fsync_that_fails_during_a_purge_stops_the_writer() {
 }
 
 #[test]
+fn trap_E06_a_purge_on_a_full_disk_can_be_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = std::sync::Arc::<Faults>::default();
+    let mut node = open(dir.path(), &crate::testing::small_files(), &faults).unwrap();
+    node.found(one());
+    node.found(two());
+    node.append(two(), entries(2..=9, 1));
+    for index in 2..=400 {
+        node.append(one(), vec![entry(index, 1)]);
+    }
+    node.compact(one(), 400, 390);
+    faults.disk_is_full.store(true, Ordering::SeqCst);
+    let error = node.purge().unwrap_err();
+    assert!(matches!(error, crate::ReadError::Full { .. }) && !error.is_fatal(), "{error}");
+    faults.disk_is_full.store(false, Ordering::SeqCst);
+    let before = node.engine.writer.disk_bytes();
+    node.purge().unwrap();
+    assert!(node.engine.writer.disk_bytes() < before);
+    node.append(one(), vec![entry(401, 1)]);
+    node.close();
+    let node = open_small(dir.path());
+    assert_eq!(node.fetch(two(), 2, 10).unwrap(), entries(2..=9, 1));
+    assert_eq!(node.logs[&one()].last(), LogId::new(401, 1));
+}
+
+#[test]
 fn trap_E03_an_fsync_that_fails_at_open_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = open_small(dir.path());
