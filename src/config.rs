@@ -131,7 +131,8 @@ impl QuorumConfig {
         Duration::from_millis(self.session_ms)
     }
 
-    pub(crate) fn operation_timeout(&self) -> Duration {
+    /// `operation_timeout_ms` as a duration.
+    pub fn operation_timeout(&self) -> Duration {
         Duration::from_millis(self.operation_timeout_ms)
     }
 }

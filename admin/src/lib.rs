@@ -1,3 +1,40 @@
 //! HTTP for a Quorate node: status, health and the JSON API.
+//!
+//! [`Admin::bind`] takes the address, [`Admin::serve`] answers for a running [`quorate::Quorum`]. The
+//! shapes of all bodies are in [`views`], which the program `quorate` reads back.
+//!
+//! ```text
+//!  GET    /status             the asked node, with the hash of its state
+//!  GET    /health/live        503 when the node has stopped for good
+//!  GET    /health/ready       503 when the node cannot be given work
+//!  GET    /v1/brokers         ┐
+//!  GET    /v1/topics          │ linearizable, through the leader;
+//!  GET    /v1/partitions      │ with ?local=true from the asked node's own image;
+//!  GET    /v1/members         │ partitions also ?topic=NAME
+//!  GET    /v1/producer-ids    ┘
+//!  POST   /v1/topics          committed and visible on the asked node when answered
+//!  DELETE /v1/topics/{name}
+//!  POST   /v1/producer-ids    for a broker that the asked node registered
+//! ```
+//!
+//! # What holds
+//!
+//! - Any node takes any request; the quorum finds its leader.
+//! - `applied_index`, `feature_level` and `state_hash` of one status are of one image.
+//! - An answer that is no success is a [`views::ApiError`]: it says whether anything may have changed.
+//!   Unknown fields of a request are errors.
+//! - Everything is bounded: connections, their silence, bodies, the time of a request.
+//!
+//! There is no authentication yet: bind it to an address that only operators reach.
 
+mod connection;
+mod fault;
+mod limits;
+mod render;
+mod routes;
+mod server;
+#[cfg(test)]
+mod tests;
 pub mod views;
+
+pub use server::{Admin, BindError};

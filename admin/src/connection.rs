@@ -1,0 +1,163 @@
+//! [`Connections`]: the listener, with a bound on connections and on their silence.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::limits::{CONNECTIONS_MAX, STUCK_MAX};
+
+/// Pause after the system refused a connection, which mostly means that it is out of descriptors.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listener that accepts only while there is room.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    listener: TcpListener,
+    room: Arc<Semaphore>,
+    silence_max: Duration,
+}
+
+impl Connections {
+    /// A connection may be silent for `silence_max`, also while its request is worked on.
+    pub(crate) fn new(listener: TcpListener, silence_max: Duration) -> Self {
+        Self { listener, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)), silence_max }
+    }
+}
+
+impl Listener for Connections {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            // The semaphore is never closed; if it were, nobody could be let in.
+            let Ok(place) = Arc::clone(&self.room).acquire_owned().await else {
+                std::future::pending::<()>().await;
+                continue;
+            };
+            match self.listener.accept().await {
+                Ok((stream, addr)) => {
+                    return (Connection::new(stream, place, self.silence_max), addr);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the admin API was not accepted");
+                    sleep(REFUSED_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// One connection: fails when the other side is silent, or takes nothing, for too long.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    silence_max: Duration,
+    silence: Pin<Box<Sleep>>,
+    stuck: Pin<Box<Sleep>>,
+    /// Whether a write waits for the other side.
+    writing: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, place: OwnedSemaphorePermit, silence_max: Duration) -> Self {
+        Self {
+            stream,
+            silence_max,
+            silence: Box::pin(sleep(silence_max)),
+            stuck: Box::pin(sleep(STUCK_MAX)),
+            writing: false,
+            _place: place,
+        }
+    }
+
+    fn listen_afresh(&mut self) {
+        let until = Instant::now() + self.silence_max;
+        self.silence.as_mut().reset(until);
+    }
+
+    /// The outcome of a write, and the time it may still take.
+    fn wrote<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.writing = false;
+            // What was answered gives the client a fresh time for its next request.
+            self.listen_afresh();
+            return outcome;
+        }
+        if !self.writing {
+            self.writing = true;
+            self.stuck.as_mut().reset(Instant::now() + STUCK_MAX);
+        }
+        match self.stuck.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if outcome.is_ready() {
+            self.listen_afresh();
+            return outcome;
+        }
+        match self.silence.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.wrote(context, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.wrote(context, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

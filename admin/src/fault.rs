@@ -1,0 +1,116 @@
+//! [`Fault`]: an answer that is not a success, from the kinds of error below it.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use quorate::{ErrorCode, ErrorKind, ReadError, Unavailable, WriteError};
+
+use crate::views::{ApiError, FailureOutcome};
+
+/// An answer that is not a success: the status line, and the body that says why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    status: StatusCode,
+    body: ApiError,
+}
+
+impl Fault {
+    /// A request that is wrong in itself: it was not even looked at by the quorum.
+    pub(crate) fn bad_request(status: StatusCode, message: impl Into<String>) -> Self {
+        Self::new(status, "BAD_REQUEST", message, false, FailureOutcome::Rejected)
+    }
+
+    /// The time for the whole request is up.
+    pub(crate) fn timed_out() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "REQUEST_TIMED_OUT",
+            "the node did not finish in time: a change may have been made or not, look before you \
+             try again",
+            false,
+            FailureOutcome::Unknown,
+        )
+    }
+
+    fn new(
+        status: StatusCode,
+        error: &str,
+        message: impl Into<String>,
+        retryable: bool,
+        outcome: FailureOutcome,
+    ) -> Self {
+        let (error, message) = (error.to_owned(), message.into());
+        Self { status, body: ApiError { error, message, retryable, outcome } }
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+impl From<WriteError> for Fault {
+    fn from(error: WriteError) -> Self {
+        let outcome = match error.kind() {
+            ErrorKind::Rejected => FailureOutcome::Rejected,
+            ErrorKind::Retryable | ErrorKind::Fatal => FailureOutcome::NeverApplied,
+            ErrorKind::Unknown => FailureOutcome::Unknown,
+        };
+        let retryable = error.kind() == ErrorKind::Retryable;
+        let (status, name, message) = match &error {
+            WriteError::Rejected(rejection) => {
+                (status_of(rejection.code), rejection.code.name(), rejection.message.clone())
+            }
+            WriteError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", error.to_string()),
+            WriteError::Unavailable { reason, .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, name_of(*reason), error.to_string())
+            }
+            WriteError::Stopped { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "STOPPED", error.to_string())
+            }
+            WriteError::NotSeenYet { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "NOT_SEEN_YET", error.to_string())
+            }
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "OUTCOME_UNKNOWN", error.to_string()),
+        };
+        Self::new(status, name, message, retryable, outcome)
+    }
+}
+
+impl From<ReadError> for Fault {
+    fn from(error: ReadError) -> Self {
+        let name = match &error {
+            ReadError::Unavailable { reason, .. } => name_of(*reason),
+            ReadError::Stopped { .. } => "STOPPED",
+            _ => "REQUEST_TIMED_OUT",
+        };
+        let retryable = !matches!(error, ReadError::Stopped { .. });
+        let outcome = FailureOutcome::NeverApplied;
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, name, error.to_string(), retryable, outcome)
+    }
+}
+
+fn name_of(reason: Unavailable) -> &'static str {
+    match reason {
+        Unavailable::Overloaded => "OVERLOADED",
+        Unavailable::NotLeader => "NOT_LEADER",
+        Unavailable::Unreachable(_) => "LEADER_UNREACHABLE",
+        _ => "NO_LEADER",
+    }
+}
+
+fn status_of(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::UnknownTopicOrPartition
+        | ErrorCode::UnknownTopicId
+        | ErrorCode::BrokerIdNotRegistered => StatusCode::NOT_FOUND,
+        ErrorCode::TopicAlreadyExists
+        | ErrorCode::StaleBrokerEpoch
+        | ErrorCode::FencedLeaderEpoch
+        | ErrorCode::InvalidUpdateVersion
+        | ErrorCode::DuplicateBrokerRegistration => StatusCode::CONFLICT,
+        ErrorCode::UnknownServerError => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}

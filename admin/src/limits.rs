@@ -1,0 +1,29 @@
+//! What one client may cost: every bound of the server, with its reason.
+
+use std::time::Duration;
+
+/// Connections that are open at a time; more wait in the system's queue until one is closed. A node is
+/// asked by a few operators and probes.
+pub(crate) const CONNECTIONS_MAX: usize = 256;
+
+/// The longest body of a request: a topic with all of its configs has a few hundred bytes.
+pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a connection may be silent beyond the time of a request. It ends idle connections, and
+/// requests that never become complete, so that they do not keep others out.
+pub(crate) const SILENCE_SLACK: Duration = Duration::from_secs(10);
+
+/// How long a client may take no byte of an answer that waits for it.
+pub(crate) const STUCK_MAX: Duration = Duration::from_secs(30);
+
+/// What a request may take beyond the time of its operation, whose own answer says more.
+const REQUEST_SLACK: Duration = Duration::from_secs(2);
+
+/// The longest that a request may take when an operation may take this long. A deletion is two: it reads
+/// before it writes.
+pub(crate) fn request_max(operation_timeout: Duration) -> Duration {
+    2 * operation_timeout + REQUEST_SLACK
+}
+
+/// How long open requests may go on when the server is told to stop.
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(2);
