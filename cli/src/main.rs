@@ -1,1 +1,100 @@
-fn main() {}
+//! The program `quorate`: data on stdout, words for people on stderr, and an exit status.
+//!
+//! Exit status 0: done. 1: failed, or damage found. 2: the command line, or a file it names, cannot
+//! be obeyed, and nothing was tried.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `args` | what may be written on the command line |
+//! | `format` | `quorate format` |
+//! | `node`, `broker`, `settings` | `quorate node`, its broker, and what it was told |
+//! | `signals`, `leash`, `log` | what ends a node, and where it tells about itself |
+//! | `query`, `client`, `output` | the commands that ask a cluster, how they ask, how they print |
+//! | `demo` | `quorate demo` |
+//! | `failure`, `panics` | how a command ends that does not end well |
+//! | `wait` | the one place that pauses |
+
+mod args;
+mod broker;
+mod client;
+mod demo;
+mod failure;
+mod format;
+mod hostport;
+mod leash;
+mod log;
+mod node;
+mod output;
+mod panics;
+mod query;
+mod settings;
+mod signals;
+mod wait;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Command, CommandLine, List, Partitions, Topics};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    panics::silence();
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => return explain(&error),
+    };
+    let outcome = std::panic::catch_unwind(|| run(line)).unwrap_or_else(|_| {
+        Err(Failure::Failed(format!(
+            "this is a defect of quorate ({}): please report it with what you did",
+            panics::last()
+        )))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn run(line: CommandLine) -> Result<(), Failure> {
+    let global = &line.global;
+    match line.command {
+        Command::Format(args) => format::run(global, &args),
+        Command::Node(args) => node::run(&args),
+        Command::Demo => demo::run(global.output),
+        Command::Status => query::status(global),
+        Command::Brokers(List::Ls) => query::brokers(global),
+        Command::Members(List::Ls) => query::members(global),
+        Command::Topics(Topics::Create(args)) => query::create_topic(global, &args),
+        Command::Topics(Topics::Ls) => query::topics(global),
+        Command::Topics(Topics::Delete { name }) => query::delete_topic(global, &name),
+        Command::Partitions(Partitions::Ls { topic }) => {
+            query::partitions(global, topic.as_deref())
+        }
+        Command::Sweep { directory } => demo::sweep::run(&directory),
+    }
+}
+
+/// Help and version go to stdout and are no failure; everything else that clap says is.
+fn explain(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Nothing was asked for: the whole help says more than a sentence.
+            drop(error.print());
+            ExitCode::from(2)
+        }
+        _ => fail(&args::usage_failure(error)),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    // A stderr that nobody reads changes nothing about the exit status.
+    drop(writeln!(io::stderr(), "quorate: {failure}"));
+    ExitCode::from(failure.exit_status())
+}

@@ -1,0 +1,396 @@
+//! The command line: what may be written, and nothing of what it does.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
+
+use crate::failure::Failure;
+use crate::hostport::HostPort;
+
+/// Durable metadata for message brokers.
+///
+/// Partitions, leaders and in-sync replicas, committed by Raft before anyone acts on them.
+/// Start with: quorate demo
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct CommandLine {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command understands.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// How data is printed: a table for people, or one line of JSON
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// Admin addresses of the nodes; the next one is tried when one is down
+    #[arg(
+        long,
+        global = true,
+        env = "QUORATE_ADDR",
+        value_delimiter = ',',
+        value_name = "HOST:PORT,.."
+    )]
+    pub(crate) addr: Vec<HostPort>,
+    /// Seconds for which a request is tried
+    #[arg(long, global = true, default_value_t = 10, value_name = "SECONDS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    /// Read the asked node's own image, which may be behind, instead of asking through the leader
+    #[arg(long, global = true)]
+    pub(crate) local: bool,
+}
+
+impl Global {
+    /// How long a request is tried.
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns for people
+    Table,
+    /// One line of JSON, the last on stdout
+    Json,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Format an empty directory as the disk of one node of a new cluster
+    Format(FormatArgs),
+    /// Run a node until SIGTERM or SIGINT
+    Node(NodeArgs),
+    /// Start three nodes, kill them with SIGKILL, and check that nothing acknowledged was lost
+    Demo,
+    /// Show what the asked node knows of itself
+    Status,
+    /// The brokers of the cluster
+    #[command(subcommand)]
+    Brokers(List),
+    /// The members of the quorum
+    #[command(subcommand)]
+    Members(List),
+    /// The topics of the cluster
+    #[command(subcommand)]
+    Topics(Topics),
+    /// The partitions of the cluster, with leader and in-sync replicas
+    #[command(subcommand)]
+    Partitions(Partitions),
+    /// Remove a directory once standard input closes: what the demo leaves when it is killed
+    #[command(hide = true)]
+    Sweep {
+        /// The directory
+        directory: PathBuf,
+    },
+}
+
+/// A noun that can only be listed.
+#[derive(Debug, Subcommand)]
+pub(crate) enum List {
+    /// List them
+    Ls,
+}
+
+/// What can be done with topics.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Topics {
+    /// Create a topic
+    Create(CreateArgs),
+    /// List the topics
+    Ls,
+    /// Delete a topic and all of its partitions
+    Delete {
+        /// The topic's name
+        name: String,
+    },
+}
+
+/// What can be done with partitions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Partitions {
+    /// List the partitions
+    Ls {
+        /// Only this topic's
+        #[arg(long)]
+        topic: Option<String>,
+    },
+}
+
+/// The options of `topics create`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// The topic's name
+    pub(crate) name: String,
+    /// How many partitions it gets
+    #[arg(long)]
+    pub(crate) partitions: u32,
+    /// How many brokers hold each partition
+    #[arg(long)]
+    pub(crate) replication_factor: u32,
+    /// A config of the topic, such as min.insync.replicas=2
+    #[arg(long = "config", value_name = "KEY=VALUE")]
+    configs: Vec<Setting>,
+}
+
+impl CreateArgs {
+    /// The topic's configs; a key that is given twice is a mistake, not a choice.
+    pub(crate) fn configs(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let mut configs = BTreeMap::new();
+        for Setting { key, value } in &self.configs {
+            if configs.insert(key.clone(), value.clone()).is_some() {
+                return Err(Failure::Usage(format!(
+                    "config {key} is given twice: give every --config once"
+                )));
+            }
+        }
+        Ok(configs)
+    }
+}
+
+/// The options of `format`.
+#[derive(Debug, Args)]
+pub(crate) struct FormatArgs {
+    /// The directory to format; it must be empty, or not exist yet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The cluster's id, the same for all of its nodes
+    #[arg(long, value_name = "UUID", value_parser = cluster_id)]
+    pub(crate) cluster_id: Uuid,
+    /// This node's id, from 1 up
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) node_id: u64,
+    /// All voters of the new cluster and the addresses at which they reach each other
+    #[arg(long, value_name = "1=HOST:PORT,..", value_delimiter = ',', required = true)]
+    voters: Vec<Voter>,
+}
+
+impl FormatArgs {
+    /// The voters by node id, every id and every address once, and this node among them.
+    pub(crate) fn voters(&self) -> Result<BTreeMap<u64, HostPort>, Failure> {
+        let mut voters: BTreeMap<u64, HostPort> = BTreeMap::new();
+        for Voter { node_id, addr } in &self.voters {
+            if addr.port() == 0 {
+                return Err(Failure::Usage(format!(
+                    "voter {node_id} has port 0: the others must know its real port, give one"
+                )));
+            }
+            if let Some((other, _)) = voters.iter().find(|(_, taken)| *taken == addr) {
+                return Err(Failure::Usage(format!(
+                    "nodes {other} and {node_id} have the same address {addr}: give every voter \
+                     its own in --voters"
+                )));
+            }
+            if voters.insert(*node_id, addr.clone()).is_some() {
+                return Err(Failure::Usage(format!(
+                    "node id {node_id} is doubled: name every node once in --voters"
+                )));
+            }
+        }
+        if voters.contains_key(&self.node_id) {
+            return Ok(voters);
+        }
+        let known: Vec<String> = voters.keys().map(u64::to_string).collect();
+        Err(Failure::Usage(format!(
+            "node {} is not among the voters ({}): add it to --voters, or choose one of them with \
+             --node-id",
+            self.node_id,
+            known.join(", ")
+        )))
+    }
+}
+
+/// The options of `node`; each may stand in the file of `--config` too, the command line wins.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// The directory that 'quorate format' made
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where this node listens for its peers
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<HostPort>,
+    /// Where this node serves its admin API; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) admin: Option<HostPort>,
+    /// The address that the broker registers for clients, when it is not that of --listen
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<HostPort>,
+    /// Be a dedicated quorum node: register no broker
+    #[arg(long)]
+    pub(crate) no_broker: bool,
+    /// A TOML file with these options and those of the loop
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Milliseconds between two heartbeats of the broker [default: 500]
+    #[arg(long, value_name = "MS")]
+    pub(crate) heartbeat_ms: Option<u64>,
+    /// Milliseconds without a heartbeat after which a broker is fenced [default: 3000]
+    #[arg(long, value_name = "MS")]
+    pub(crate) session_ms: Option<u64>,
+    /// End at once when standard input closes, so that nothing outlives the process that started it
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_stdin: bool,
+}
+
+/// One `ID=HOST:PORT` of `--voters`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Voter {
+    node_id: u64,
+    addr: HostPort,
+}
+
+impl FromStr for Voter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (id, addr) = text
+            .split_once('=')
+            .ok_or_else(|| "a voter is ID=HOST:PORT, such as 1=127.0.0.1:7001".to_owned())?;
+        let node_id = match id.parse() {
+            Ok(node_id) if node_id > 0 => node_id,
+            _ => return Err(format!("{id:?} is no node id: use a number from 1 up")),
+        };
+        let addr = addr.parse().map_err(|e: crate::hostport::HostPortError| e.to_string())?;
+        Ok(Voter { node_id, addr })
+    }
+}
+
+/// One `KEY=VALUE` of `--config`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Setting {
+    key: String,
+    value: String,
+}
+
+impl FromStr for Setting {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => {
+                Ok(Setting { key: key.to_owned(), value: value.to_owned() })
+            }
+            _ => Err("a config is KEY=VALUE, such as min.insync.replicas=2"),
+        }
+    }
+}
+
+/// A cluster id as people write it; the nil UUID means that somebody forgot to make one.
+fn cluster_id(text: &str) -> Result<Uuid, String> {
+    match Uuid::parse_str(text) {
+        Ok(id) if !id.is_nil() => Ok(id),
+        Ok(_) => {
+            Err(format!("the nil UUID names no cluster: use a random one, {}", Uuid::new_v4()))
+        }
+        Err(_) => Err(format!("it is no UUID: use a random one, such as {}", Uuid::new_v4())),
+    }
+}
+
+/// clap's complaint as one sentence that names the remedy.
+pub(crate) fn usage_failure(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let complaint: Vec<&str> =
+        text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let complaint = complaint.join(" ");
+    let complaint = complaint.strip_prefix("error: ").unwrap_or(&complaint);
+    Failure::Usage(format!("{complaint}; 'quorate --help' and 'quorate COMMAND --help' say more"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    const UUID: &str = "6f7f3b0e-3a5f-4b7e-9a53-0a5c34a2f0d1";
+
+    fn parse(line: &str) -> Result<CommandLine, Failure> {
+        let words = std::iter::once("quorate").chain(line.split_whitespace());
+        CommandLine::try_parse_from(words).map_err(|e| usage_failure(&e))
+    }
+
+    fn voters(line: &str) -> Result<BTreeMap<u64, HostPort>, Failure> {
+        match parse(&format!("format --data-dir d --cluster-id {UUID} {line}"))?.command {
+            Command::Format(args) => args.voters(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn usage_of(outcome: Result<impl std::fmt::Debug, Failure>) -> String {
+        match outcome {
+            Err(Failure::Usage(sentence)) => sentence,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn voters_are_read() {
+        let voters = voters("--node-id 2 --voters 1=a:1,2=b:2,3=[::1]:3").unwrap();
+        let shown: Vec<String> = voters.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
+        assert_eq!(shown, ["1=a:1", "2=b:2", "3=[::1]:3"]);
+    }
+
+    #[test]
+    fn bad_voters_are_refused_each_with_its_remedy() {
+        for (line, sentence) in [
+            ("--node-id 1 --voters 1=a:1,1=b:2", "node id 1 is doubled: name every node once"),
+            ("--node-id 1 --voters 1=a:1,2=a:1", "nodes 1 and 2 have the same address a:1: give"),
+            ("--node-id 4 --voters 1=a:1,2=b:2", "node 4 is not among the voters (1, 2): add it"),
+            ("--node-id 1 --voters 1=a:0", "voter 1 has port 0: the others must know"),
+            ("--node-id 0 --voters 1=a:1", "'0' for '--node-id <N>'"),
+            ("--node-id 1 --voters 1", "a voter is ID=HOST:PORT"),
+            ("--node-id 1 --voters x=a:1", "\"x\" is no node id"),
+            ("--node-id 1 --voters 1=a", "an address is HOST:PORT"),
+            ("--node-id 1", "required arguments were not provided: --voters"),
+        ] {
+            let said = usage_of(voters(line));
+            assert!(said.contains(sentence), "{line}: {said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_cluster_id_is_refused() {
+        for id in ["nonsense", "00000000-0000-0000-0000-000000000000"] {
+            let line = format!("format --data-dir d --cluster-id {id} --node-id 1 --voters 1=a:1");
+            let said = usage_of(parse(&line));
+            assert!(said.contains("use a random one"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_config_given_twice_is_refused() {
+        let line =
+            "topics create t --partitions 1 --replication-factor 1 --config a=1 --config a=2";
+        let Command::Topics(Topics::Create(args)) = parse(line).unwrap().command else { panic!() };
+        assert!(usage_of(args.configs()).contains("config a is given twice"));
+        let line = "topics create t --partitions 1 --replication-factor 1 --config a";
+        assert!(usage_of(parse(line)).contains("a config is KEY=VALUE"));
+    }
+
+    #[test]
+    fn options_that_are_global_may_follow_the_command() {
+        let line = parse("topics ls --addr a:1,b:2 --timeout 3 --output json --local").unwrap();
+        assert_eq!(line.global.addr.len(), 2);
+        assert_eq!(line.global.timeout(), Duration::from_secs(3));
+        assert_eq!(line.global.output, Output::Json);
+        assert!(line.global.local);
+        assert!(usage_of(parse("status --timeout 0")).contains("--timeout"));
+        assert!(usage_of(parse("status --addr a")).contains("an address is HOST:PORT"));
+    }
+}

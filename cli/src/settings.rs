@@ -1,0 +1,225 @@
+//! What a node was told: the file of `--config` first, the command line over it.
+
+use std::path::{Path, PathBuf};
+
+use quorate::QuorumConfig;
+use serde::Deserialize;
+
+use crate::args::NodeArgs;
+use crate::failure::Failure;
+use crate::hostport::HostPort;
+
+/// The settings of one node, complete and checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Settings {
+    /// For the quorum: directory, peers, sessions, loop.
+    pub(crate) quorum: QuorumConfig,
+    /// Where the admin API listens.
+    pub(crate) admin: HostPort,
+    /// What the broker registers as its address, when it is not the one it listens on.
+    pub(crate) advertise: Option<HostPort>,
+    /// Whether this node registers a broker.
+    pub(crate) broker: bool,
+}
+
+/// The file of `--config`; a key that is not here is an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SettingsFile {
+    /// As `--data-dir`.
+    data_dir: Option<PathBuf>,
+    /// As `--listen`.
+    listen: Option<String>,
+    /// As `--admin`.
+    admin: Option<String>,
+    /// As `--advertise`.
+    advertise: Option<String>,
+    /// As `--no-broker`.
+    no_broker: bool,
+    /// As `--heartbeat-ms`.
+    heartbeat_ms: Option<u64>,
+    /// As `--session-ms`.
+    session_ms: Option<u64>,
+    /// Milliseconds that an operation may take; default 10,000.
+    operation_timeout_ms: Option<u64>,
+    /// The settings of the ready loop, as the library documents them.
+    #[serde(rename = "loop")]
+    group: Option<toml::Table>,
+    /// The settings of the log on disk, as the library documents them.
+    engine: Option<toml::Table>,
+}
+
+impl Settings {
+    /// Puts both sources together, and reports everything that is wrong with them at once.
+    pub(crate) fn of(args: &NodeArgs) -> Result<Settings, Failure> {
+        let file = match &args.config {
+            Some(path) => SettingsFile::read(path)?,
+            None => SettingsFile::default(),
+        };
+        let data_dir =
+            args.data_dir.clone().or(file.data_dir).ok_or_else(|| missing("data-dir"))?;
+        let listen = address("listen", &args.listen, file.listen.as_deref())?
+            .ok_or_else(|| missing("listen"))?;
+        let admin = address("admin", &args.admin, file.admin.as_deref())?
+            .ok_or_else(|| missing("admin"))?;
+        let advertise = address("advertise", &args.advertise, file.advertise.as_deref())?;
+        if let Some(advertise) = advertise.as_ref().filter(|addr| addr.port() == 0) {
+            return Err(Failure::Usage(format!(
+                "--advertise {advertise} has port 0: name the port that others can reach"
+            )));
+        }
+        let listen = listen.resolve().map_err(|e| Failure::Failed(e.to_string()))?;
+        let mut quorum = QuorumConfig::new(data_dir, listen);
+        let given = [
+            (args.heartbeat_ms.or(file.heartbeat_ms), &mut quorum.heartbeat_ms),
+            (args.session_ms.or(file.session_ms), &mut quorum.session_ms),
+            (file.operation_timeout_ms, &mut quorum.operation_timeout_ms),
+        ];
+        for (given, setting) in given {
+            *setting = given.unwrap_or(*setting);
+        }
+        if let Some(group) = file.group {
+            quorum.group = section("loop", group)?;
+        }
+        if let Some(engine) = file.engine {
+            quorum.engine = section("engine", engine)?;
+        }
+        let faults = quorum.validate();
+        if !faults.is_empty() {
+            return Err(Failure::Usage(faults.join("; ")));
+        }
+        Ok(Settings { quorum, admin, advertise, broker: !(args.no_broker || file.no_broker) })
+    }
+}
+
+impl SettingsFile {
+    fn read(path: &Path) -> Result<SettingsFile, Failure> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Failure::Usage(format!("cannot read {shown}: {e}; name a TOML file with --config"))
+        })?;
+        toml::from_str(&text).map_err(|e| {
+            let line = e.span().map_or_else(String::new, |span| {
+                let before = text.get(..span.start).unwrap_or(&text);
+                format!(", line {}", before.matches('\n').count() + 1)
+            });
+            Failure::Usage(format!("{shown}{line}: {}", one_line(e.message())))
+        })
+    }
+}
+
+/// A table of the file as the library's own settings.
+fn section<T: serde::de::DeserializeOwned>(name: &str, table: toml::Table) -> Result<T, Failure> {
+    table.try_into().map_err(|e: toml::de::Error| {
+        Failure::Usage(format!("[{name}] in the config file: {}", one_line(e.message())))
+    })
+}
+
+fn missing(option: &str) -> Failure {
+    let key = option.replace('-', "_");
+    Failure::Usage(format!("--{option} is missing: give it, or {key} in the file of --config"))
+}
+
+/// The address from the command line, or else from the file.
+fn address(
+    option: &str,
+    arg: &Option<HostPort>,
+    file: Option<&str>,
+) -> Result<Option<HostPort>, Failure> {
+    match (arg, file) {
+        (Some(addr), _) => Ok(Some(addr.clone())),
+        (None, Some(text)) => text
+            .parse()
+            .map(Some)
+            .map_err(|e| Failure::Usage(format!("{option} = {text:?} in the config file: {e}"))),
+        (None, None) => Ok(None),
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Command, CommandLine};
+
+    fn settings(line: &str, file: Option<&str>) -> Result<Settings, Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        let mut words: Vec<String> =
+            format!("quorate node {line}").split_whitespace().map(str::to_owned).collect();
+        if let Some(text) = file {
+            std::fs::write(&path, text).unwrap();
+            words.extend(["--config".to_owned(), path.display().to_string()]);
+        }
+        match CommandLine::try_parse_from(words).unwrap().command {
+            Command::Node(args) => Settings::of(&args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn usage_of(outcome: Result<Settings, Failure>) -> String {
+        match outcome {
+            Err(Failure::Usage(sentence)) => sentence,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const LINE: &str = "--data-dir d --listen 127.0.0.1:1 --admin 127.0.0.1:0";
+
+    #[test]
+    fn the_command_line_alone_is_enough() {
+        let settings = settings(LINE, None).unwrap();
+        assert_eq!((settings.quorum.heartbeat_ms, settings.quorum.session_ms), (500, 3000));
+        assert!(settings.broker);
+    }
+
+    #[test]
+    fn the_file_alone_is_enough_and_the_command_line_wins() {
+        let file = r#"
+            data_dir = "d"
+            listen = "127.0.0.1:1"
+            admin = "127.0.0.1:0"
+            no_broker = true
+            session_ms = 9000
+            [loop]
+            tick_ms = 50
+        "#;
+        let plain = settings("", Some(file)).unwrap();
+        assert_eq!((plain.quorum.session_ms, plain.quorum.group.tick_ms), (9000, 50));
+        assert!(!plain.broker);
+        let over = settings("--session-ms 4000", Some(file)).unwrap();
+        assert_eq!(over.quorum.session_ms, 4000);
+    }
+
+    #[test]
+    fn unknown_keys_are_errors_with_their_line() {
+        let said = usage_of(settings(LINE, Some("session_ms = 3000\nsesion_ms = 1\n")));
+        assert!(said.contains("line 2") && said.contains("sesion_ms"), "{said}");
+        let said = usage_of(settings(LINE, Some("[loop]\ntick = 1\n")));
+        assert!(said.contains("[loop]") && said.contains("tick"), "{said}");
+        assert_eq!(said.lines().count(), 1);
+    }
+
+    #[test]
+    fn what_is_missing_or_impossible_is_named() {
+        for (line, file, sentence) in [
+            ("--listen 127.0.0.1:1 --admin 127.0.0.1:1", None, "--data-dir is missing"),
+            ("--data-dir d --admin 127.0.0.1:1", None, "--listen is missing"),
+            ("--data-dir d --listen 127.0.0.1:1", None, "--admin is missing"),
+            ("--data-dir d --listen 127.0.0.1:1", Some("admin = \"x\""), "admin = \"x\" in the"),
+            ("--data-dir d --listen 127.0.0.1:1", Some("admin = "), "line 1"),
+        ] {
+            let said = usage_of(settings(line, file));
+            assert!(said.contains(sentence), "{said}");
+        }
+        let said = usage_of(settings(&format!("{LINE} --heartbeat-ms 0 --session-ms 1"), None));
+        assert!(said.contains("heartbeat_ms is 0"), "{said}");
+        let said = usage_of(settings(&format!("{LINE} --advertise 127.0.0.1:0"), None));
+        assert!(said.contains("--advertise 127.0.0.1:0 has port 0"), "{said}");
+    }
+}
