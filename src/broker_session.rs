@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prost::Message as _;
-use quorate_loop::Node;
+use quorate_loop::{GroupStatus, Node};
 use quorate_statemachine::{
     BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, ErrorCode, Incarnation, Metadata,
 };
@@ -242,6 +242,7 @@ impl Keeper {
         mut stop: watch::Receiver<bool>,
     ) {
         let mut updates = self.node.updates();
+        let mut status = self.node.watch_status();
         let mut next_beat = Instant::now();
         let end = loop {
             if let Some(end) = self.look_at_image() {
@@ -251,6 +252,8 @@ impl Keeper {
             tokio::select! {
                 biased;
                 _ = stop.changed() => break SessionEnd::NodeStopped,
+                // Its metadata stands still from here on: others are to lead what it leads.
+                () = fatal(&mut status) => break SessionEnd::NodeStopped,
                 wish = wishes.recv(), if self.going.is_none() => match wish {
                     Some(granted) => {
                         self.going = Some(granted);
@@ -363,6 +366,12 @@ fn refused(rejected: &RejectedResponse) -> Next {
         Some(ErrorCode::BrokerIdNotRegistered) => Next::End(SessionEnd::Unregistered),
         _ => Next::Soon,
     }
+}
+
+/// Ends when the node has stopped for good.
+async fn fatal(status: &mut watch::Receiver<GroupStatus>) {
+    // A status that is told no more is that of a node that has stopped.
+    let _ = status.wait_for(|status| status.fatal.is_some()).await;
 }
 
 /// Ends when whoever waits for the grant is gone; never without one.

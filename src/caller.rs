@@ -214,11 +214,13 @@ async fn leader(
     let mut watch = node.watch_status();
     loop {
         {
+            // The last status of a node that has stopped may still name a leader.
+            let stopped = watch.has_changed().is_err();
             let status = watch.borrow_and_update();
             if let Some(fatal) = &status.fatal {
                 return Err(WriteError::Stopped { fatal: Some(fatal.clone()) });
             }
-            if let Some(leader) = status.leader {
+            if let (Some(leader), true) = (status.leader, !stopped) {
                 return Ok(leader);
             }
         }
@@ -248,5 +250,30 @@ async fn seen_here(node: &Node<Metadata>, index: u64, deadline: Instant) -> Resu
     match timeout_at(deadline, node.wait_applied(index)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(WriteError::NotSeenYet { index }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn trap_I18_only_what_surely_had_no_effect_is_sent_again() {
+        assert!(matches!(
+            refused(Refusal::NotLeader as i32),
+            Failure::NoEffect(Unavailable::NotLeader)
+        ));
+        for (refusal, kind) in [
+            (Refusal::Overloaded as i32, ErrorKind::Retryable),
+            (Refusal::TooLarge as i32, ErrorKind::Rejected),
+            (Refusal::Unsupported as i32, ErrorKind::Rejected),
+        ] {
+            assert!(matches!(refused(refusal), Failure::Final(error) if error.kind() == kind));
+        }
+        // From a later version: nobody knows what it means.
+        assert!(matches!(refused(99), Failure::Doubtful(UnknownReason::Unreadable)));
+        assert_eq!(doubtful(99), UnknownReason::Unreadable);
+        assert_eq!(doubtful(Doubt::LeadershipLost as i32), UnknownReason::LeadershipLost);
     }
 }

@@ -1,15 +1,16 @@
 //! [`Quorum`]: a node of the quorum, running.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use quorate_engine::{Formatted, Identity};
-use quorate_loop::{GroupStatus, LoopConfig, Node};
+use quorate_loop::{GroupStatus, LoopConfig, Node, Role};
 use quorate_statemachine::{
     AlterPartition, BrokerId, BrokerSession as RegisteredBroker, Command, ErrorCode, Metadata,
     PartitionAltered, ProducerId, Rejection, Reply, TopicId,
 };
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::broker_session::{self, BrokerSession, LocalSessions, Rhythm};
 use crate::caller::{self, Done, Repeat};
@@ -263,6 +264,20 @@ impl Quorum {
         }
     }
 
+    /// Proposes a command as it is: for what has no method of its own here. Returns the log index and
+    /// the reply; when it returns, this node's image shows it.
+    ///
+    /// Not cancel safe: the command may be applied afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]. What only the leader may decide is refused with UNSUPPORTED_VERSION: registering,
+    /// fencing and unfencing brokers, and creating topics.
+    pub async fn propose(&self, command: Command) -> Result<(u64, Reply), WriteError> {
+        let done = self.propose_as_is(&command).await?;
+        Ok((done.index, done.reply))
+    }
+
     /// Every change of the metadata, in order and without gaps, as this node applies it.
     pub fn watch(&self) -> Watch {
         Watch::new(self.inner.node.updates())
@@ -349,10 +364,32 @@ impl Quorum {
     /// All clones are stopped by it; a second call does nothing. Not cancel safe: a cancelled call
     /// leaves a node that is stopping.
     pub async fn shut_down(&self) {
+        self.hand_over().await;
         self.inner.stop.send_replace(true);
-        self.inner.node.transfer_leadership();
         self.inner.node.shutdown().await;
         self.inner.desk.close();
+    }
+
+    /// Gives leadership to another voter, if this node leads and there is one; gives up after an
+    /// election timeout, in which the others would have elected somebody themselves.
+    async fn hand_over(&self) {
+        let status = self.status();
+        if status.role != Role::Leader || status.fatal.is_some() || status.members.len() < 2 {
+            return;
+        }
+        let group = &self.inner.config.group;
+        let patience = Duration::from_millis(group.tick_ms) * group.election_ticks;
+        let mut watch = self.watch_status();
+        self.inner.node.transfer_leadership();
+        let handed_over = watch.wait_for(|status| status.role != Role::Leader);
+        if timeout(patience, handed_over).await.is_err() {
+            tracing::info!("nobody took the leadership over: the others will elect a leader");
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn node(&self) -> &Node<Metadata> {
+        &self.inner.node
     }
 
     async fn write(&self, kind: RequestKind, repeat: Repeat) -> Result<Done, WriteError> {

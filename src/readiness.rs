@@ -90,3 +90,58 @@ impl StallWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quorate_engine::NodeId;
+    use quorate_loop::{Members, Role};
+
+    use super::*;
+
+    fn status(commit_index: u64, last_index: u64) -> GroupStatus {
+        GroupStatus {
+            role: Role::Leader,
+            leader: NodeId::new(1),
+            term: 1,
+            commit_index,
+            applied_index: commit_index,
+            first_index: 1,
+            last_index,
+            members: Arc::new(Members::default()),
+            matched: Vec::new(),
+            serving: true,
+            fatal: None,
+        }
+    }
+
+    #[test]
+    fn trap_I01_a_node_whose_proposals_stall_is_not_ready() {
+        let mut stall = StallWatch::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(stall.reasons(&status(5, 5), at(0)), []);
+        assert_eq!(stall.reasons(&status(5, 6), at(100)), [], "it has only just grown");
+        assert_eq!(stall.reasons(&status(5, 9), at(104)), []);
+        let since = STALL_MAX;
+        assert_eq!(stall.reasons(&status(5, 9), at(105)), [NotReady::Stalled { since }]);
+        assert_eq!(stall.reasons(&status(6, 9), at(106)), [], "it moves");
+        assert_eq!(stall.reasons(&status(9, 9), at(107)), []);
+        assert_eq!(stall.reasons(&status(9, 10), at(200)), []);
+    }
+
+    #[test]
+    fn every_reason_is_given() {
+        let mut stall = StallWatch::default();
+        let now = Instant::now();
+        let behind = GroupStatus { leader: None, applied_index: 10, ..status(LAG_MAX + 11, 9_999) };
+        let lag = LAG_MAX + 1;
+        assert_eq!(stall.reasons(&behind, now), [NotReady::NoLeader, NotReady::Lagging { lag }]);
+        let unfounded = GroupStatus { serving: false, ..status(0, 0) };
+        assert_eq!(stall.reasons(&unfounded, now), [NotReady::NotFounded]);
+        let fatal = String::from("disk");
+        let stopped = GroupStatus { fatal: Some(fatal.clone()), ..behind };
+        assert_eq!(stall.reasons(&stopped, now), [NotReady::Stopped { fatal }]);
+    }
+}

@@ -1,1 +1,230 @@
+//! What the sessions decide, step by step. Times are milliseconds since an arbitrary start; the session
+//! is 3,000 and heartbeats come when a test says so.
 
+use std::time::Duration;
+
+use quorate_statemachine::{BrokerEpoch, BrokerId, Incarnation};
+use uuid::Uuid;
+
+use crate::sessions::{
+    Beat, BeatFault, Duplicate, Flags, Heartbeat, Registered, Sessions, Transition,
+};
+
+const SESSION: Duration = Duration::from_millis(3_000);
+
+fn ms(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+
+fn incarnation(number: u128) -> Incarnation {
+    Incarnation(Uuid::from_u128(number))
+}
+
+fn active(epoch: u64) -> Registered {
+    let (epoch, incarnation) = (BrokerEpoch(epoch), incarnation(u128::from(epoch)));
+    Registered { epoch, incarnation, fenced: false, in_shutdown: false }
+}
+
+fn fenced(epoch: u64) -> Registered {
+    Registered { fenced: true, ..active(epoch) }
+}
+
+fn leaving(epoch: u64) -> Registered {
+    Registered { in_shutdown: true, ..active(epoch) }
+}
+
+fn brokers(rows: &[(u32, Registered)]) -> Vec<(BrokerId, Registered)> {
+    rows.iter().map(|(id, registered)| (BrokerId(*id), *registered)).collect()
+}
+
+fn at_start(rows: &[(u32, Registered)]) -> Sessions {
+    Sessions::new(SESSION, ms(0), 100, brokers(rows))
+}
+
+fn beat(broker: u32, epoch: u64, applied: u64) -> Heartbeat {
+    let (broker, epoch) = (BrokerId(broker), BrokerEpoch(epoch));
+    Heartbeat { broker, epoch, applied, want_fence: false, want_shutdown: false }
+}
+
+fn to(flags: Flags, broker: u32, epoch: u64) -> Transition {
+    Transition { broker: BrokerId(broker), epoch: BrokerEpoch(epoch), to: flags }
+}
+
+/// Ticks as the driver does, and gathers what is to be proposed until `end`.
+fn run(sessions: &mut Sessions, end: Duration) -> Vec<(u128, Transition)> {
+    let mut proposed = Vec::new();
+    while let Some(at) = sessions.wake_at().filter(|at| *at <= end) {
+        proposed.extend(sessions.tick(at).into_iter().map(|it| (at.as_millis(), it)));
+    }
+    proposed
+}
+
+#[test]
+fn trap_I20_a_new_leader_gives_every_unfenced_broker_a_whole_session() {
+    let mut sessions = at_start(&[(1, active(10)), (2, active(20)), (3, fenced(30))]);
+    assert_eq!(run(&mut sessions, ms(2_999)), []);
+    sessions.heartbeat(ms(2_999), beat(1, 10, 100)).unwrap();
+    // The one that was not heard is fenced, by its epoch; the fenced one is nobody's business.
+    assert_eq!(run(&mut sessions, ms(3_500)), [(3_000, to(Flags::Fenced, 2, 20))]);
+}
+
+#[test]
+fn trap_I20_a_gap_between_the_leaders_own_ticks_restarts_the_timers() {
+    let mut sessions = at_start(&[(1, active(10))]);
+    assert_eq!(run(&mut sessions, ms(500)), []);
+    // Stopped for a minute: the silence was the leader's own.
+    assert_eq!(sessions.tick(ms(60_000)), []);
+    assert_eq!(run(&mut sessions, ms(62_999)), []);
+    assert_eq!(run(&mut sessions, ms(63_100)), [(63_000, to(Flags::Fenced, 1, 10))]);
+}
+
+#[test]
+fn a_session_lives_on_heartbeats_and_ends_a_session_after_the_last() {
+    let mut sessions = at_start(&[(1, active(10))]);
+    for at in (500..=10_000).step_by(500) {
+        assert_eq!(run(&mut sessions, ms(at)), []);
+        let answer = sessions.heartbeat(ms(at), beat(1, 10, 100)).unwrap();
+        let quiet = Beat {
+            index: 100,
+            fenced: false,
+            in_shutdown: false,
+            may_stop: false,
+            transition: None,
+        };
+        assert_eq!(answer, quiet);
+    }
+    let fence = to(Flags::Fenced, 1, 10);
+    assert_eq!(run(&mut sessions, ms(13_400)), [(13_000, fence)]);
+    // While it is under way it is not proposed twice; when it failed, it is.
+    sessions.settled(ms(13_450), fence, false);
+    assert_eq!(run(&mut sessions, ms(14_100)), [(14_000, fence)]);
+    sessions.sync(ms(14_100), 101, brokers(&[(1, fenced(10))]));
+    sessions.settled(ms(14_100), fence, true);
+    assert_eq!(sessions.wake_at(), None, "nobody is left to watch");
+}
+
+#[test]
+fn a_broker_that_comes_back_before_it_was_fenced_is_not_fenced_again() {
+    let mut sessions = at_start(&[(1, active(10))]);
+    let fence = to(Flags::Fenced, 1, 10);
+    assert_eq!(run(&mut sessions, ms(3_000)), [(3_000, fence)]);
+    sessions.heartbeat(ms(3_010), beat(1, 10, 100)).unwrap();
+    sessions.settled(ms(3_020), fence, false);
+    assert_eq!(run(&mut sessions, ms(6_000)), []);
+}
+
+#[test]
+fn a_fenced_broker_is_unfenced_when_it_has_caught_up_with_its_registration() {
+    let mut sessions = at_start(&[(1, fenced(90))]);
+    assert_eq!(sessions.heartbeat(ms(1), beat(1, 90, 89)).unwrap().transition, None);
+    let wants_fence = Heartbeat { want_fence: true, ..beat(1, 90, 95) };
+    assert_eq!(sessions.heartbeat(ms(2), wants_fence).unwrap().transition, None);
+    let unfence = to(Flags::Unfenced, 1, 90);
+    assert_eq!(sessions.heartbeat(ms(3), beat(1, 90, 90)).unwrap().transition, Some(unfence));
+    assert_eq!(sessions.heartbeat(ms(4), beat(1, 90, 90)).unwrap().transition, None, "in flight");
+    sessions.sync(ms(5), 101, brokers(&[(1, active(90))]));
+    sessions.settled(ms(5), unfence, true);
+    assert_eq!(
+        sessions.heartbeat(ms(6), wants_fence).unwrap().transition,
+        Some(to(Flags::Fenced, 1, 90))
+    );
+}
+
+#[test]
+fn heartbeats_of_another_registration_are_told_apart() {
+    let mut sessions = at_start(&[(1, active(90))]);
+    let stale = BeatFault::StaleEpoch { current: BrokerEpoch(90) };
+    assert_eq!(sessions.heartbeat(ms(1), beat(1, 80, 100)), Err(stale));
+    assert_eq!(sessions.heartbeat(ms(1), beat(2, 80, 100)), Err(BeatFault::NotRegistered));
+    // Registered by a leader after this one: this one may not judge.
+    assert_eq!(sessions.heartbeat(ms(1), beat(1, 101, 101)), Err(BeatFault::Behind));
+    assert_eq!(sessions.heartbeat(ms(1), beat(2, 101, 101)), Err(BeatFault::Behind));
+    // None of them kept the session alive.
+    assert_eq!(run(&mut sessions, ms(3_000)), [(3_000, to(Flags::Fenced, 1, 90))]);
+}
+
+#[test]
+fn a_shutdown_is_granted_when_every_active_broker_knows() {
+    let mut sessions = at_start(&[(1, active(10)), (2, active(20)), (3, fenced(30))]);
+    let wish = Heartbeat { want_shutdown: true, ..beat(1, 10, 100) };
+    let begun = sessions.heartbeat(ms(10), wish).unwrap();
+    let shut_down = to(Flags::InShutdown, 1, 10);
+    assert_eq!((begun.may_stop, begun.transition), (false, Some(shut_down)));
+
+    let rows = brokers(&[(1, leaving(10)), (2, active(20)), (3, fenced(30))]);
+    sessions.sync(ms(20), 105, rows);
+    sessions.settled(ms(20), shut_down, true);
+    assert!(!sessions.heartbeat(ms(30), wish).unwrap().may_stop, "broker 2 is not heard yet");
+    sessions.heartbeat(ms(40), beat(2, 20, 104)).unwrap();
+    assert!(!sessions.heartbeat(ms(50), wish).unwrap().may_stop, "broker 2 is behind");
+    sessions.heartbeat(ms(60), beat(2, 20, 105)).unwrap();
+    let granted = sessions.heartbeat(ms(70), wish).unwrap();
+    // It goes, so its flags show it; its id is free at once.
+    let fence = to(Flags::Fenced, 1, 10);
+    assert_eq!((granted.may_stop, granted.transition), (true, Some(fence)));
+    assert_eq!(sessions.register(ms(71), BrokerId(1), incarnation(9)), Ok(()));
+
+    let gone = Registered { fenced: true, ..leaving(10) };
+    sessions.sync(ms(80), 106, brokers(&[(1, gone), (2, active(20))]));
+    sessions.settled(ms(80), fence, true);
+    // The answer was lost and it asks again.
+    let again = sessions.heartbeat(ms(90), wish).unwrap();
+    assert_eq!((again.may_stop, again.transition), (true, None));
+    // Whoever changes its mind stays where it is.
+    assert_eq!(sessions.heartbeat(ms(95), beat(1, 10, 106)).unwrap().transition, None);
+}
+
+#[test]
+fn a_shutdown_that_began_under_another_leader_is_granted_too() {
+    let mut sessions = at_start(&[(1, leaving(10)), (2, active(20))]);
+    let wish = Heartbeat { want_shutdown: true, ..beat(1, 10, 100) };
+    sessions.heartbeat(ms(10), beat(2, 20, 99)).unwrap();
+    assert!(!sessions.heartbeat(ms(10), wish).unwrap().may_stop);
+    sessions.heartbeat(ms(20), beat(2, 20, 100)).unwrap();
+    assert!(sessions.heartbeat(ms(30), wish).unwrap().may_stop);
+}
+
+#[test]
+fn a_live_session_keeps_other_incarnations_out() {
+    let mut sessions = at_start(&[(1, active(10)), (2, fenced(20))]);
+    let newcomer = incarnation(77);
+    assert_eq!(
+        sessions.register(ms(1_000), BrokerId(1), newcomer),
+        Err(Duplicate { ends_in: ms(2_000) })
+    );
+    // The same incarnation amends; a fenced broker that was not heard has no session.
+    assert_eq!(sessions.register(ms(1_000), BrokerId(1), incarnation(10)), Ok(()));
+    sessions.registered(BrokerId(1), incarnation(10));
+    assert_eq!(sessions.register(ms(1_000), BrokerId(2), newcomer), Ok(()));
+    // One at a time.
+    let racing = Err(Duplicate { ends_in: SESSION });
+    assert_eq!(sessions.register(ms(1_001), BrokerId(2), incarnation(78)), racing);
+    sessions.registered(BrokerId(2), newcomer);
+    // Registered, so its session has begun, before its first heartbeat.
+    let registered = Registered { incarnation: newcomer, ..fenced(110) };
+    sessions.sync(ms(1_010), 110, brokers(&[(1, active(10)), (2, registered)]));
+    let refused = sessions.register(ms(2_010), BrokerId(2), incarnation(78));
+    assert_eq!(refused, Err(Duplicate { ends_in: ms(2_000) }));
+    assert_eq!(sessions.register(ms(4_010), BrokerId(2), incarnation(78)), Ok(()));
+}
+
+#[test]
+fn a_fence_names_the_registration_that_was_silent() {
+    let mut sessions = at_start(&[(1, active(10))]);
+    let fence = to(Flags::Fenced, 1, 10);
+    assert_eq!(run(&mut sessions, ms(3_000)), [(3_000, fence)]);
+    // Registered anew before the fence got through: what becomes of it says nothing about this one.
+    sessions.sync(ms(3_010), 120, brokers(&[(1, active(120))]));
+    sessions.settled(ms(3_020), fence, false);
+    assert_eq!(run(&mut sessions, ms(6_009)), []);
+    assert_eq!(run(&mut sessions, ms(6_010)), [(6_010, to(Flags::Fenced, 1, 120))]);
+}
+
+#[test]
+fn an_older_image_changes_nothing() {
+    let mut sessions = at_start(&[(1, active(10))]);
+    sessions.sync(ms(1), 99, brokers(&[]));
+    assert!(sessions.heartbeat(ms(2), beat(1, 10, 100)).is_ok());
+    sessions.sync(ms(3), 101, brokers(&[]));
+    assert_eq!(sessions.heartbeat(ms(4), beat(1, 10, 101)), Err(BeatFault::NotRegistered));
+}
