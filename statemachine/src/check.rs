@@ -1,0 +1,264 @@
+//! The invariants of the specification, as something that can be asked of any image.
+//!
+//! Tests and the simulation ask after every command, restoring a snapshot asks once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::broker::{ActiveBrokers, Broker};
+use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, PartitionKey, TopicId};
+use crate::image::MetadataImage;
+use crate::partition::{Partition, Recovery, first_doubled, in_order_of};
+use crate::topic_name::{CollisionKey, validate};
+
+/// A state, or a step from one state to the next, that must never be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// A broker breaks a rule.
+    #[error("broker {broker}: {rule}")]
+    Broker {
+        /// Which broker.
+        broker: BrokerId,
+        /// The rule that is broken.
+        rule: &'static str,
+    },
+    /// A topic breaks a rule.
+    #[error("topic {topic}: {rule}")]
+    Topic {
+        /// Which topic.
+        topic: TopicId,
+        /// The rule that is broken.
+        rule: &'static str,
+    },
+    /// A partition breaks a rule.
+    #[error("partition {partition}: {rule}")]
+    Partition {
+        /// Which partition.
+        partition: PartitionKey,
+        /// The rule that is broken.
+        rule: &'static str,
+    },
+    /// The cluster as a whole breaks a rule.
+    #[error("cluster: {rule}")]
+    Cluster {
+        /// The rule that is broken.
+        rule: &'static str,
+    },
+}
+
+impl MetadataImage {
+    /// Checks every invariant of a single state, and that the indexes follow from it.
+    ///
+    /// # Errors
+    ///
+    /// The first violation, in order of brokers, topics and partitions.
+    pub fn check(&self) -> Result<(), Violation> {
+        self.check_state()?;
+        self.check_indexes()
+    }
+
+    /// Checks the step from this state to a later one: what never decreases, and what cannot change
+    /// unseen.
+    ///
+    /// # Errors
+    ///
+    /// The first violation.
+    pub fn check_step(&self, after: &Self) -> Result<(), Violation> {
+        let cluster = |rule| Err(Violation::Cluster { rule });
+        if after.feature_level < self.feature_level {
+            return cluster("the feature level never decreases");
+        }
+        if after.next_producer_id < self.next_producer_id {
+            return cluster("producer ids are given out once");
+        }
+        self.check_broker_step(after)?;
+        for (key, next) in after.partitions() {
+            if let Some(partition) = self.partition(key) {
+                require_partition(key, &step_rules(partition, next))?;
+            }
+        }
+        for topic in self.topics() {
+            let shrunk = after
+                .topic(topic.id)
+                .is_some_and(|next| next.partition_count() < topic.partition_count());
+            if shrunk {
+                let rule = "partitions are never taken away";
+                return Err(Violation::Topic { topic: topic.id, rule });
+            }
+        }
+        Ok(())
+    }
+
+    /// The invariants without the indexes, which restoring has just built.
+    pub(crate) fn check_state(&self) -> Result<(), Violation> {
+        self.check_brokers()?;
+        let active = ActiveBrokers::all(&self.brokers);
+        for topic in self.topics() {
+            let rule = if topic.partitions.is_empty() {
+                Some("a topic has at least one partition")
+            } else if topic.id.0.is_nil() || validate(&topic.name).is_err() {
+                Some("a topic has an id and an allowed name")
+            } else {
+                None
+            };
+            if let Some(rule) = rule {
+                return Err(Violation::Topic { topic: topic.id, rule });
+            }
+            let min_insync = topic.configs.min_insync_replicas();
+            for (number, partition) in topic.partitions() {
+                let key = PartitionKey { topic: topic.id, partition: number };
+                require_partition(key, &list_rules(partition))?;
+                require_partition(key, &state_rules(partition, min_insync, &active))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_brokers(&self) -> Result<(), Violation> {
+        let mut epochs = BTreeSet::<BrokerEpoch>::new();
+        let mut directories = BTreeMap::<DirectoryId, BrokerId>::new();
+        for broker in self.brokers() {
+            let violation = |rule| Err(Violation::Broker { broker: broker.id, rule });
+            if broker.id > BrokerId::MAX {
+                return violation("a broker id fits 31 bits");
+            }
+            if !epochs.insert(broker.epoch) {
+                return violation("broker epochs are unique");
+            }
+            if !broker.features.contains(self.feature_level) {
+                return violation("every broker supports the finalized feature level");
+            }
+            if broker.directories.is_empty() {
+                return violation("a broker has a log directory");
+            }
+            if broker.directories.iter().any(|dir| directories.insert(*dir, broker.id).is_some()) {
+                return violation("a directory belongs to one broker");
+            }
+            if !is_canonical(broker) {
+                return violation("listeners and directories are in order");
+            }
+        }
+        Ok(())
+    }
+
+    fn check_broker_step(&self, after: &Self) -> Result<(), Violation> {
+        let newest = self.brokers().map(|broker| broker.epoch).max();
+        for next in after.brokers() {
+            let violation = |rule| Err(Violation::Broker { broker: next.id, rule });
+            match self.broker(next.id) {
+                Some(broker) if broker.epoch == next.epoch => {
+                    let same = broker.incarnation == next.incarnation;
+                    same.then_some(()).ok_or(Violation::Broker {
+                        broker: next.id,
+                        rule: "another incarnation has another epoch",
+                    })?;
+                }
+                _ if newest.is_some_and(|newest| next.epoch <= newest) => {
+                    return violation("broker epochs increase");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_indexes(&self) -> Result<(), Violation> {
+        let named = self
+            .topics()
+            .all(|topic| self.names.get(&CollisionKey::of(&topic.name)) == Some(&topic.id));
+        if !named || self.names.len() != self.topics.len() {
+            return Err(Violation::Cluster { rule: "every topic is found by its name" });
+        }
+        let mut replicas = 0;
+        for (key, partition) in self.partitions() {
+            replicas += partition.replicas.len();
+            let kept = |id| self.kept.get(id).is_some_and(|keys| keys.contains(&key));
+            if !partition.replicas.iter().all(kept) {
+                let rule = "every replica is found by its broker";
+                return Err(Violation::Partition { partition: key, rule });
+            }
+        }
+        let indexed: usize = self.kept.values().map(|keys| keys.len()).sum();
+        if indexed != replicas || self.kept.values().any(|keys| keys.is_empty()) {
+            return Err(Violation::Cluster { rule: "nothing is found by a broker that it left" });
+        }
+        Ok(())
+    }
+}
+
+/// A rule and whether it holds.
+type Rules<const N: usize> = [(bool, &'static str); N];
+
+fn require_partition<const N: usize>(
+    partition: PartitionKey,
+    rules: &Rules<N>,
+) -> Result<(), Violation> {
+    match rules.iter().find(|(holds, _)| !holds) {
+        Some((_, rule)) => Err(Violation::Partition { partition, rule }),
+        None => Ok(()),
+    }
+}
+
+/// What holds of the lists of a partition, whoever is active.
+fn list_rules(partition: &Partition) -> Rules<9> {
+    let Partition { replicas, isr, elr, adding, removing, .. } = partition;
+    let all = [replicas, isr, elr, adding, removing];
+    let within = |set: &[BrokerId]| set.iter().all(|id| replicas.contains(id));
+    let disjoint = |a: &[BrokerId], b: &[BrokerId]| a.iter().all(|id| !b.contains(id));
+    let ordered = |set: &[BrokerId]| *in_order_of(replicas, set) == *set;
+    [
+        (!replicas.is_empty(), "a partition has a replica"),
+        (all.iter().all(|set| first_doubled(set).is_none()), "no duplicates"),
+        (within(isr), "isr within replicas"),
+        (within(elr), "elr within replicas"),
+        (disjoint(isr, elr), "isr and elr disjoint"),
+        (within(adding) && within(removing), "adding and removing within replicas"),
+        (disjoint(adding, removing), "adding and removing disjoint"),
+        (ordered(isr), "isr in the order of the replicas"),
+        (ordered(elr), "elr in the order of the replicas"),
+    ]
+}
+
+/// What holds of leader, ISR and ELR.
+fn state_rules(
+    partition: &Partition,
+    min_insync_replicas: u32,
+    active: &ActiveBrokers<'_>,
+) -> Rules<7> {
+    let Partition { replicas, isr, elr, leader, last_known_leader, recovery, .. } = partition;
+    let min_insync = partition.min_insync_effective(min_insync_replicas);
+    [
+        (
+            leader.is_none_or(|id| isr.contains(&id) && active.contains(id)),
+            "a leader is in the isr and active",
+        ),
+        (leader.is_some() || isr.is_empty(), "no leader, no isr"),
+        (*recovery == Recovery::Recovered || isr.len() <= 1, "recovering with one in sync at most"),
+        (isr.len() < min_insync || elr.is_empty(), "no elr while the isr is large enough"),
+        (isr.iter().all(|id| active.contains(*id)), "fenced and leaving brokers are in no isr"),
+        (leader.is_none() || last_known_leader.is_none(), "a leader makes the last one forgotten"),
+        (
+            last_known_leader.is_none_or(|id| replicas.contains(&id)),
+            "the last known leader is a replica",
+        ),
+    ]
+}
+
+fn step_rules(before: &Partition, after: &Partition) -> Rules<5> {
+    let changed = before != after;
+    let partition_step = after.partition_epoch > before.partition_epoch;
+    let leader_step = after.leader_epoch > before.leader_epoch;
+    [
+        (after.partition_epoch >= before.partition_epoch, "partition epochs never decrease"),
+        (after.leader_epoch >= before.leader_epoch, "leader epochs never decrease"),
+        (!leader_step || partition_step, "a leader epoch step implies a partition epoch step"),
+        (!changed || partition_step, "a change implies a partition epoch step"),
+        (before.leader == after.leader || leader_step, "another leader, another leader epoch"),
+    ]
+}
+
+/// In the one order in which a broker is written.
+fn is_canonical(broker: &Broker) -> bool {
+    broker.listeners.windows(2).all(|pair| pair[0].name < pair[1].name)
+        && broker.directories.windows(2).all(|pair| pair[0] < pair[1])
+}

@@ -1,0 +1,324 @@
+//! The commands: everything that can be asked of the metadata, and their bytes.
+//!
+//! A command carries what must not be decided twice: ids, placement, the broker's own claims. Its
+//! preconditions are checked in apply, where the state is the one it acts on.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::broker::{FeatureRange, Listener};
+use crate::ids::{
+    BrokerEpoch, BrokerId, Brokers, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch,
+    PartitionEpoch, PartitionKey, TopicId,
+};
+use crate::partition::Recovery;
+use crate::wire::{self, DecodeError, id_from_wire, id_to_wire};
+
+/// A broker and the epoch of the registration that it speaks for. Another epoch than the registered
+/// one is STALE_BROKER_EPOCH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BrokerSession {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Its epoch.
+    pub epoch: BrokerEpoch,
+}
+
+/// A broker that starts, or that amends what it said when it started (KIP-631).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisterBroker {
+    /// The broker.
+    pub broker: BrokerId,
+    /// This start of its process. The registered one amends; another one begins a new epoch.
+    pub incarnation: Incarnation,
+    /// Where it is reached. May be empty for a broker without data plane.
+    pub listeners: Vec<Listener>,
+    /// Its rack.
+    pub rack: Option<String>,
+    /// The feature levels it supports.
+    pub features: FeatureRange,
+    /// Its log directories; at least one.
+    pub directories: Vec<DirectoryId>,
+    /// The earlier incarnations of which everything that was acknowledged is still on the broker's
+    /// disks. If the registered one is not among them, the broker leaves every ELR.
+    pub vouched: Vec<Incarnation>,
+}
+
+/// A topic to create, with the placement that the leader planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTopic {
+    /// The topic's id: random, not nil.
+    pub id: TopicId,
+    /// The topic's name.
+    pub name: String,
+    /// The replicas of each partition, in order of preference.
+    pub partitions: Vec<Brokers>,
+    /// Configuration keys and values.
+    pub configs: Vec<(String, String)>,
+}
+
+/// A leader's wish to change the ISR of its partition (KIP-497, KIP-704, KIP-903).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlterPartition {
+    /// The leader that asks.
+    pub sender: BrokerSession,
+    /// The partition.
+    pub partition: PartitionKey,
+    /// The leader epoch that the sender knows.
+    pub leader_epoch: LeaderEpoch,
+    /// The partition epoch that the sender knows.
+    pub partition_epoch: PartitionEpoch,
+    /// The ISR it wants, each member with the epoch in which it fetched (KIP-903).
+    pub isr: Vec<BrokerSession>,
+    /// Whether the leader has recovered.
+    pub recovery: Recovery,
+}
+
+/// A command to the metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Command {
+    /// Registers a broker, or amends its registration.
+    RegisterBroker(RegisterBroker),
+    /// Takes a broker out of every ISR and leads its partitions by others; its session ended.
+    FenceBroker(BrokerSession),
+    /// Lets a broker lead and be in ISRs again.
+    UnfenceBroker(BrokerSession),
+    /// Controlled shutdown: as fencing, while the broker is still there to hand over.
+    ShutdownBroker(BrokerSession),
+    /// Removes a broker that will not come back.
+    UnregisterBroker {
+        /// The broker.
+        broker: BrokerId,
+    },
+    /// Creates topics, all or none.
+    CreateTopics {
+        /// The topics.
+        topics: Vec<NewTopic>,
+    },
+    /// Deletes a topic with everything in it.
+    DeleteTopic {
+        /// The topic.
+        topic: TopicId,
+    },
+    /// Changes the ISR of a partition.
+    AlterPartition(AlterPartition),
+    /// Takes the next block of producer ids for a broker.
+    AllocateProducerIds(BrokerSession),
+    /// Finalizes a feature level.
+    SetFeatureLevel {
+        /// The level.
+        level: FeatureLevel,
+    },
+}
+
+impl Command {
+    /// The command's bytes, as they go into the log.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        wire::Command { kind: Some(self.to_wire()) }.encode_to_vec().into()
+    }
+
+    /// Reads the bytes of a command.
+    ///
+    /// A leader decodes what it is asked to propose before it proposes it: in the log, bytes that
+    /// cannot be decoded stop every replica.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Unknown`] for a command or a field of a later version, others for bytes that
+    /// no version writes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let message: wire::Command = wire::decode_strict(bytes)?;
+        Self::from_wire(message.kind.ok_or(DecodeError::Missing { field: "command" })?)
+    }
+
+    fn to_wire(&self) -> wire::command::Kind {
+        use wire::command::Kind;
+        match self {
+            Self::RegisterBroker(register) => Kind::RegisterBroker(register_to_wire(register)),
+            Self::FenceBroker(session) => Kind::FenceBroker(session_to_wire(*session)),
+            Self::UnfenceBroker(session) => Kind::UnfenceBroker(session_to_wire(*session)),
+            Self::ShutdownBroker(session) => Kind::ShutdownBroker(session_to_wire(*session)),
+            Self::UnregisterBroker { broker } => {
+                Kind::UnregisterBroker(wire::UnregisterBroker { broker: broker.get() })
+            }
+            Self::CreateTopics { topics } => {
+                let topics = topics.iter().map(topic_to_wire).collect();
+                Kind::CreateTopics(wire::CreateTopics { topics })
+            }
+            Self::DeleteTopic { topic } => {
+                Kind::DeleteTopic(wire::DeleteTopic { id: id_to_wire(topic.0) })
+            }
+            Self::AlterPartition(alter) => Kind::AlterPartition(alter_to_wire(alter)),
+            Self::AllocateProducerIds(session) => {
+                Kind::AllocateProducerIds(session_to_wire(*session))
+            }
+            Self::SetFeatureLevel { level } => {
+                Kind::SetFeatureLevel(wire::SetFeatureLevel { level: level.get() })
+            }
+        }
+    }
+
+    fn from_wire(kind: wire::command::Kind) -> Result<Self, DecodeError> {
+        use wire::command::Kind;
+        Ok(match kind {
+            Kind::RegisterBroker(register) => Self::RegisterBroker(register_from_wire(register)?),
+            Kind::FenceBroker(session) => Self::FenceBroker(session_from_wire(session)),
+            Kind::UnfenceBroker(session) => Self::UnfenceBroker(session_from_wire(session)),
+            Kind::ShutdownBroker(session) => Self::ShutdownBroker(session_from_wire(session)),
+            Kind::UnregisterBroker(unregister) => {
+                Self::UnregisterBroker { broker: BrokerId(unregister.broker) }
+            }
+            Kind::CreateTopics(create) => {
+                let topics =
+                    create.topics.into_iter().map(topic_from_wire).collect::<Result<_, _>>()?;
+                Self::CreateTopics { topics }
+            }
+            Kind::DeleteTopic(delete) => {
+                Self::DeleteTopic { topic: id_from_wire("topic id", &delete.id)?.into() }
+            }
+            Kind::AlterPartition(alter) => Self::AlterPartition(alter_from_wire(alter)?),
+            Kind::AllocateProducerIds(session) => {
+                Self::AllocateProducerIds(session_from_wire(session))
+            }
+            Kind::SetFeatureLevel(set) => Self::SetFeatureLevel { level: FeatureLevel(set.level) },
+        })
+    }
+}
+
+fn session_to_wire(session: BrokerSession) -> wire::BrokerSession {
+    wire::BrokerSession { broker: session.broker.get(), epoch: session.epoch.get() }
+}
+
+fn session_from_wire(session: wire::BrokerSession) -> BrokerSession {
+    BrokerSession { broker: BrokerId(session.broker), epoch: BrokerEpoch(session.epoch) }
+}
+
+pub(crate) fn listener_to_wire(listener: &Listener) -> wire::Listener {
+    wire::Listener {
+        name: listener.name.clone(),
+        host: listener.host.clone(),
+        port: u32::from(listener.port),
+    }
+}
+
+pub(crate) fn listener_from_wire(listener: wire::Listener) -> Result<Listener, DecodeError> {
+    let port = u16::try_from(listener.port)
+        .map_err(|_| DecodeError::OutOfRange { field: "port", value: u64::from(listener.port) })?;
+    Ok(Listener { name: listener.name, host: listener.host, port })
+}
+
+pub(crate) fn features_to_wire(features: FeatureRange) -> wire::FeatureRange {
+    wire::FeatureRange { min: features.min.get(), max: features.max.get() }
+}
+
+pub(crate) fn features_from_wire(
+    features: Option<wire::FeatureRange>,
+) -> Result<FeatureRange, DecodeError> {
+    let range = features.ok_or(DecodeError::Missing { field: "feature range" })?;
+    Ok(FeatureRange { min: FeatureLevel(range.min), max: FeatureLevel(range.max) })
+}
+
+pub(crate) fn brokers_to_wire(brokers: &[BrokerId]) -> Vec<u32> {
+    brokers.iter().map(|id| id.get()).collect()
+}
+
+pub(crate) fn brokers_from_wire(brokers: &[u32]) -> Brokers {
+    brokers.iter().copied().map(BrokerId).collect()
+}
+
+fn register_to_wire(register: &RegisterBroker) -> wire::RegisterBroker {
+    wire::RegisterBroker {
+        broker: register.broker.get(),
+        incarnation: id_to_wire(register.incarnation.0),
+        listeners: register.listeners.iter().map(listener_to_wire).collect(),
+        rack: register.rack.clone(),
+        features: Some(features_to_wire(register.features)),
+        directories: register.directories.iter().map(|id| id_to_wire(id.0)).collect(),
+        vouched: register.vouched.iter().map(|id| id_to_wire(id.0)).collect(),
+    }
+}
+
+fn register_from_wire(register: wire::RegisterBroker) -> Result<RegisterBroker, DecodeError> {
+    Ok(RegisterBroker {
+        broker: BrokerId(register.broker),
+        incarnation: id_from_wire("incarnation", &register.incarnation)?.into(),
+        listeners: register
+            .listeners
+            .into_iter()
+            .map(listener_from_wire)
+            .collect::<Result<_, _>>()?,
+        rack: register.rack,
+        features: features_from_wire(register.features)?,
+        directories: register
+            .directories
+            .iter()
+            .map(|id| id_from_wire("directory id", id).map(DirectoryId))
+            .collect::<Result<_, _>>()?,
+        vouched: register
+            .vouched
+            .iter()
+            .map(|id| id_from_wire("vouched incarnation", id).map(Incarnation))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn topic_to_wire(topic: &NewTopic) -> wire::NewTopic {
+    wire::NewTopic {
+        id: id_to_wire(topic.id.0),
+        name: topic.name.clone(),
+        partitions: topic
+            .partitions
+            .iter()
+            .map(|replicas| wire::Replicas { brokers: brokers_to_wire(replicas) })
+            .collect(),
+        configs: topic
+            .configs
+            .iter()
+            .map(|(key, value)| wire::Config { key: key.clone(), value: value.clone() })
+            .collect(),
+    }
+}
+
+fn topic_from_wire(topic: wire::NewTopic) -> Result<NewTopic, DecodeError> {
+    Ok(NewTopic {
+        id: id_from_wire("topic id", &topic.id)?.into(),
+        name: topic.name,
+        partitions: topic
+            .partitions
+            .iter()
+            .map(|replicas| brokers_from_wire(&replicas.brokers))
+            .collect(),
+        configs: topic.configs.into_iter().map(|config| (config.key, config.value)).collect(),
+    })
+}
+
+fn alter_to_wire(alter: &AlterPartition) -> wire::AlterPartition {
+    wire::AlterPartition {
+        sender: Some(session_to_wire(alter.sender)),
+        topic: id_to_wire(alter.partition.topic.0),
+        partition: alter.partition.partition,
+        leader_epoch: alter.leader_epoch.get(),
+        partition_epoch: alter.partition_epoch.get(),
+        isr: alter.isr.iter().copied().map(session_to_wire).collect(),
+        recovering: alter.recovery == Recovery::Recovering,
+    }
+}
+
+fn alter_from_wire(alter: wire::AlterPartition) -> Result<AlterPartition, DecodeError> {
+    let sender = alter.sender.ok_or(DecodeError::Missing { field: "sender" })?;
+    let topic = id_from_wire("topic id", &alter.topic)?.into();
+    Ok(AlterPartition {
+        sender: session_from_wire(sender),
+        partition: PartitionKey { topic, partition: alter.partition },
+        leader_epoch: LeaderEpoch(alter.leader_epoch),
+        partition_epoch: PartitionEpoch(alter.partition_epoch),
+        isr: alter.isr.into_iter().map(session_from_wire).collect(),
+        recovery: recovery_from_wire(alter.recovering),
+    })
+}
+
+pub(crate) fn recovery_from_wire(recovering: bool) -> Recovery {
+    if recovering { Recovery::Recovering } else { Recovery::Recovered }
+}

@@ -1,0 +1,131 @@
+//! Newtypes for the numbers and ids that could be taken for one another.
+
+use std::fmt::{self, Display};
+
+use uuid::Uuid;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl $name {
+            /// The plain number.
+            #[must_use]
+            pub const fn get(self) -> $inner {
+                self.0
+            }
+        }
+
+        impl From<$inner> for $name {
+            fn from(value: $inner) -> Self {
+                Self(value)
+            }
+        }
+
+        impl Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+macro_rules! uuid {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub Uuid);
+
+        impl From<Uuid> for $name {
+            fn from(value: Uuid) -> Self {
+                Self(value)
+            }
+        }
+
+        impl Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+number! {
+    /// A broker's id, chosen by its operator. Kafka sends it as a signed 32-bit number, where
+    /// negative values mean "none": at most [`BrokerId::MAX`].
+    BrokerId(u32)
+}
+
+impl BrokerId {
+    /// The highest id that fits Kafka's signed 32 bits.
+    pub const MAX: Self = Self(i32::MAX as u32);
+}
+
+number! {
+    /// One registration of a broker: the log index of the command that registered this incarnation
+    /// (KIP-631). Later requests name it, so that a zombie of an earlier incarnation is told apart.
+    BrokerEpoch(u64)
+}
+
+number! {
+    /// Grows by one whenever the leader of a partition is written: new, none, or the same again
+    /// (KIP-101, KIP-320).
+    LeaderEpoch(u32)
+}
+
+number! {
+    /// Grows by one with any change to a partition (KIP-497).
+    PartitionEpoch(u32)
+}
+
+number! {
+    /// An idempotent producer's id (KIP-98).
+    ProducerId(u64)
+}
+
+number! {
+    /// The replicated feature level: what meanings commands and records may have (KIP-584).
+    FeatureLevel(u32)
+}
+
+uuid! {
+    /// A topic's id, random and chosen by the proposer; a topic that is created again has another
+    /// one (KIP-516).
+    TopicId
+}
+
+uuid! {
+    /// One start of a broker process, random and chosen by the broker (KIP-631).
+    Incarnation
+}
+
+uuid! {
+    /// A log directory of a broker, random and chosen when it is formatted (KIP-858).
+    DirectoryId
+}
+
+/// A partition: the topic's id and the partition's number within it, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionKey {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition's number.
+    pub partition: u32,
+}
+
+impl Display for PartitionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// A list of brokers without spare capacity: a million partitions hold two or three of these each.
+pub type Brokers = Box<[BrokerId]>;
+
+/// `[1, 2, 3]`, for messages.
+pub(crate) fn list(brokers: &[BrokerId]) -> String {
+    let ids: Vec<String> = brokers.iter().map(ToString::to_string).collect();
+    format!("[{}]", ids.join(", "))
+}

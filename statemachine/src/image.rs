@@ -1,0 +1,195 @@
+//! The metadata at one point of the log: persistent maps, so that a clone is O(1) and shares all.
+//!
+//! Beside the state there are two indexes that follow from it and are not in snapshots: names, and
+//! the partitions that each broker is a replica of. With the second, fencing a broker costs what the
+//! broker keeps and not what the cluster has.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::broker::{Broker, BrokerMap};
+use crate::ids::{BrokerId, FeatureLevel, PartitionKey, ProducerId, TopicId};
+use crate::partition::Partition;
+use crate::topic::Topic;
+use crate::topic_name::{CollisionKey, fold};
+
+/// The metadata, immutable. Clones are O(1) and may be read from any thread without a lock.
+///
+/// It does not know the index it was taken at: whoever publishes it says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataImage {
+    pub(crate) feature_level: FeatureLevel,
+    pub(crate) next_producer_id: ProducerId,
+    pub(crate) brokers: BrokerMap,
+    pub(crate) topics: OrdMap<TopicId, Arc<Topic>>,
+    /// By collision key, under which there is one topic at most.
+    pub(crate) names: OrdMap<CollisionKey, TopicId>,
+    /// The partitions of which a broker is a replica; no empty sets.
+    pub(crate) kept: OrdMap<BrokerId, OrdSet<PartitionKey>>,
+}
+
+impl MetadataImage {
+    /// The feature level of a new cluster.
+    pub const FEATURE_LEVEL_GENESIS: FeatureLevel = FeatureLevel(1);
+
+    /// The state before the first command.
+    pub(crate) fn genesis() -> Self {
+        Self {
+            feature_level: Self::FEATURE_LEVEL_GENESIS,
+            next_producer_id: ProducerId(0),
+            brokers: OrdMap::new(),
+            topics: OrdMap::new(),
+            names: OrdMap::new(),
+            kept: OrdMap::new(),
+        }
+    }
+
+    /// The finalized feature level.
+    #[must_use]
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.feature_level
+    }
+
+    /// The first producer id that was not given out.
+    #[must_use]
+    pub fn next_producer_id(&self) -> ProducerId {
+        self.next_producer_id
+    }
+
+    /// The registered brokers in order of id.
+    pub fn brokers(&self) -> impl Iterator<Item = &Broker> {
+        self.brokers.values().map(AsRef::as_ref)
+    }
+
+    /// How many brokers are registered.
+    #[must_use]
+    pub fn broker_count(&self) -> usize {
+        self.brokers.len()
+    }
+
+    /// The broker with this id.
+    #[must_use]
+    pub fn broker(&self, id: BrokerId) -> Option<&Broker> {
+        self.brokers.get(&id).map(AsRef::as_ref)
+    }
+
+    /// The topics in order of id.
+    pub fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.values().map(AsRef::as_ref)
+    }
+
+    /// The topics in order of name, where `.` sorts as `_`.
+    pub fn topics_by_name(&self) -> impl Iterator<Item = &Topic> {
+        self.names.values().filter_map(|id| self.topic(*id))
+    }
+
+    /// How many topics there are.
+    #[must_use]
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// The topic with this id.
+    #[must_use]
+    pub fn topic(&self, id: TopicId) -> Option<&Topic> {
+        self.topics.get(&id).map(AsRef::as_ref)
+    }
+
+    /// The topic with this name.
+    #[must_use]
+    pub fn topic_by_name(&self, name: &str) -> Option<&Topic> {
+        self.topic_colliding_with(name).filter(|topic| &*topic.name == name)
+    }
+
+    /// The topic with this name, or with one that collides with it.
+    #[must_use]
+    pub fn topic_colliding_with(&self, name: &str) -> Option<&Topic> {
+        self.names.get(fold(name).as_ref()).and_then(|id| self.topic(*id))
+    }
+
+    /// A partition.
+    #[must_use]
+    pub fn partition(&self, key: PartitionKey) -> Option<&Partition> {
+        self.topic(key.topic)?.partition(key.partition)
+    }
+
+    /// All partitions, in order of topic id and number.
+    pub fn partitions(&self) -> impl Iterator<Item = (PartitionKey, &Partition)> {
+        self.topics().flat_map(|topic| {
+            topic.partitions().map(|(number, partition)| {
+                (PartitionKey { topic: topic.id, partition: number }, partition)
+            })
+        })
+    }
+
+    /// The partitions of which a broker is a replica, in the same order. Costs what it yields.
+    pub fn partitions_of(&self, broker: BrokerId) -> impl Iterator<Item = PartitionKey> {
+        self.kept.get(&broker).into_iter().flat_map(|keys| keys.iter().copied())
+    }
+
+    pub(crate) fn put_broker(&mut self, broker: Broker) {
+        self.brokers.insert(broker.id, Arc::new(broker));
+    }
+
+    pub(crate) fn put_topic(&mut self, topic: Topic) {
+        for (partition, state) in topic.partitions() {
+            let key = PartitionKey { topic: topic.id, partition };
+            index_replicas(&mut self.kept, key, &state.replicas);
+        }
+        self.names.insert(CollisionKey::of(&topic.name), topic.id);
+        self.topics.insert(topic.id, Arc::new(topic));
+    }
+
+    pub(crate) fn remove_topic(&mut self, id: TopicId) -> Option<Arc<Topic>> {
+        let topic = self.topics.remove(&id)?;
+        self.names.remove(fold(&topic.name).as_ref());
+        for (partition, state) in topic.partitions() {
+            let key = PartitionKey { topic: id, partition };
+            unindex_replicas(&mut self.kept, key, &state.replicas);
+        }
+        Some(topic)
+    }
+
+    /// Replaces a partition that is there.
+    pub(crate) fn put_partition(&mut self, key: PartitionKey, next: Partition) {
+        let slot = self.topics.get_mut(&key.topic).and_then(|topic| {
+            let number = usize::try_from(key.partition).ok()?;
+            Arc::make_mut(topic).partitions.get_mut(number)
+        });
+        let Some(slot) = slot else {
+            debug_assert!(false, "partition {key} is changed only where it was found");
+            return;
+        };
+        if slot.replicas != next.replicas {
+            unindex_replicas(&mut self.kept, key, &slot.replicas);
+            index_replicas(&mut self.kept, key, &next.replicas);
+        }
+        *slot = Arc::new(next);
+    }
+}
+
+fn index_replicas(
+    kept: &mut OrdMap<BrokerId, OrdSet<PartitionKey>>,
+    key: PartitionKey,
+    replicas: &[BrokerId],
+) {
+    for broker in replicas {
+        kept.entry(*broker).or_default().insert(key);
+    }
+}
+
+fn unindex_replicas(
+    kept: &mut OrdMap<BrokerId, OrdSet<PartitionKey>>,
+    key: PartitionKey,
+    replicas: &[BrokerId],
+) {
+    for broker in replicas {
+        if let Some(keys) = kept.get_mut(broker) {
+            keys.remove(&key);
+            if keys.is_empty() {
+                kept.remove(broker);
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The machine: takes a command apart, hands it to the noun it concerns, and reports what changed.
+
+use std::io;
+
+use crate::broker::{ActiveBrokers, Broker, FeatureRange};
+use crate::change::{Target, change};
+use crate::command::{BrokerSession, Command};
+use crate::contract::{Applied, ApplyError, Changes as _, RestoreError, StateMachine};
+use crate::delta::Delta;
+use crate::error::{ErrorCode, Rejection};
+use crate::ids::{BrokerId, PartitionKey};
+use crate::image::MetadataImage;
+use crate::outcome::{Outcome, Reply};
+use crate::partition::Partition;
+use crate::wire::DecodeError;
+use crate::{alter_partition, feature_level, liveness, producer_ids, register, snapshot, topics};
+
+/// Partition metadata as a replicated state machine. See the crate's documentation.
+#[derive(Debug)]
+pub struct Metadata {
+    image: MetadataImage,
+}
+
+impl StateMachine for Metadata {
+    type Image = MetadataImage;
+    type Outcome = Outcome;
+    type Changes = Delta;
+
+    fn new() -> Self {
+        Self { image: MetadataImage::genesis() }
+    }
+
+    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Applied<Outcome, Delta>, ApplyError> {
+        let command = Command::decode(command).map_err(|error| match error {
+            DecodeError::Unknown => ApplyError::Unknown { index },
+            other => ApplyError::Undecodable { index, source: other.into() },
+        })?;
+        self.apply_command(index, &command)
+    }
+
+    fn image(&self) -> MetadataImage {
+        self.image.clone()
+    }
+
+    fn restore(snapshot: &mut dyn io::Read) -> Result<Self, RestoreError> {
+        snapshot::read(snapshot).map(|image| Self { image })
+    }
+}
+
+impl Metadata {
+    /// [`StateMachine::apply`] for a command that is decoded already.
+    ///
+    /// # Errors
+    ///
+    /// As there: fatal for this replica.
+    pub fn apply_command(
+        &mut self,
+        index: u64,
+        command: &Command,
+    ) -> Result<Applied<Outcome, Delta>, ApplyError> {
+        self.check_order(index, command)?;
+        let mut step = Step { index, image: &mut self.image, delta: Delta::default() };
+        let result = step.run(command);
+        let delta = step.delta;
+        let level = self.image.feature_level;
+        if !FeatureRange::SUPPORTED.contains(level) {
+            let supported = FeatureRange::SUPPORTED.max.get();
+            let level = level.get();
+            return Err(ApplyError::UnsupportedFeatureLevel { index, level, supported });
+        }
+        match result {
+            Ok(reply) => Ok(Applied { outcome: Outcome::Accepted(reply), changes: delta }),
+            Err(rejection) => {
+                assert!(delta.is_empty(), "a rejected command changed the state: {delta:?}");
+                Ok(Applied { outcome: Outcome::Rejected(rejection), changes: delta })
+            }
+        }
+    }
+
+    /// Broker epochs are log indexes: a registration below one would give an epoch twice.
+    fn check_order(&self, index: u64, command: &Command) -> Result<(), ApplyError> {
+        if let Command::RegisterBroker(register) = command
+            && let Some(broker) = self.image.broker(register.broker)
+            && broker.epoch.get() >= index
+        {
+            return Err(ApplyError::OutOfOrder { index, applied: broker.epoch.get() });
+        }
+        Ok(())
+    }
+}
+
+/// One command being applied. Handlers check everything before they change anything.
+pub(crate) struct Step<'a> {
+    pub(crate) index: u64,
+    pub(crate) image: &'a mut MetadataImage,
+    pub(crate) delta: Delta,
+}
+
+impl Step<'_> {
+    fn run(&mut self, command: &Command) -> Result<Reply, Rejection> {
+        match command {
+            Command::RegisterBroker(register) => register::apply(self, register),
+            Command::FenceBroker(session) => liveness::fence(self, *session),
+            Command::UnfenceBroker(session) => liveness::unfence(self, *session),
+            Command::ShutdownBroker(session) => liveness::shut_down(self, *session),
+            Command::UnregisterBroker { broker } => liveness::unregister(self, *broker),
+            Command::CreateTopics { topics } => topics::create(self, topics),
+            Command::DeleteTopic { topic } => topics::delete(self, *topic),
+            Command::AlterPartition(alter) => alter_partition::apply(self, alter),
+            Command::AllocateProducerIds(session) => producer_ids::allocate(self, *session),
+            Command::SetFeatureLevel { level } => feature_level::set(self, *level),
+        }
+    }
+
+    /// The broker that a request speaks for, if it is the registered incarnation.
+    pub(crate) fn session(&self, session: BrokerSession) -> Result<&Broker, Rejection> {
+        let BrokerSession { broker: id, epoch } = session;
+        let stale = |state: String| {
+            Rejection::new(
+                ErrorCode::StaleBrokerEpoch,
+                format!("broker {id} speaks with epoch {epoch}, but {state}: register again"),
+            )
+        };
+        match self.image.broker(id) {
+            Some(broker) if broker.epoch == epoch => Ok(broker),
+            Some(broker) => Err(stale(format!("is registered with epoch {}", broker.epoch))),
+            None => Err(stale("is not registered".to_owned())),
+        }
+    }
+
+    pub(crate) fn put_broker(&mut self, broker: Broker) {
+        self.delta.brokers.insert(broker.id);
+        self.image.put_broker(broker);
+    }
+
+    pub(crate) fn put_partition(&mut self, key: PartitionKey, next: Partition) {
+        self.delta.partitions.insert(key);
+        self.image.put_partition(key, next);
+    }
+
+    /// Changes the partitions that `broker` keeps and for which there is a target; with the broker
+    /// not electable if it is `leaving`. Gives how many changed.
+    pub(crate) fn change_partitions_of(
+        &mut self,
+        broker: BrokerId,
+        leaving: bool,
+        target: impl Fn(&Partition) -> Option<Target>,
+    ) -> u64 {
+        // O(1) copies: what is iterated is not what is being changed.
+        let brokers = self.image.brokers.clone();
+        let Some(keys) = self.image.kept.get(&broker).cloned() else { return 0 };
+        let active = if leaving {
+            ActiveBrokers::except(&brokers, broker)
+        } else {
+            ActiveBrokers::all(&brokers)
+        };
+        let mut changed = 0;
+        for key in &keys {
+            let Some(topic) = self.image.topic(key.topic) else { continue };
+            let Some(partition) = topic.partition(key.partition) else { continue };
+            let Some(target) = target(partition) else { continue };
+            let min_insync = topic.configs.min_insync_replicas();
+            if let Some(next) = change(partition, target, min_insync, &active) {
+                self.put_partition(*key, next);
+                changed += 1;
+            }
+        }
+        changed
+    }
+}

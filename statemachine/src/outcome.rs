@@ -1,0 +1,233 @@
+//! What the proposer of a command is told, and its bytes: the quorum leader relays it to the node
+//! where the command came from.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::command::{brokers_from_wire, brokers_to_wire, recovery_from_wire};
+use crate::error::{ErrorCode, Rejection};
+use crate::ids::{
+    BrokerEpoch, BrokerId, Brokers, FeatureLevel, LeaderEpoch, PartitionEpoch, ProducerId, TopicId,
+};
+use crate::partition::{Partition, Recovery};
+use crate::wire::{self, DecodeError, id_from_wire, id_to_wire};
+
+/// The outcome of an applied command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was carried out.
+    Accepted(Reply),
+    /// It was not allowed; nothing changed.
+    Rejected(Rejection),
+}
+
+/// What a command gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reply {
+    /// To RegisterBroker.
+    BrokerRegistered {
+        /// The epoch to send with later requests.
+        epoch: BrokerEpoch,
+    },
+    /// To FenceBroker.
+    BrokerFenced {
+        /// How many partitions changed.
+        partitions_changed: u64,
+    },
+    /// To UnfenceBroker.
+    BrokerUnfenced {
+        /// How many partitions got a leader.
+        partitions_changed: u64,
+    },
+    /// To ShutdownBroker.
+    BrokerShuttingDown {
+        /// How many partitions changed.
+        partitions_changed: u64,
+    },
+    /// To UnregisterBroker.
+    BrokerUnregistered {
+        /// How many partitions changed.
+        partitions_changed: u64,
+    },
+    /// To CreateTopics.
+    TopicsCreated {
+        /// The topics' ids, in the order of the command.
+        topics: Vec<TopicId>,
+    },
+    /// To DeleteTopic.
+    TopicDeleted {
+        /// The name that is free again.
+        name: String,
+    },
+    /// To AlterPartition.
+    PartitionAltered(PartitionAltered),
+    /// To AllocateProducerIds.
+    ProducerIds {
+        /// The first id of the block.
+        first: ProducerId,
+        /// How many ids the block has.
+        len: u32,
+    },
+    /// To SetFeatureLevel.
+    FeatureLevelSet {
+        /// The finalized level.
+        level: FeatureLevel,
+    },
+}
+
+/// The partition as an AlterPartition left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionAltered {
+    /// The leader.
+    pub leader: Option<BrokerId>,
+    /// The ISR, in the order of the replicas.
+    pub isr: Brokers,
+    /// The leader epoch.
+    pub leader_epoch: LeaderEpoch,
+    /// The partition epoch to send with the next AlterPartition.
+    pub partition_epoch: PartitionEpoch,
+    /// Whether the leader has recovered.
+    pub recovery: Recovery,
+    /// The change completed a reassignment and moved the leader: it was made, but the asker is to be
+    /// answered with NEW_LEADER_ELECTED and waits for metadata.
+    pub new_leader_elected: bool,
+}
+
+impl PartitionAltered {
+    pub(crate) fn of(partition: &Partition, new_leader_elected: bool) -> Self {
+        Self {
+            leader: partition.leader,
+            isr: partition.isr.clone(),
+            leader_epoch: partition.leader_epoch,
+            partition_epoch: partition.partition_epoch,
+            recovery: partition.recovery,
+            new_leader_elected,
+        }
+    }
+}
+
+impl Outcome {
+    /// The reply, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// The rejection.
+    pub fn into_result(self) -> Result<Reply, Rejection> {
+        match self {
+            Self::Accepted(reply) => Ok(reply),
+            Self::Rejected(rejection) => Err(rejection),
+        }
+    }
+
+    /// The error that a Kafka client is to be answered with, if any: that of a rejection, or
+    /// NEW_LEADER_ELECTED for a change that was made.
+    #[must_use]
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Rejected(rejection) => Some(rejection.code),
+            Self::Accepted(Reply::PartitionAltered(altered)) if altered.new_leader_elected => {
+                Some(ErrorCode::NewLeaderElected)
+            }
+            Self::Accepted(_) => None,
+        }
+    }
+
+    /// The outcome's bytes, as they go between nodes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let kind = match self {
+            Self::Accepted(reply) => reply_to_wire(reply),
+            Self::Rejected(rejection) => wire::outcome::Kind::Rejected(wire::Rejection {
+                code: i32::from(rejection.code.code()),
+                message: rejection.message.clone(),
+            }),
+        };
+        wire::Outcome { kind: Some(kind) }.encode_to_vec().into()
+    }
+
+    /// Reads the bytes of an outcome.
+    ///
+    /// # Errors
+    ///
+    /// Bytes that are no outcome, or one of a later version. The command was applied all the same.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        use wire::outcome::Kind;
+        let kind = wire::Outcome::decode(bytes)?.kind.ok_or(DecodeError::Unknown)?;
+        if let Kind::Rejected(rejection) = kind {
+            let code = i16::try_from(rejection.code)
+                .ok()
+                .and_then(ErrorCode::from_code)
+                .ok_or(DecodeError::Unknown)?;
+            return Ok(Self::Rejected(Rejection { code, message: rejection.message }));
+        }
+        reply_from_wire(kind).map(Self::Accepted)
+    }
+}
+
+fn reply_to_wire(reply: &Reply) -> wire::outcome::Kind {
+    use wire::outcome::Kind;
+    match reply {
+        Reply::BrokerRegistered { epoch } => Kind::BrokerRegistered(epoch.get()),
+        Reply::BrokerFenced { partitions_changed } => Kind::BrokerFenced(*partitions_changed),
+        Reply::BrokerUnfenced { partitions_changed } => Kind::BrokerUnfenced(*partitions_changed),
+        Reply::BrokerShuttingDown { partitions_changed } => {
+            Kind::BrokerShuttingDown(*partitions_changed)
+        }
+        Reply::BrokerUnregistered { partitions_changed } => {
+            Kind::BrokerUnregistered(*partitions_changed)
+        }
+        Reply::TopicsCreated { topics } => Kind::TopicsCreated(wire::TopicsCreated {
+            ids: topics.iter().map(|id| id_to_wire(id.0)).collect(),
+        }),
+        Reply::TopicDeleted { name } => {
+            Kind::TopicDeleted(wire::TopicDeleted { name: name.clone() })
+        }
+        Reply::PartitionAltered(altered) => Kind::PartitionAltered(wire::PartitionAltered {
+            leader: altered.leader.map(BrokerId::get),
+            isr: brokers_to_wire(&altered.isr),
+            leader_epoch: altered.leader_epoch.get(),
+            partition_epoch: altered.partition_epoch.get(),
+            recovering: altered.recovery == Recovery::Recovering,
+            new_leader_elected: altered.new_leader_elected,
+        }),
+        Reply::ProducerIds { first, len } => {
+            Kind::ProducerIds(wire::ProducerIds { first: first.get(), len: *len })
+        }
+        Reply::FeatureLevelSet { level } => Kind::FeatureLevelSet(level.get()),
+    }
+}
+
+fn reply_from_wire(kind: wire::outcome::Kind) -> Result<Reply, DecodeError> {
+    use wire::outcome::Kind;
+    Ok(match kind {
+        Kind::Rejected(_) => return Err(DecodeError::Missing { field: "reply" }),
+        Kind::BrokerRegistered(epoch) => Reply::BrokerRegistered { epoch: BrokerEpoch(epoch) },
+        Kind::BrokerFenced(partitions_changed) => Reply::BrokerFenced { partitions_changed },
+        Kind::BrokerUnfenced(partitions_changed) => Reply::BrokerUnfenced { partitions_changed },
+        Kind::BrokerShuttingDown(partitions_changed) => {
+            Reply::BrokerShuttingDown { partitions_changed }
+        }
+        Kind::BrokerUnregistered(partitions_changed) => {
+            Reply::BrokerUnregistered { partitions_changed }
+        }
+        Kind::TopicsCreated(created) => Reply::TopicsCreated {
+            topics: created
+                .ids
+                .iter()
+                .map(|id| id_from_wire("topic id", id).map(TopicId))
+                .collect::<Result<_, _>>()?,
+        },
+        Kind::TopicDeleted(deleted) => Reply::TopicDeleted { name: deleted.name },
+        Kind::PartitionAltered(altered) => Reply::PartitionAltered(PartitionAltered {
+            leader: altered.leader.map(BrokerId),
+            isr: brokers_from_wire(&altered.isr),
+            leader_epoch: LeaderEpoch(altered.leader_epoch),
+            partition_epoch: PartitionEpoch(altered.partition_epoch),
+            recovery: recovery_from_wire(altered.recovering),
+            new_leader_elected: altered.new_leader_elected,
+        }),
+        Kind::ProducerIds(ids) => Reply::ProducerIds { first: ProducerId(ids.first), len: ids.len },
+        Kind::FeatureLevelSet(level) => Reply::FeatureLevelSet { level: FeatureLevel(level) },
+    })
+}

@@ -1,0 +1,94 @@
+//! A partition: who keeps it, who leads it, who may lead it next.
+
+use crate::ids::{BrokerId, Brokers, LeaderEpoch, PartitionEpoch};
+
+/// Whether the leader's log holds all that was ever acknowledged (KIP-704).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Recovery {
+    /// It does.
+    #[default]
+    Recovered,
+    /// The leader was elected without that guarantee, and has not said yet that it has recovered.
+    Recovering,
+}
+
+/// The state of a partition.
+///
+/// `isr` and `elr` are kept in the order of `replicas`, so that equal sets are equal bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// The brokers that keep the partition, in order of preference as leader.
+    pub replicas: Brokers,
+    /// In-sync replicas: all of them hold what was acknowledged. Empty if and only if there is no
+    /// leader.
+    pub isr: Brokers,
+    /// Eligible leader replicas: they left the ISR while it was below `min.insync.replicas`, so that
+    /// they too hold everything below the high watermark (KIP-966).
+    pub elr: Brokers,
+    /// The leader before there was none, for as long as there is none (KIP-966).
+    pub last_known_leader: Option<BrokerId>,
+    /// The leader, if there is one.
+    pub leader: Option<BrokerId>,
+    /// Grows when the leader is written.
+    pub leader_epoch: LeaderEpoch,
+    /// Grows with any change.
+    pub partition_epoch: PartitionEpoch,
+    /// Replicas that a reassignment is adding (KIP-455).
+    pub adding: Brokers,
+    /// Replicas that a reassignment will remove when it completes (KIP-455).
+    pub removing: Brokers,
+    /// Whether the leader was elected with the guarantee of the ISR.
+    pub recovery: Recovery,
+}
+
+impl Partition {
+    /// A new partition: both epochs 0, led by the first broker of its ISR.
+    pub(crate) fn created(replicas: Brokers, isr: Brokers) -> Self {
+        let leader = isr.first().copied();
+        Self {
+            replicas,
+            isr,
+            elr: Brokers::default(),
+            last_known_leader: None,
+            leader,
+            leader_epoch: LeaderEpoch(0),
+            partition_epoch: PartitionEpoch(0),
+            adding: Brokers::default(),
+            removing: Brokers::default(),
+            recovery: Recovery::Recovered,
+        }
+    }
+
+    /// Whether a reassignment is going on.
+    #[must_use]
+    pub fn is_reassigning(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// How many in-sync replicas `acks=all` needs: `min.insync.replicas`, or the replication factor
+    /// where that is lower.
+    #[must_use]
+    pub fn min_insync_effective(&self, min_insync_replicas: u32) -> usize {
+        min_insync_effective(min_insync_replicas, self.replicas.len())
+    }
+}
+
+/// `min(min.insync.replicas, replication factor)`, at least 1.
+pub(crate) fn min_insync_effective(min_insync_replicas: u32, replication_factor: usize) -> usize {
+    usize::try_from(min_insync_replicas).unwrap_or(usize::MAX).min(replication_factor).max(1)
+}
+
+/// The brokers of `set` that are in `replicas`, in the order of `replicas`.
+pub(crate) fn in_order_of(replicas: &[BrokerId], set: &[BrokerId]) -> Brokers {
+    replicas.iter().copied().filter(|id| set.contains(id)).collect()
+}
+
+/// `set` without `removed`, in its order.
+pub(crate) fn without(set: &[BrokerId], removed: &[BrokerId]) -> Brokers {
+    set.iter().copied().filter(|id| !removed.contains(id)).collect()
+}
+
+/// Whether a broker is named twice. Lists are as long as a replication factor: a scan beats a set.
+pub(crate) fn first_doubled(set: &[BrokerId]) -> Option<BrokerId> {
+    set.iter().enumerate().find(|(at, id)| set[..*at].contains(id)).map(|(_, id)| *id)
+}
