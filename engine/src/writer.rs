@@ -196,7 +196,7 @@ impl<F: FileSystem> LogWriter<F> {
         latch
     }
 
-    fn store(&self) -> &Store<F> {
+    pub(crate) fn store(&self) -> &Store<F> {
         self.store.as_ref().expect("only taken when dropped")
     }
 }

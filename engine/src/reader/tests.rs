@@ -27,6 +27,13 @@ fn trap_E02_two_engines_read_their_own_bytes() {
         check(&nodes[0], b'a', index);
         check(&nodes[1], b'b', index);
     }
+    // The trap is real: one thread that reads from both is served the bytes of the first.
+    let on_this_thread = |node: &Node<_>| {
+        let engine = node.engine.writer.store().engine();
+        engine.get_entry::<EntryExt>(one().get(), 9).unwrap().unwrap().data
+    };
+    let found = (on_this_thread(&nodes[0]), on_this_thread(&nodes[1]));
+    assert_eq!(found, (vec![b'a'; 40].into(), vec![b'a'; 40].into()));
     // Reopened in the same place, with other bytes there.
     let faults = std::sync::Arc::default();
     drop(nodes);
