@@ -164,3 +164,175 @@ fn stamp(mut next: Partition, leader_written: bool) -> Partition {
     }
     next
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Cluster, ids, show};
+
+    /// A partition of replicas 1, 2, 3, led by the first of the ISR.
+    fn partition(isr: &[u32], elr: &[u32]) -> Partition {
+        Partition { elr: ids(elr), ..Partition::created(ids(&[1, 2, 3]), ids(isr)) }
+    }
+
+    fn changed(from: &Partition, target: Target, min: u32, active: &[u32]) -> Option<Partition> {
+        let cluster = Cluster::of(active);
+        change(from, target, min, &ActiveBrokers::all(&cluster.image().brokers))
+    }
+
+    fn to_isr(from: &Partition, isr: &[u32], min: u32, active: &[u32]) -> String {
+        let target = Target { isr: ids(isr), ..Target::of(from) };
+        changed(from, target, min, active).map_or("no-op".into(), |next| show(&next))
+    }
+
+    #[test]
+    fn nothing_differs_no_operation() {
+        let all = partition(&[1, 2, 3], &[]);
+        assert_eq!(to_isr(&all, &[1, 2, 3], 1, &[1, 2, 3]), "no-op");
+        // The ISR is a set: another order is no change.
+        assert_eq!(to_isr(&all, &[3, 1, 2], 1, &[1, 2, 3]), "no-op");
+        let none = Partition { last_known_leader: Some(BrokerId(1)), ..partition(&[], &[1]) };
+        assert_eq!(to_isr(&none, &[], 1, &[2, 3]), "no-op");
+    }
+
+    #[test]
+    fn elr_takes_who_leaves_an_isr_that_is_too_small() {
+        for (isr, elr, to, min, becomes) in [
+            // Large enough: nobody is kept.
+            (
+                &[1, 2, 3][..],
+                &[][..],
+                &[1, 2][..],
+                2,
+                "leader=1 isr=[1,2] elr=[] last=- epochs=0/1",
+            ),
+            (&[1, 2, 3], &[], &[1], 2, "leader=1 isr=[1] elr=[2,3] last=- epochs=0/1"),
+            (&[1, 2], &[], &[1], 2, "leader=1 isr=[1] elr=[2] last=- epochs=0/1"),
+            (&[1], &[2], &[1, 3], 3, "leader=1 isr=[1,3] elr=[2] last=- epochs=0/1"),
+            (&[1], &[2], &[1, 2], 3, "leader=1 isr=[1,2] elr=[] last=- epochs=0/1"),
+            (&[1], &[2], &[1, 3], 2, "leader=1 isr=[1,3] elr=[] last=- epochs=0/1"),
+            // min.insync.replicas above the replication factor counts as that.
+            (&[1, 2], &[3], &[1, 2, 3], 9, "leader=1 isr=[1,2,3] elr=[] last=- epochs=0/1"),
+            (&[1, 2], &[], &[1], 9, "leader=1 isr=[1] elr=[2] last=- epochs=0/1"),
+        ] {
+            let from = partition(isr, elr);
+            assert_eq!(to_isr(&from, to, min, &[1, 2, 3]), becomes, "{isr:?} {elr:?} -> {to:?}");
+        }
+    }
+
+    #[test]
+    fn an_unclean_replica_is_in_no_elr() {
+        let from = partition(&[1, 2], &[3]);
+        let target =
+            Target { unclean: Some(BrokerId(2)), ..Target::without_in_sync(&from, BrokerId(2)) };
+        let next = changed(&from, target, 3, &[1, 3]).expect("changes");
+        assert_eq!(show(&next), "leader=1 isr=[1] elr=[3] last=- epochs=0/1");
+    }
+
+    #[test]
+    fn the_last_one_leaves_and_is_remembered() {
+        let from = partition(&[1], &[]);
+        assert_eq!(
+            to_isr(&from, &[], 1, &[2, 3]),
+            "leader=- isr=[] elr=[1] last=1 epochs=1/1",
+            "in the ELR, since it holds all that was acknowledged"
+        );
+        let target = Target {
+            unclean: Some(BrokerId(1)),
+            forgotten: Some(BrokerId(1)),
+            ..Target::without_in_sync(&from, BrokerId(1))
+        };
+        let next = changed(&from, target, 1, &[2, 3]).expect("changes");
+        assert_eq!(show(&next), "leader=- isr=[] elr=[] last=- epochs=1/1");
+    }
+
+    #[test]
+    fn elr_takes_over_from_an_empty_isr() {
+        let from = partition(&[1], &[2, 3]);
+        assert_eq!(to_isr(&from, &[], 3, &[2, 3]), "leader=2 isr=[2] elr=[1,3] last=- epochs=1/1");
+        // min.insync.replicas was lowered while nobody led: one in sync is enough now.
+        let none = Partition { last_known_leader: Some(BrokerId(1)), ..partition(&[], &[1, 2]) };
+        assert_eq!(to_isr(&none, &[], 1, &[2]), "leader=2 isr=[2] elr=[] last=- epochs=1/1");
+    }
+
+    #[test]
+    fn the_last_known_leader_and_unclean_ones_recover() {
+        let none = Partition { last_known_leader: Some(BrokerId(3)), ..partition(&[], &[]) };
+        assert_eq!(
+            to_isr(&none, &[], 2, &[1, 2, 3]),
+            "leader=3 isr=[3] elr=[] last=- epochs=1/1 RECOVERING"
+        );
+        let from = partition(&[], &[1]);
+        let target = Target { election: Election::Unclean, ..Target::of(&from) };
+        let next = changed(&from, target, 2, &[2, 3]).expect("changes");
+        assert_eq!(show(&next), "leader=2 isr=[2] elr=[] last=- epochs=1/1 RECOVERING");
+    }
+
+    fn reassigning(isr: &[u32], adding: &[u32], removing: &[u32]) -> Partition {
+        let replicas = ids(&[4, 3, 1, 2]);
+        let mut from = Partition::created(replicas.clone(), in_order_of(&replicas, &ids(isr)));
+        from.leader = Some(BrokerId(1));
+        from.adding = ids(adding);
+        from.removing = ids(removing);
+        from
+    }
+
+    #[test]
+    fn a_reassignment_completes_when_all_that_stay_are_in_sync() {
+        let from = reassigning(&[1, 2, 3], &[3, 4], &[1, 2]);
+        assert_eq!(
+            to_isr(&from, &[1, 3], 1, &[1, 2, 3, 4]),
+            "leader=1 isr=[3,1] elr=[] last=- epochs=0/1",
+            "4 is not in sync yet"
+        );
+        let target = Target { isr: ids(&[1, 2, 3, 4]), ..Target::of(&from) };
+        let next = changed(&from, target, 1, &[1, 2, 3, 4]).expect("changes");
+        assert_eq!(show(&next), "leader=4 isr=[4,3] elr=[] last=- epochs=1/1");
+        assert_eq!(next.replicas, ids(&[4, 3]));
+        assert!(!next.is_reassigning());
+    }
+
+    #[test]
+    fn the_same_leader_is_written_again_when_a_replica_leaves() {
+        let from = reassigning(&[1, 2, 3], &[4], &[2]);
+        let target = Target { isr: ids(&[1, 2, 3, 4]), ..Target::of(&from) };
+        let next = changed(&from, target, 1, &[1, 2, 3, 4]).expect("changes");
+        assert_eq!(show(&next), "leader=1 isr=[4,3,1] elr=[] last=- epochs=1/1");
+        // Nobody leaves, the leader stays: no step of the leader epoch.
+        let from = reassigning(&[1, 2, 3], &[4], &[]);
+        let target = Target { isr: ids(&[1, 2, 3, 4]), ..Target::of(&from) };
+        let next = changed(&from, target, 1, &[1, 2, 3, 4]).expect("changes");
+        assert_eq!(show(&next), "leader=1 isr=[4,3,1,2] elr=[] last=- epochs=0/1");
+        assert!(!next.is_reassigning());
+    }
+
+    #[test]
+    fn a_reassignment_never_completes_to_an_empty_isr_or_no_replica() {
+        let from = reassigning(&[1, 2], &[], &[4, 3, 1, 2]);
+        assert_eq!(to_isr(&from, &[1, 2], 1, &[1, 2, 3, 4]), "no-op");
+        let from = reassigning(&[1, 2], &[3, 4], &[1, 2]);
+        let next = to_isr(&from, &[1], 2, &[1, 2, 3, 4]);
+        assert_eq!(next, "leader=1 isr=[1] elr=[2] last=- epochs=0/1");
+    }
+
+    #[test]
+    fn a_replica_that_leaves_leaves_the_elr_and_is_forgotten() {
+        let mut from = reassigning(&[], &[], &[]);
+        from.isr = ids(&[]);
+        from.leader = None;
+        from.elr = ids(&[3, 1]);
+        from.last_known_leader = Some(BrokerId(1));
+        let target = Target { replicas: ids(&[4, 3]), ..Target::of(&from) };
+        let next = changed(&from, target, 2, &[4]).expect("changes");
+        assert_eq!(show(&next), "leader=- isr=[] elr=[3] last=- epochs=1/1");
+    }
+
+    #[test]
+    fn a_preferred_election_moves_the_leader_back() {
+        let mut from = partition(&[1, 2, 3], &[]);
+        from.leader = Some(BrokerId(3));
+        let target = Target { election: Election::Preferred, ..Target::of(&from) };
+        let next = changed(&from, target, 1, &[1, 2, 3]).expect("changes");
+        assert_eq!(show(&next), "leader=1 isr=[1,2,3] elr=[] last=- epochs=1/1");
+    }
+}

@@ -90,3 +90,63 @@ impl Ballot<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Cluster, ids};
+
+    /// Active brokers, then replicas, ISR, ELR, leader and last known leader.
+    type Case<'a> = (&'a [u32], &'a [u32], &'a [u32], &'a [u32], Option<u32>, Option<u32>);
+
+    fn elect(case: Case<'_>, election: Election) -> Elected {
+        let (active, replicas, isr, elr, leader, last_known) = case;
+        let cluster = Cluster::of(active);
+        let (replicas, isr, elr) = (ids(replicas), ids(isr), ids(elr));
+        let ballot = Ballot {
+            replicas: &replicas,
+            isr: &isr,
+            elr: &elr,
+            leader: leader.map(BrokerId),
+            last_known_leader: last_known.map(BrokerId),
+        };
+        ballot.elect(election, &ActiveBrokers::all(&cluster.image().brokers))
+    }
+
+    #[test]
+    fn who_is_elected() {
+        use Elected::{Eligible, InSync, LastKnown, None as Nobody, Unclean};
+        use Election::{Online, Preferred};
+        let cases: &[(Case<'_>, Election, Elected)] = &[
+            // The current leader stays, though it is not preferred.
+            ((&[1, 2], &[1, 2], &[1, 2], &[], Some(2), None), Online, InSync(BrokerId(2))),
+            ((&[1, 2], &[1, 2], &[1, 2], &[], Some(2), None), Preferred, InSync(BrokerId(1))),
+            // The preferred one is out of sync, or inactive: the current one, then the first valid.
+            ((&[1, 2, 3], &[1, 2, 3], &[2, 3], &[], Some(3), None), Preferred, InSync(BrokerId(3))),
+            ((&[2, 3], &[1, 2, 3], &[1, 2, 3], &[], Some(1), None), Preferred, InSync(BrokerId(2))),
+            ((&[2, 3], &[1, 3, 2], &[1, 2, 3], &[], Some(1), None), Online, InSync(BrokerId(3))),
+            // The ELR counts only while the ISR is empty.
+            ((&[2, 3], &[1, 2, 3], &[], &[2, 3], None, None), Online, Eligible(BrokerId(2))),
+            ((&[3], &[1, 2, 3], &[1], &[3], Some(1), None), Online, Nobody),
+            ((&[1, 2], &[1, 2, 3], &[], &[3], None, Some(1)), Online, Nobody),
+            // The sole last known leader, if it is active.
+            ((&[1, 2], &[1, 2], &[], &[], None, Some(2)), Online, LastKnown(BrokerId(2))),
+            ((&[1], &[1, 2], &[], &[], None, Some(2)), Online, Nobody),
+            ((&[1, 9], &[1, 2], &[], &[], None, Some(9)), Online, Nobody),
+            // Anybody, only if that was asked for, and after those with a better claim.
+            ((&[2], &[1, 2], &[], &[], None, None), Online, Nobody),
+            ((&[2], &[1, 2], &[], &[], None, None), Preferred, Nobody),
+            ((&[2], &[1, 2], &[], &[1], None, None), Election::Unclean, Unclean(BrokerId(2))),
+            ((&[1, 2], &[1, 2], &[], &[2], None, None), Election::Unclean, Eligible(BrokerId(2))),
+            (
+                (&[1, 2], &[1, 2], &[], &[], None, Some(2)),
+                Election::Unclean,
+                LastKnown(BrokerId(2)),
+            ),
+            ((&[], &[1, 2], &[], &[], None, Some(2)), Election::Unclean, Nobody),
+        ];
+        for (case, election, elected) in cases {
+            assert_eq!(elect(*case, *election), *elected, "{election:?} of {case:?}");
+        }
+    }
+}

@@ -40,3 +40,44 @@ pub(crate) fn set(step: &mut Step<'_>, level: FeatureLevel) -> Result<Reply, Rej
 fn invalid(message: String) -> Rejection {
     Rejection::new(ErrorCode::InvalidUpdateVersion, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::FeatureRange;
+    use crate::command::{Command, RegisterBroker};
+    use crate::testing::{Cluster, registration};
+
+    fn set(level: u32) -> Command {
+        Command::SetFeatureLevel { level: FeatureLevel(level) }
+    }
+
+    #[test]
+    fn the_same_level_again_changes_nothing() {
+        let mut cluster = Cluster::of(&[1]);
+        let applied = cluster.apply(set(1));
+        let reply = Reply::FeatureLevelSet { level: FeatureLevel(1) };
+        assert_eq!(applied.outcome.into_result(), Ok(reply));
+        assert_eq!(applied.changes, crate::Delta::default());
+    }
+
+    #[test]
+    fn a_downgrade_and_a_level_that_not_all_support_are_refused() {
+        assert_eq!(Cluster::default().refuse(set(2)), ErrorCode::InvalidUpdateVersion);
+        let mut cluster = Cluster::of(&[1]);
+        assert_eq!(cluster.refuse(set(0)), ErrorCode::InvalidUpdateVersion);
+        assert_eq!(cluster.refuse(set(2)), ErrorCode::InvalidUpdateVersion);
+    }
+
+    #[test]
+    fn a_replica_that_does_not_know_the_level_stops() {
+        let mut cluster = Cluster::default();
+        let features = FeatureRange { min: FeatureLevel(1), max: FeatureLevel(2) };
+        cluster.accept(Command::RegisterBroker(RegisterBroker { features, ..registration(1) }));
+        let error = cluster.machine.apply_command(9, &set(2)).expect_err("unknown here");
+        assert!(matches!(
+            error,
+            crate::ApplyError::UnsupportedFeatureLevel { index: 9, level: 2, supported: 1 }
+        ));
+    }
+}

@@ -63,3 +63,153 @@ fn put_if_changed(step: &mut Step<'_>, broker: Broker) {
         step.put_broker(broker);
     }
 }
+
+#[cfg(test)]
+#[allow(non_snake_case, reason = "tests of a trap carry its number")]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::ids::BrokerEpoch;
+    use crate::testing::{Cluster, ids, key, new_topic, show, topic_id};
+
+    #[test]
+    fn every_request_of_another_epoch_is_stale() {
+        let mut cluster = Cluster::of(&[1, 2]);
+        let older = BrokerSession { epoch: BrokerEpoch(2), ..cluster.session(2) };
+        let newer = BrokerSession { epoch: BrokerEpoch(4), ..cluster.session(2) };
+        let unknown = cluster.session(9);
+        for session in [older, newer, unknown] {
+            for command in [
+                Command::FenceBroker(session),
+                Command::UnfenceBroker(session),
+                Command::ShutdownBroker(session),
+                Command::AllocateProducerIds(session),
+            ] {
+                assert_eq!(cluster.refuse(command), ErrorCode::StaleBrokerEpoch, "{session:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_broker_cannot_be_unregistered() {
+        let mut cluster = Cluster::of(&[1]);
+        let unregister = Command::UnregisterBroker { broker: BrokerId(2) };
+        assert_eq!(cluster.refuse(unregister), ErrorCode::BrokerIdNotRegistered);
+    }
+
+    /// The elector of the incident's system picked the first of the ISR: the dead leader itself.
+    #[test]
+    fn trap_I21_the_dead_leader_is_never_elected() {
+        for leave in [Cluster::fence, Cluster::shut_down] {
+            let mut cluster = Cluster::with_topic(&[1, 2, 3], &[1, 2, 3], &[]);
+            assert_eq!(cluster.shown(), "leader=1 isr=[1,2,3] elr=[] last=- epochs=0/0");
+            leave(&mut cluster, 1);
+            assert_eq!(cluster.shown(), "leader=2 isr=[2,3] elr=[] last=- epochs=1/1");
+            leave(&mut cluster, 3);
+            assert_eq!(cluster.shown(), "leader=2 isr=[2] elr=[] last=- epochs=1/2");
+            leave(&mut cluster, 2);
+            // Nobody is left: written as that, and not left to whoever is dead.
+            assert_eq!(cluster.shown(), "leader=- isr=[] elr=[2] last=2 epochs=2/3");
+        }
+        let mut cluster = Cluster::with_topic(&[1, 2, 3], &[1, 2, 3], &[]);
+        cluster.accept(Command::UnregisterBroker { broker: BrokerId(1) });
+        assert_eq!(cluster.shown(), "leader=2 isr=[2,3] elr=[] last=- epochs=1/1");
+    }
+
+    #[test]
+    fn fencing_touches_only_what_the_broker_keeps_and_says_how_much() {
+        let mut cluster = Cluster::of(&[1, 2, 3]);
+        let topics = vec![new_topic(1, "a", &[&[1, 2], &[2, 1], &[2, 3]])];
+        cluster.accept(Command::CreateTopics { topics });
+        let applied = cluster.apply(Command::FenceBroker(cluster.session(1)));
+        let fenced = Reply::BrokerFenced { partitions_changed: 2 };
+        assert_eq!(applied.outcome.into_result(), Ok(fenced));
+        assert_eq!(applied.changes.brokers.iter().copied().collect::<Vec<_>>(), *ids(&[1]));
+        let partitions: Vec<_> = applied.changes.partitions.into_iter().collect();
+        assert_eq!(partitions, [key(1, 0), key(1, 1)]);
+        let topic = cluster.image().topic(topic_id(1)).expect("created");
+        let shown: Vec<String> = topic.partitions().map(|(_, state)| show(state)).collect();
+        assert_eq!(
+            shown,
+            [
+                "leader=2 isr=[2] elr=[] last=- epochs=1/1",
+                "leader=2 isr=[2] elr=[] last=- epochs=0/1",
+                "leader=2 isr=[2,3] elr=[] last=- epochs=0/0",
+            ]
+        );
+        // Again: accepted, and nothing happens.
+        let applied = cluster.apply(Command::FenceBroker(cluster.session(1)));
+        let fenced = Reply::BrokerFenced { partitions_changed: 0 };
+        assert_eq!(applied.outcome.into_result(), Ok(fenced));
+        assert_eq!(applied.changes, crate::Delta::default());
+    }
+
+    #[test]
+    fn an_unfenced_broker_leads_what_it_has_a_claim_to() {
+        let mut cluster =
+            Cluster::with_topic(&[1, 2, 3], &[1, 2, 3], &[("min.insync.replicas", "2")]);
+        for id in [3, 1, 2] {
+            cluster.fence(id);
+        }
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[1,2] last=2 epochs=2/3");
+        // 3 left while two were in sync: it may lack what they acknowledged.
+        assert_eq!(cluster.unfence(3), Reply::BrokerUnfenced { partitions_changed: 0 });
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[1,2] last=2 epochs=2/3");
+        assert_eq!(cluster.unfence(1), Reply::BrokerUnfenced { partitions_changed: 1 });
+        assert_eq!(cluster.shown(), "leader=1 isr=[1] elr=[2] last=- epochs=3/4");
+        // There is a leader: the next one waits until the leader takes it into the ISR.
+        assert_eq!(cluster.unfence(2), Reply::BrokerUnfenced { partitions_changed: 0 });
+        assert_eq!(cluster.shown(), "leader=1 isr=[1] elr=[2] last=- epochs=3/4");
+    }
+
+    #[test]
+    fn a_broker_that_shuts_down_leads_nothing_until_it_registers_anew() {
+        let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[]);
+        assert_eq!(cluster.shut_down(1), Reply::BrokerShuttingDown { partitions_changed: 1 });
+        let broker = cluster.image().broker(BrokerId(1)).expect("registered").clone();
+        assert!(broker.in_shutdown && !broker.fenced && !broker.is_active());
+        cluster.fence(2);
+        cluster.fence(1);
+        assert_eq!(cluster.unfence(1), Reply::BrokerUnfenced { partitions_changed: 0 });
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[2] last=2 epochs=2/2");
+        cluster.restart(1, 2, &[1]);
+        let broker = cluster.image().broker(BrokerId(1)).expect("registered");
+        assert!(!broker.in_shutdown && broker.fenced);
+    }
+
+    #[test]
+    fn an_unregistered_broker_leaves_isr_and_elr() {
+        let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[("min.insync.replicas", "2")]);
+        cluster.fence(1);
+        assert_eq!(cluster.shown(), "leader=2 isr=[2] elr=[1] last=- epochs=1/1");
+        let gone = cluster.accept(Command::UnregisterBroker { broker: BrokerId(1) });
+        assert_eq!(gone, Reply::BrokerUnregistered { partitions_changed: 1 });
+        assert_eq!(cluster.shown(), "leader=2 isr=[2] elr=[] last=- epochs=1/2");
+        let gone = cluster.accept(Command::UnregisterBroker { broker: BrokerId(2) });
+        assert_eq!(gone, Reply::BrokerUnregistered { partitions_changed: 1 });
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[] last=2 epochs=2/3");
+        assert_eq!(cluster.image().broker_count(), 0);
+        // Whoever comes with this id now has no claim, not even to be the last known leader.
+        cluster.restart(2, 2, &[1]);
+        cluster.unfence(2);
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[] last=- epochs=2/4");
+    }
+
+    /// ISR only in memory, all replicas required, or none known: the incident's three ways to be
+    /// wrong about a dead follower.
+    #[test]
+    fn trap_I22_a_dead_follower_leaves_the_isr_and_the_rest_goes_on() {
+        let mut cluster =
+            Cluster::with_topic(&[1, 2, 3], &[1, 2, 3], &[("min.insync.replicas", "2")]);
+        cluster.fence(3);
+        assert_eq!(cluster.shown(), "leader=1 isr=[1,2] elr=[] last=- epochs=0/1");
+        let partition = cluster.partition();
+        assert!(partition.isr.len() >= partition.min_insync_effective(2), "acks=all goes on");
+        // An image that was written and read again knows the same.
+        let mut bytes = Vec::new();
+        crate::Image::write_snapshot(cluster.image(), &mut bytes).expect("written");
+        let restored = <crate::Metadata as crate::StateMachine>::restore(&mut &bytes[..]);
+        let image = crate::StateMachine::image(&restored.expect("restored"));
+        assert_eq!(image.partition(key(1, 0)), Some(cluster.partition()));
+    }
+}

@@ -89,6 +89,19 @@ impl Metadata {
     }
 }
 
+#[cfg(test)]
+impl Metadata {
+    /// Sets a partition without a command.
+    pub(crate) fn replace_partition(&mut self, key: PartitionKey, partition: Partition) {
+        self.image.put_partition(key, partition);
+    }
+
+    /// As if all producer ids below were given out.
+    pub(crate) fn set_next_producer_id(&mut self, next: crate::ids::ProducerId) {
+        self.image.next_producer_id = next;
+    }
+}
+
 /// One command being applied. Handlers check everything before they change anything.
 pub(crate) struct Step<'a> {
     pub(crate) index: u64,

@@ -180,3 +180,174 @@ fn check_directories(image: &MetadataImage, register: &RegisterBroker) -> Result
 fn invalid(message: String) -> Rejection {
     Rejection::new(ErrorCode::InvalidRegistration, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::broker::{FeatureRange, Listener};
+    use crate::command::Command;
+    use crate::ids::{FeatureLevel, Incarnation};
+    use crate::testing::{Cluster, registration};
+
+    fn listener(name: &str, host: &str, port: u16) -> Listener {
+        Listener { name: name.into(), host: host.into(), port }
+    }
+
+    fn refused(change: impl FnOnce(&mut RegisterBroker)) -> ErrorCode {
+        let mut cluster = Cluster::of(&[1]);
+        let mut register = registration(2);
+        change(&mut register);
+        cluster.refuse(Command::RegisterBroker(register))
+    }
+
+    #[test]
+    fn a_range_without_the_finalized_level_is_unsupported() {
+        for (min, max) in [(2, 3), (0, 0), (3, 1)] {
+            let code = refused(|register| {
+                register.features = FeatureRange { min: FeatureLevel(min), max: FeatureLevel(max) };
+            });
+            assert_eq!(code, ErrorCode::UnsupportedVersion, "{min} to {max}");
+        }
+    }
+
+    #[test]
+    fn directories_empty_doubled_or_of_another_broker_are_invalid() {
+        let others = registration(1).directories;
+        let own = registration(2).directories;
+        for directories in [vec![], vec![own[0], own[0]], vec![own[0], others[0]]] {
+            let code = refused(|register| register.directories = directories.clone());
+            assert_eq!(code, ErrorCode::InvalidRegistration, "{directories:?}");
+        }
+        let too_many = (0..=DIRECTORIES_MAX).map(|n| DirectoryId(Uuid::from_u128(n as u128 + 99)));
+        let code = refused(|register| register.directories = too_many.collect());
+        assert_eq!(code, ErrorCode::InvalidRegistration);
+    }
+
+    #[test]
+    fn what_cannot_be_reached_or_told_apart_is_invalid() {
+        let long = "x".repeat(BROKER_TEXT_BYTES_MAX + 1);
+        let many = || (0..=LISTENERS_MAX).map(|n| listener(&format!("L{n}"), "h", 1)).collect();
+        let faults: Vec<Box<dyn Fn(&mut RegisterBroker)>> = vec![
+            Box::new(|register| register.broker = BrokerId(1 << 31)),
+            Box::new(|register| register.incarnation = Incarnation(Uuid::nil())),
+            Box::new(|register| register.listeners = vec![listener("", "h", 1)]),
+            Box::new(|register| register.listeners = vec![listener("A", "", 1)]),
+            Box::new(|register| register.listeners = vec![listener("A", "h", 0)]),
+            Box::new(|register| register.listeners = vec![listener("A", &long, 1)]),
+            Box::new(|register| {
+                register.listeners = vec![listener("A", "h", 1), listener("A", "i", 2)];
+            }),
+            Box::new(|register| register.listeners = many()),
+            Box::new(|register| register.rack = Some(String::new())),
+            Box::new(|register| register.rack = Some(long.clone())),
+        ];
+        for (at, fault) in faults.iter().enumerate() {
+            assert_eq!(refused(fault), ErrorCode::InvalidRegistration, "fault {at}");
+        }
+    }
+
+    #[test]
+    fn a_new_broker_is_fenced_and_its_epoch_is_the_index() {
+        let mut cluster = Cluster::default();
+        cluster.index = 41;
+        let register = RegisterBroker {
+            listeners: vec![listener("TLS", "b", 2), listener("PLAINTEXT", "a", 1)],
+            rack: Some("r1".into()),
+            ..registration(7)
+        };
+        let reply = cluster.accept(Command::RegisterBroker(register));
+        assert_eq!(reply, Reply::BrokerRegistered { epoch: BrokerEpoch(42) });
+        let broker = cluster.image().broker(BrokerId(7)).expect("registered");
+        assert!(broker.fenced && !broker.in_shutdown && !broker.is_active());
+        assert_eq!(broker.listeners[0].name, "PLAINTEXT", "in order of name");
+        assert_eq!(broker.rack.as_deref(), Some("r1"));
+    }
+
+    #[test]
+    fn the_same_incarnation_amends_and_keeps_epoch_flags_and_partitions() {
+        let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[("min.insync.replicas", "2")]);
+        cluster.fence(2);
+        let before = cluster.shown();
+        assert_eq!(before, "leader=1 isr=[1] elr=[2] last=- epochs=0/1");
+        for id in [1, 2] {
+            let epoch = cluster.session(id).epoch;
+            // Without a vouch: a retry never touches the ELR.
+            let amended = RegisterBroker { rack: Some("r".into()), ..registration(id) };
+            let applied = cluster.apply(Command::RegisterBroker(amended.clone()));
+            assert_eq!(applied.outcome.into_result(), Ok(Reply::BrokerRegistered { epoch }));
+            assert!(applied.changes.partitions.is_empty());
+            let broker = cluster.image().broker(BrokerId(id)).expect("registered");
+            assert_eq!((broker.fenced, broker.rack.as_deref()), (id == 2, Some("r")));
+            // And again: nothing changes at all.
+            let again = cluster.apply(Command::RegisterBroker(amended));
+            assert_eq!(again.changes, crate::Delta::default());
+        }
+        assert_eq!(cluster.shown(), before);
+    }
+
+    #[test]
+    fn a_new_incarnation_leaves_the_isr_and_a_vouched_one_enters_the_elr() {
+        for (vouched, becomes) in [
+            (&[1][..], "leader=2 isr=[2] elr=[1] last=- epochs=1/1"),
+            (&[7, 1], "leader=2 isr=[2] elr=[1] last=- epochs=1/1"),
+            (&[7], "leader=2 isr=[2] elr=[] last=- epochs=1/1"),
+            (&[], "leader=2 isr=[2] elr=[] last=- epochs=1/1"),
+        ] {
+            let mut cluster =
+                Cluster::with_topic(&[1, 2], &[1, 2], &[("min.insync.replicas", "2")]);
+            let epoch = BrokerEpoch(cluster.index + 1);
+            assert_eq!(cluster.restart(1, 2, vouched), Reply::BrokerRegistered { epoch });
+            assert_eq!(cluster.shown(), becomes, "vouched for {vouched:?}");
+            assert!(cluster.image().broker(BrokerId(1)).is_some_and(|broker| broker.fenced));
+        }
+    }
+
+    #[test]
+    fn a_fenced_broker_stays_in_the_elr_only_if_it_vouches() {
+        for (vouched, becomes) in [
+            (&[1][..], "leader=2 isr=[2] elr=[1] last=- epochs=1/1"),
+            (&[], "leader=2 isr=[2] elr=[] last=- epochs=1/2"),
+        ] {
+            let mut cluster =
+                Cluster::with_topic(&[1, 2], &[1, 2], &[("min.insync.replicas", "2")]);
+            cluster.fence(1);
+            cluster.restart(1, 2, vouched);
+            assert_eq!(cluster.shown(), becomes, "vouched for {vouched:?}");
+        }
+    }
+
+    #[test]
+    fn the_sole_replica_comes_back_after_kill_9_if_its_disks_are_whole() {
+        let mut cluster = Cluster::with_topic(&[1], &[1], &[]);
+        cluster.restart(1, 2, &[1]);
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[1] last=1 epochs=1/1");
+        cluster.unfence(1);
+        assert_eq!(cluster.shown(), "leader=1 isr=[1] elr=[] last=- epochs=2/2");
+
+        let mut cluster = Cluster::with_topic(&[1], &[1], &[]);
+        cluster.restart(1, 2, &[]);
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[] last=- epochs=1/1");
+        cluster.unfence(1);
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[] last=- epochs=1/1", "not by itself");
+    }
+
+    #[test]
+    fn a_zombie_that_registers_again_does_not_vouch_for_its_successor() {
+        let mut cluster = Cluster::with_topic(&[1], &[1], &[]);
+        cluster.restart(1, 2, &[1]);
+        // The first process, with what it knows: not the second incarnation.
+        cluster.restart(1, 1, &[1]);
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[] last=- epochs=1/2");
+    }
+
+    #[test]
+    fn an_index_that_went_back_is_fatal() {
+        let mut cluster = Cluster::of(&[1]);
+        let register = RegisterBroker { incarnation: Incarnation(Uuid::max()), ..registration(1) };
+        let command = Command::RegisterBroker(register);
+        let error = cluster.machine.apply_command(1, &command).expect_err("an index twice");
+        assert!(matches!(error, crate::ApplyError::OutOfOrder { index: 1, applied: 1 }));
+    }
+}

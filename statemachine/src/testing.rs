@@ -7,7 +7,7 @@ use crate::command::{AlterPartition, BrokerSession, Command, NewTopic, RegisterB
 use crate::contract::{Applied, StateMachine};
 use crate::delta::Delta;
 use crate::error::ErrorCode;
-use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, Incarnation, PartitionKey, TopicId};
+use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, Incarnation, PartitionKey, ProducerId, TopicId};
 use crate::image::MetadataImage;
 use crate::machine::Metadata;
 use crate::outcome::{Outcome, Reply};
@@ -157,6 +157,20 @@ impl Cluster {
     /// Partition 0 of topic 1.
     pub(crate) fn partition(&self) -> &Partition {
         self.image.partition(key(1, 0)).expect("topic 1 is there")
+    }
+
+    /// Puts partition 0 of topic 1 into a state for which there is no command yet.
+    pub(crate) fn replace_partition(&mut self, mut partition: Partition) {
+        partition.partition_epoch.0 += 1;
+        self.machine.replace_partition(key(1, 0), partition);
+        self.image = self.machine.image();
+        self.image.check().expect("a state that can be");
+    }
+
+    /// As if all producer ids below were given out.
+    pub(crate) fn set_next_producer_id(&mut self, next: u64) {
+        self.machine.set_next_producer_id(ProducerId(next));
+        self.image = self.machine.image();
     }
 
     /// What the leader of partition 0 of topic 1 would send to have this ISR.

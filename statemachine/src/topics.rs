@@ -169,3 +169,179 @@ impl<'a> Batch<'a> {
         Ok(Partition::created(replicas.into(), isr))
     }
 }
+
+#[cfg(test)]
+#[allow(non_snake_case, reason = "tests of a trap carry its number")]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::placement::{PARTITIONS_PER_COMMAND_MAX, TopicShape, plan};
+    use crate::testing::{Cluster, ids, key, new_topic, show, topic_id};
+
+    fn refused(cluster: &mut Cluster, topic: NewTopic) -> ErrorCode {
+        cluster.refuse(Command::CreateTopics { topics: vec![topic] })
+    }
+
+    #[test]
+    fn names_are_checked_and_may_not_collide() {
+        let mut cluster = Cluster::with_topic(&[1], &[1], &[]);
+        let dotted = vec![new_topic(2, "a.b", &[&[1]])];
+        cluster.accept(Command::CreateTopics { topics: dotted });
+        for (name, code) in [
+            ("", ErrorCode::InvalidTopicException),
+            ("..", ErrorCode::InvalidTopicException),
+            ("a b", ErrorCode::InvalidTopicException),
+            ("a_b", ErrorCode::InvalidTopicException),
+            ("a.b", ErrorCode::TopicAlreadyExists),
+            ("t", ErrorCode::TopicAlreadyExists),
+        ] {
+            assert_eq!(refused(&mut cluster, new_topic(3, name, &[&[1]])), code, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn ids_are_of_one_topic() {
+        let mut cluster = Cluster::with_topic(&[1], &[1], &[]);
+        for number in [0, 1] {
+            let code = refused(&mut cluster, new_topic(number, "other", &[&[1]]));
+            assert_eq!(code, ErrorCode::InvalidRequest, "id {number}");
+        }
+    }
+
+    #[test]
+    fn shapes_and_assignments_that_cannot_be() {
+        let mut cluster = Cluster::of(&[1, 2, 3]);
+        cluster.fence(2);
+        cluster.shut_down(3);
+        for (partitions, code) in [
+            (&[][..], ErrorCode::InvalidPartitions),
+            (&[&[][..]][..], ErrorCode::InvalidReplicationFactor),
+            (&[&[1, 2], &[1]], ErrorCode::InvalidReplicaAssignment),
+            (&[&[1], &[]], ErrorCode::InvalidReplicaAssignment),
+            (&[&[1, 1]], ErrorCode::InvalidReplicaAssignment),
+            (&[&[1, 4]], ErrorCode::InvalidReplicaAssignment),
+            (&[&[1], &[2]], ErrorCode::InvalidReplicaAssignment),
+            (&[&[2, 3]], ErrorCode::InvalidReplicaAssignment),
+        ] {
+            let topic = new_topic(1, "t", partitions);
+            assert_eq!(refused(&mut cluster, topic), code, "{partitions:?}");
+        }
+        let wide = [&vec![1; REPLICATION_FACTOR_MAX + 1][..]];
+        let code = refused(&mut cluster, new_topic(1, "t", &wide));
+        assert_eq!(code, ErrorCode::InvalidReplicationFactor);
+    }
+
+    #[test]
+    fn the_initial_isr_is_the_active_replicas_and_its_first_leads() {
+        let mut cluster = Cluster::of(&[1, 2, 3]);
+        cluster.fence(1);
+        let topics = vec![new_topic(1, "t", &[&[1, 3, 2]])];
+        cluster.accept(Command::CreateTopics { topics });
+        assert_eq!(cluster.partition().replicas, ids(&[1, 3, 2]));
+        assert_eq!(cluster.shown(), "leader=3 isr=[3,2] elr=[] last=- epochs=0/0");
+    }
+
+    #[test]
+    fn configs_are_checked_and_kept() {
+        let mut cluster = Cluster::of(&[1]);
+        let mut topic = new_topic(1, "t", &[&[1]]);
+        topic.configs = vec![("retention.ms".into(), "soon".into())];
+        assert_eq!(refused(&mut cluster, topic.clone()), ErrorCode::InvalidConfig);
+        topic.configs = vec![("flush.ms".into(), "1".into())];
+        assert_eq!(refused(&mut cluster, topic.clone()), ErrorCode::InvalidConfig);
+        topic.configs = vec![("min.insync.replicas".into(), "2".into())];
+        cluster.accept(Command::CreateTopics { topics: vec![topic] });
+        let topic = cluster.image().topic_by_name("t").expect("created");
+        assert_eq!(topic.configs.min_insync_replicas(), 2);
+    }
+
+    #[test]
+    fn the_first_fault_in_order_decides() {
+        let mut cluster = Cluster::of(&[1]);
+        let mut topic = new_topic(1, "a b", &[&[9, 9]]);
+        topic.configs = vec![("x".into(), "1".into())];
+        assert_eq!(refused(&mut cluster, topic.clone()), ErrorCode::InvalidTopicException);
+        topic.name = "t".into();
+        assert_eq!(refused(&mut cluster, topic.clone()), ErrorCode::InvalidReplicaAssignment);
+        topic.partitions = vec![ids(&[1])];
+        assert_eq!(refused(&mut cluster, topic.clone()), ErrorCode::InvalidConfig);
+        topic.configs.clear();
+        cluster.accept(Command::CreateTopics { topics: vec![topic] });
+    }
+
+    #[test]
+    fn a_batch_is_all_or_nothing() {
+        let mut cluster = Cluster::of(&[1]);
+        let good = new_topic(1, "good", &[&[1]]);
+        for (second, code) in [
+            (new_topic(2, "bad", &[&[9]]), ErrorCode::InvalidReplicaAssignment),
+            (new_topic(2, "good", &[&[1]]), ErrorCode::TopicAlreadyExists),
+            (new_topic(1, "other", &[&[1]]), ErrorCode::InvalidRequest),
+        ] {
+            let topics = vec![good.clone(), second];
+            assert_eq!(cluster.refuse(Command::CreateTopics { topics }), code);
+            assert_eq!(cluster.image().topic_count(), 0);
+        }
+        assert_eq!(cluster.refuse(Command::CreateTopics { topics: vec![] }), ErrorCode::InvalidRequest);
+        let topics = vec![new_topic(1, "a.b", &[&[1]]), new_topic(2, "a_b", &[&[1]])];
+        let code = cluster.refuse(Command::CreateTopics { topics });
+        assert_eq!(code, ErrorCode::InvalidTopicException);
+    }
+
+    #[test]
+    fn a_batch_has_a_limit_of_partitions() {
+        let mut cluster = Cluster::of(&[1]);
+        let shape = TopicShape { partitions: 10_000, replication_factor: 1 };
+        let partitions = plan(cluster.image(), shape, 0).expect("placed");
+        let large = NewTopic { partitions, ..new_topic(1, "large", &[]) };
+        let one_more = new_topic(2, "small", &[&[1]]);
+        let code = cluster.refuse(Command::CreateTopics { topics: vec![large.clone(), one_more] });
+        assert_eq!(code, ErrorCode::InvalidPartitions);
+        cluster.accept(Command::CreateTopics { topics: vec![large] });
+        assert_eq!(cluster.image().partitions().count(), PARTITIONS_PER_COMMAND_MAX);
+    }
+
+    /// The incident's batch initialised its first topic only, with replicas written into the code.
+    #[test]
+    fn trap_I27_every_topic_of_a_batch_is_initialised() {
+        let mut cluster = Cluster::of(&[1, 2, 3]);
+        let topics = vec![
+            new_topic(3, "c", &[&[1, 2], &[2, 3]]),
+            new_topic(1, "a", &[&[3, 1]]),
+            new_topic(2, "b", &[&[2], &[3], &[1]]),
+        ];
+        let created = Reply::TopicsCreated { topics: vec![topic_id(3), topic_id(1), topic_id(2)] };
+        let applied = cluster.apply(Command::CreateTopics { topics: topics.clone() });
+        assert_eq!(applied.outcome.into_result(), Ok(created));
+        assert_eq!(applied.changes.topics_created.len(), 3);
+        assert_eq!(applied.changes.partitions.len(), 6);
+        for topic in &topics {
+            for (number, replicas) in (0..).zip(&topic.partitions) {
+                let key = PartitionKey { topic: topic.id, partition: number };
+                let partition = cluster.image().partition(key).expect("created");
+                assert_eq!(partition.replicas, *replicas);
+                assert_eq!(partition.isr, *replicas);
+                assert_eq!(partition.leader, replicas.first().copied());
+            }
+        }
+        let names: Vec<&str> = cluster.image().topics_by_name().map(|topic| &*topic.name).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn deletion_is_by_id_and_frees_the_name() {
+        let mut cluster = Cluster::with_topic(&[1], &[1], &[]);
+        let delete = |number| Command::DeleteTopic { topic: topic_id(number) };
+        assert_eq!(cluster.refuse(delete(2)), ErrorCode::UnknownTopicId);
+        let applied = cluster.apply(delete(1));
+        let deleted = Reply::TopicDeleted { name: "t".into() };
+        assert_eq!(applied.outcome.into_result(), Ok(deleted));
+        assert_eq!(applied.changes.topics_deleted.into_iter().collect::<Vec<_>>(), [topic_id(1)]);
+        assert!(applied.changes.partitions.is_empty());
+        assert_eq!(cluster.image().partitions_of(BrokerId(1)).count(), 0);
+        assert_eq!(cluster.refuse(delete(1)), ErrorCode::UnknownTopicId);
+        cluster.accept(Command::CreateTopics { topics: vec![new_topic(2, "t", &[&[1]])] });
+        let partition = cluster.image().partition(key(2, 0)).expect("created");
+        assert_eq!(show(partition), "leader=1 isr=[1] elr=[] last=- epochs=0/0");
+    }
+}
