@@ -220,7 +220,7 @@ impl Duties {
             let broker = register.broker;
             let message = format!(
                 "another process is registered as broker {broker} and alive: stop it, or wait \
-                 {:?} after it has stopped",
+                 {:.1?} after it has stopped",
                 duplicate.ends_in
             );
             rejected_with(ErrorCode::DuplicateBrokerRegistration, message, index)

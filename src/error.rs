@@ -31,6 +31,9 @@ pub enum OpenError {
     /// The data directory is not one that this node can use.
     #[error(transparent)]
     Directory(quorate_engine::IdentityError),
+    /// The runtime ended meanwhile, or opening the directory panicked, which is a bug.
+    #[error("opening the data directory was interrupted: {0}")]
+    Interrupted(String),
     /// The loop could not start.
     #[error(transparent)]
     Loop(quorate_loop::OpenError),
@@ -49,7 +52,7 @@ pub enum WriteError {
     )]
     TooLarge,
     /// It never reached a log. Nothing changed; it may be sent again.
-    #[error("{reason} (for {waited:?}): nothing was changed, try again")]
+    #[error("{reason}: nothing was changed, try again")]
     Unavailable {
         /// What was in the way at last.
         reason: Unavailable,
@@ -169,7 +172,7 @@ impl RegisterError {
 #[non_exhaustive]
 pub enum ReadError {
     /// No leader could confirm in time that it still leads, or this node did not catch up in time.
-    #[error("{reason} (for {waited:?}): try again, or read this node's own image")]
+    #[error("{reason}: try again, or read this node's own image")]
     Unavailable {
         /// What was in the way at last.
         reason: Unavailable,
@@ -178,7 +181,7 @@ pub enum ReadError {
     },
     /// The leader, or this node's own log, was too slow.
     #[error(
-        "the quorum did not answer within {waited:?}: try again, or read this node's own image"
+        "the quorum did not answer within {waited:.1?}: try again, or read this node's own image"
     )]
     TimedOut {
         /// How long the read tried.
@@ -196,7 +199,7 @@ pub enum ReadError {
 /// then the quorum fences the broker and moves its leaders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the quorum did not grant the shutdown of broker {broker} within {waited:?}: its leaders move when its session ends"
+    "the quorum did not grant the shutdown of broker {broker} within {waited:.1?}: its leaders move when its session ends"
 )]
 pub struct ShutdownNotGranted {
     /// The broker that wanted to stop.

@@ -98,7 +98,12 @@ impl Quorum {
         if !faults.is_empty() {
             return Err(OpenError::Config(faults));
         }
-        let formatted = Formatted::open(&config.data_dir).map_err(OpenError::Directory)?;
+        let data_dir = config.data_dir.clone();
+        // The disk is read on a thread that may block.
+        let formatted = tokio::task::spawn_blocking(move || Formatted::open(data_dir))
+            .await
+            .map_err(|error| OpenError::Interrupted(error.to_string()))?
+            .map_err(OpenError::Directory)?;
         let (calls_in, calls) = mpsc::channel(CALLS_MAX);
         let desk = Desk::new(calls_in);
         // Requests find the leader by our own way: a leader that lost its leadership must not have

@@ -38,7 +38,7 @@ pub enum NotReady {
     },
     /// Proposals wait, and nothing is committed.
     #[error(
-        "nothing was committed for {since:?} while proposals wait: look at the disks and the network of the voters"
+        "nothing was committed for {since:.1?} while proposals wait: look at the disks and the network of the voters"
     )]
     Stalled {
         /// For how long.
