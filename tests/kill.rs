@@ -256,3 +256,30 @@ fn members_are_the_voters_of_the_format() {
     let output = quorate(&["members", "ls", "--addr", &addrs]);
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 4);
 }
+
+/// A disk that fails is fatal for its node, which says so and ends; nothing that it could not write
+/// is acknowledged by it, and the others go on.
+#[test]
+fn a_node_whose_disk_fails_ends_with_one_sentence_and_without_a_panic() {
+    let mut cluster = Cluster::formatted();
+    cluster.start(1, &[]);
+    cluster.start(2, &[]);
+    cluster.start_with_broken_disk(3);
+    cluster.until_brokers_are_live(3);
+    // One entry that is longer than the broken disk takes.
+    cluster.create("big", 2_000, 2);
+    assert_eq!(cluster.exit_code(3), Some(1));
+    let log = cluster.log(3);
+    let sentence = log.lines().last().unwrap();
+    assert!(sentence.starts_with("quorate: ") && sentence.contains("check the disk"), "{sentence}");
+    assert!(!log.contains("panicked"), "{log}");
+    cluster.create("after", 1, 2);
+    // With a sound disk it comes back and catches up.
+    cluster.start(3, &[]);
+    cluster.until_brokers_are_live(3);
+    cluster.converge();
+    assert_eq!(
+        cluster.ask_one(3, &["topics", "ls", "--local"]).unwrap().as_array().unwrap().len(),
+        2
+    );
+}

@@ -57,7 +57,7 @@ pub(crate) async fn keep(
     };
     let Some(end) = ended else {
         if let Err(error) = session.shut_down().await {
-            tracing::warn!(%error, "the broker leaves without a grant");
+            tracing::warn!(%error, "the broker leaves all the same");
         }
         leading.abort();
         return Ok(());

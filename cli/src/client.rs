@@ -25,6 +25,9 @@ const ROUND_PAUSE: Duration = Duration::from_millis(50);
 /// the same time, and then says that nothing was changed, which is worth more than not knowing.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
+/// The remedy where nobody could say what became of a change.
+const LOOK_FIRST: &str = "look with 'ls' before you try again";
+
 /// The largest answer taken, in bytes: 10,000 partitions of a topic take about 2 MB as JSON.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
@@ -40,14 +43,14 @@ pub(crate) enum RequestError {
         message: String,
     },
     /// Nobody knows whether the change was made. Look before trying again.
-    #[error("the outcome is unknown: {message}; look with 'ls' before you try again")]
+    #[error("the outcome is unknown: {message}")]
     Unknown {
         /// What is known about it.
         message: String,
     },
     /// Nothing was changed: until the deadline no node could carry it out.
     #[error(
-        "no answer within {timeout:?}: {message}; check that a majority of the nodes runs, or wait \
+        "gave up after {timeout:?}: {message}; check that a majority of the nodes runs, or wait \
          longer with --timeout"
     )]
     Unavailable {
@@ -211,7 +214,9 @@ fn lost_attempt(verb: Verb<'_>, addr: &HostPort, error: &ureq::Error) -> Attempt
     match verb {
         Verb::Get => Attempt::TryAgain(message),
         Verb::Post(_) | Verb::Delete if never_sent(error) => Attempt::TryAgain(message),
-        Verb::Post(_) | Verb::Delete => Attempt::Over(RequestError::Unknown { message }),
+        Verb::Post(_) | Verb::Delete => {
+            Attempt::Over(RequestError::Unknown { message: format!("{message}; {LOOK_FIRST}") })
+        }
     }
 }
 
@@ -220,7 +225,8 @@ fn foreign(verb: Verb<'_>, addr: &HostPort, message: String) -> RequestError {
     match verb {
         Verb::Get => RequestError::Foreign { addr: addr.clone(), message },
         Verb::Post(_) | Verb::Delete => {
-            RequestError::Unknown { message: format!("{addr} answered {message}") }
+            let message = format!("{addr} answered {message}; {LOOK_FIRST}");
+            RequestError::Unknown { message }
         }
     }
 }

@@ -87,15 +87,16 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
 async fn shut_down(
     quorum: &Quorum,
     stop_broker: Option<oneshot::Sender<()>>,
-    broker: JoinHandle<Result<(), Failure>>,
+    mut broker: JoinHandle<Result<(), Failure>>,
     admin: AdminServer,
 ) {
     let begun = Instant::now();
     if let Some(stop) = stop_broker {
         // It fails when the broker's task has ended already.
         let _ = stop.send(());
-        if timeout_at(begun + BROKER_SHUTDOWN_MAX, broker).await.is_err() {
-            tracing::warn!("the broker leaves without a grant: its session will run out");
+        if timeout_at(begun + BROKER_SHUTDOWN_MAX, &mut broker).await.is_err() {
+            broker.abort();
+            tracing::warn!("nobody granted the broker's shutdown: its session will run out");
         }
     }
     let closed = timeout_at(begun + SHUTDOWN_MAX, async {

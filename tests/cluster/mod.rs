@@ -186,13 +186,22 @@ impl Cluster {
 
     /// Starts a node on some directory and waits until it is ready.
     pub(crate) fn start_on(&mut self, id: u64, data_dir: &Path, extra: &[&str]) {
-        self.spawn(id, data_dir, extra).unwrap_or_else(|why| panic!("{why}"));
+        self.spawn(id, program(), data_dir, extra);
     }
 
-    fn spawn(&mut self, id: u64, data_dir: &Path, extra: &[&str]) -> Result<(), String> {
+    /// Starts a node that can write no file beyond some kilobytes, as if its disk were broken.
+    pub(crate) fn start_with_broken_disk(&mut self, id: u64) {
+        let data_dir = self.data_dir(id);
+        let mut limited = Command::new("sh");
+        let limit = r#"trap "" XFSZ; ulimit -f 16; exec "$0" "$@""#;
+        limited.args(["-c", limit, env!("CARGO_BIN_EXE_quorate")]).env_remove("RUST_LOG");
+        self.spawn(id, limited, &data_dir, &[]);
+    }
+
+    fn spawn(&mut self, id: u64, mut program: Command, data_dir: &Path, extra: &[&str]) {
         assert!(!self.processes.contains_key(&id), "node {id} runs already");
         let log = File::options().create(true).append(true).open(self.log_path(id)).unwrap();
-        let mut child = program()
+        let mut child = program
             .args(["node", "--exit-with-stdin", "--admin", "127.0.0.1:0"])
             .args(["--listen", &self.listen(id), "--data-dir"])
             .arg(data_dir)
@@ -215,11 +224,10 @@ impl Cluster {
         let Some(port) = first.strip_prefix(&expected) else {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(format!("node {id} said {first:?}\n{}", self.log(id)));
+            panic!("node {id} said {first:?}\n{}", self.log(id));
         };
         let admin = format!("127.0.0.1:{}", port.trim());
         self.processes.insert(id, Process { child, admin });
-        Ok(())
     }
 
     /// Starts all nodes that do not run.
@@ -339,9 +347,13 @@ impl Cluster {
         by_name(&self.ask(&["partitions", "ls", "--timeout", "25"]))
     }
 
-    /// Waits until the image of every node that runs is the same, and gives its index.
+    /// Waits until the image of every node that runs is the same, and holds all that was
+    /// acknowledged before; gives its index.
     #[track_caller]
     pub(crate) fn converge(&self) -> u64 {
+        // Nodes that have just started agree on what they remember to be committed, which may be
+        // less than what is. A linearizable read ends that.
+        self.ask(&["brokers", "ls", "--timeout", "25"]);
         let statuses = until("all nodes have applied the same index", || {
             let statuses: Option<Vec<Value>> =
                 self.processes.keys().map(|id| self.ask_one(*id, &["status"])).collect();

@@ -248,6 +248,9 @@ impl Story<'_> {
     fn verify_every_node(&mut self) -> Result<(), StoryError> {
         self.narrator.step("every node is compared with what was acknowledged");
         let last_index = self.workload.ledger().last_index();
+        // Nodes that have just started agree on what they remember to be committed, which may be
+        // less than what is. A linearizable read ends that.
+        self.wait("the quorum answers", |story| story.read::<Vec<Broker>>("/v1/brokers").ok())?;
         let statuses = self.wait("all nodes have applied the same index", |story| {
             let statuses = story.statuses()?;
             let applied: BTreeSet<u64> = statuses.values().map(|s| s.applied_index).collect();

@@ -1,5 +1,8 @@
 //! Each kind of loss, made by hand in an otherwise perfect node, is noticed as what it is.
 
+// The number of the trap that these tests guard against.
+#![allow(non_snake_case)]
+
 use quorate_admin::views::{CreateTopic, CreatedTopic, ProducerIdBlock};
 use uuid::Uuid;
 
@@ -77,7 +80,7 @@ fn assert_noticed(change: impl FnOnce(&mut Ledger, &mut Found), wanted: &str) {
 }
 
 #[test]
-fn nothing_is_found_where_nothing_is_wrong() {
+fn trap_I30_nothing_is_found_where_nothing_is_wrong() {
     assert_eq!(after(|_, _| {}), [""; 0]);
 }
 
@@ -109,7 +112,7 @@ fn a_later_epoch_may_bring_another_leader_and_isr() {
 }
 
 #[test]
-fn a_lost_topic_is_noticed() {
+fn trap_I30_a_lost_topic_is_noticed() {
     assert_noticed(|_, found| drop(found.topics.remove(1)), "lost: topic demo-1");
 }
 
@@ -128,7 +131,7 @@ fn a_partition_that_was_only_seen_is_missed_too() {
 }
 
 #[test]
-fn a_lost_block_is_noticed() {
+fn trap_I30_a_lost_block_is_noticed() {
     let lost = |_: &mut Ledger, found: &mut Found| found.next_producer_id = 1000;
     assert_noticed(lost, "lost: producer ids from 1000 (the next one is 1000)");
 }
@@ -169,7 +172,7 @@ fn a_duplicated_partition_is_noticed() {
 }
 
 #[test]
-fn a_block_given_to_two_callers_is_noticed() {
+fn trap_I30_a_block_given_to_two_callers_is_noticed() {
     let twice = |ledger: &mut Ledger, _: &mut Found| ledger.blocks[1].first = 0;
     assert_noticed(twice, "duplicated: producer ids from 0 were given away twice");
 }
@@ -227,7 +230,7 @@ fn what_nobody_asked_for_is_noticed() {
 }
 
 #[test]
-fn a_lower_epoch_is_noticed() {
+fn trap_I30_a_lower_epoch_is_noticed() {
     let leader = |_: &mut Ledger, found: &mut Found| found.partitions[0].leader_epoch = 3;
     assert_noticed(leader, "epoch went back: leader epoch of orders-0 is 3, 4 was seen");
     let partition = |_: &mut Ledger, found: &mut Found| found.partitions[0].partition_epoch = 6;
@@ -237,7 +240,7 @@ fn a_lower_epoch_is_noticed() {
 }
 
 #[test]
-fn another_isr_at_the_same_epoch_is_noticed() {
+fn trap_I30_another_isr_at_the_same_epoch_is_noticed() {
     let isr = |_: &mut Ledger, found: &mut Found| found.partitions[0].isr = vec![1, 2];
     assert_noticed(isr, "changed within one epoch: orders-0 is leader Some(1) isr [1, 2]");
 }
