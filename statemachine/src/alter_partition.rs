@@ -230,7 +230,8 @@ mod tests {
         alter.leader_epoch = LeaderEpoch(0);
         alter.partition_epoch = PartitionEpoch(9);
         // One fault is mended after the other, in the order of the specification.
-        let mends: &[(fn(&mut AlterPartition, &Cluster), ErrorCode)] = &[
+        type Mend = fn(&mut AlterPartition, &Cluster);
+        let mends: &[(Mend, ErrorCode)] = &[
             (|_, _| (), ErrorCode::StaleBrokerEpoch),
             (|a, cluster| a.sender = cluster.session(3), ErrorCode::UnknownTopicId),
             (|a, _| a.partition.topic = key(1, 0).topic, ErrorCode::UnknownTopicOrPartition),

@@ -262,3 +262,190 @@ fn is_canonical(broker: &Broker) -> bool {
     broker.listeners.windows(2).all(|pair| pair[0].name < pair[1].name)
         && broker.directories.windows(2).all(|pair| pair[0] < pair[1])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ids::{FeatureLevel, LeaderEpoch, PartitionEpoch, ProducerId};
+    use crate::testing::{Cluster, ids, key, topic_id};
+
+    /// Brokers 1 to 4 of which 4 is fenced; topic 1 on 1, 2, 3 with min.insync.replicas 2.
+    fn image() -> MetadataImage {
+        let mut cluster =
+            Cluster::with_topic(&[1, 2, 3, 4], &[1, 2, 3], &[("min.insync.replicas", "2")]);
+        cluster.fence(4);
+        cluster.image().clone()
+    }
+
+    fn with_partition(change: impl FnOnce(&mut Partition)) -> MetadataImage {
+        let mut image = image();
+        let mut partition = image.partition(key(1, 0)).expect("there").clone();
+        change(&mut partition);
+        image.put_partition(key(1, 0), partition);
+        image
+    }
+
+    fn with_broker(id: u32, change: impl FnOnce(&mut Broker)) -> MetadataImage {
+        let mut image = image();
+        let mut broker = image.broker(BrokerId(id)).expect("there").clone();
+        change(&mut broker);
+        image.put_broker(broker);
+        image
+    }
+
+    fn rule(violation: &Violation) -> &'static str {
+        match violation {
+            Violation::Broker { rule, .. }
+            | Violation::Topic { rule, .. }
+            | Violation::Partition { rule, .. }
+            | Violation::Cluster { rule } => rule,
+        }
+    }
+
+    #[test]
+    fn every_rule_of_a_partition_is_asked() {
+        type Break = fn(&mut Partition);
+        let breaks: &[(Break, &str)] = &[
+            (|p| p.replicas = ids(&[]), "a partition has a replica"),
+            (|p| p.replicas = ids(&[1, 2, 3, 1]), "no duplicates"),
+            (|p| p.isr = ids(&[1, 1]), "no duplicates"),
+            (|p| p.isr = ids(&[1, 2, 4]), "isr within replicas"),
+            (|p| p.elr = ids(&[4]), "elr within replicas"),
+            (|p| p.elr = ids(&[3]), "isr and elr disjoint"),
+            (|p| p.adding = ids(&[4]), "adding and removing within replicas"),
+            (|p| p.removing = ids(&[4]), "adding and removing within replicas"),
+            (|p| (p.adding, p.removing) = (ids(&[3]), ids(&[3])), "adding and removing disjoint"),
+            (|p| p.isr = ids(&[2, 1]), "isr in the order of the replicas"),
+            (|p| (p.isr, p.elr) = (ids(&[1]), ids(&[3, 2])), "elr in the order of the replicas"),
+            (|p| p.isr = ids(&[2, 3]), "a leader is in the isr and active"),
+            (|p| p.leader = None, "no leader, no isr"),
+            (|p| p.recovery = Recovery::Recovering, "recovering with one in sync at most"),
+            (
+                |p| (p.isr, p.elr) = (ids(&[1, 2]), ids(&[3])),
+                "no elr while the isr is large enough",
+            ),
+            (
+                |p| (p.replicas, p.isr) = (ids(&[1, 4]), ids(&[1, 4])),
+                "fenced and leaving brokers are in no isr",
+            ),
+            (|p| p.last_known_leader = Some(BrokerId(2)), "a leader makes the last one forgotten"),
+            (
+                |p| {
+                    (p.isr, p.leader) = (ids(&[]), None);
+                    p.last_known_leader = Some(BrokerId(4));
+                },
+                "the last known leader is a replica",
+            ),
+        ];
+        image().check().expect("nothing broken yet");
+        for (change, broken) in breaks {
+            let violation = with_partition(change).check().expect_err(broken);
+            assert_eq!(rule(&violation), *broken);
+            assert!(violation.to_string().contains(broken));
+        }
+    }
+
+    #[test]
+    fn every_rule_of_a_broker_is_asked() {
+        type Break = fn(&mut Broker);
+        let breaks: &[(Break, &str)] = &[
+            (|b| b.epoch = BrokerEpoch(1), "broker epochs are unique"),
+            (|b| b.directories = [].into(), "a broker has a log directory"),
+            (
+                |b| b.directories = [b.directories[0], b.directories[0]].into(),
+                "a directory belongs to one broker",
+            ),
+            (
+                |b| b.features.max = FeatureLevel(0),
+                "every broker supports the finalized feature level",
+            ),
+        ];
+        for (change, broken) in breaks {
+            let violation = with_broker(4, change).check().expect_err(broken);
+            assert_eq!(rule(&violation), *broken);
+        }
+    }
+
+    #[test]
+    fn indexes_that_do_not_follow_are_seen() {
+        let mut image = image();
+        image.kept.remove(&BrokerId(2));
+        assert_eq!(rule(&image.check().expect_err("lost")), "every replica is found by its broker");
+        let mut image = self::image();
+        image.kept.entry(BrokerId(4)).or_default().insert(key(1, 0));
+        let rule_of_rest = "nothing is found by a broker that it left";
+        assert_eq!(rule(&image.check().expect_err("stale")), rule_of_rest);
+        let mut image = self::image();
+        image.names = imbl::OrdMap::new();
+        assert_eq!(rule(&image.check().expect_err("lost")), "every topic is found by its name");
+        let mut image = self::image();
+        let topic = image.topics.get_mut(&topic_id(1)).expect("there");
+        Arc::make_mut(topic).partitions.clear();
+        assert_eq!(rule(&image.check().expect_err("empty")), "a topic has at least one partition");
+    }
+
+    #[test]
+    fn every_rule_of_a_step_is_asked() {
+        let before = with_partition(|p| {
+            (p.leader_epoch, p.partition_epoch) = (LeaderEpoch(3), PartitionEpoch(5));
+        });
+        let step = |change: fn(&mut Partition)| {
+            let mut after = before.clone();
+            let mut partition = after.partition(key(1, 0)).expect("there").clone();
+            change(&mut partition);
+            after.put_partition(key(1, 0), partition);
+            before.check_step(&after).map_err(|violation| rule(&violation))
+        };
+        assert_eq!(step(|_| ()), Ok(()));
+        assert_eq!(step(|p| p.partition_epoch.0 = 4), Err("partition epochs never decrease"));
+        assert_eq!(step(|p| p.leader_epoch.0 = 2), Err("leader epochs never decrease"));
+        assert_eq!(
+            step(|p| p.leader_epoch.0 = 4),
+            Err("a leader epoch step implies a partition epoch step")
+        );
+        assert_eq!(step(|p| p.isr = ids(&[1, 2])), Err("a change implies a partition epoch step"));
+        assert_eq!(
+            step(|p| (p.leader, p.partition_epoch.0) = (Some(BrokerId(2)), 6)),
+            Err("another leader, another leader epoch")
+        );
+
+        let cluster = |change: fn(&mut MetadataImage)| {
+            let mut before = image();
+            before.next_producer_id = ProducerId(1_000);
+            let mut after = before.clone();
+            change(&mut after);
+            before.check_step(&after).map_err(|violation| rule(&violation))
+        };
+        assert_eq!(cluster(|_| ()), Ok(()));
+        assert_eq!(
+            cluster(|i| i.next_producer_id = ProducerId(0)),
+            Err("producer ids are given out once")
+        );
+        assert_eq!(
+            cluster(|i| i.feature_level = FeatureLevel(0)),
+            Err("the feature level never decreases")
+        );
+        assert_eq!(
+            cluster(|i| {
+                let topic = i.topics.get_mut(&topic_id(1)).expect("there");
+                Arc::make_mut(topic).partitions.clear();
+            }),
+            Err("partitions are never taken away")
+        );
+        let broker = |change: fn(&mut Broker)| {
+            let mut after = image();
+            let mut broker = after.broker(BrokerId(1)).expect("there").clone();
+            change(&mut broker);
+            after.put_broker(broker);
+            image().check_step(&after).map_err(|violation| rule(&violation))
+        };
+        assert_eq!(broker(|b| b.epoch.0 = 99), Ok(()));
+        assert_eq!(broker(|b| b.epoch.0 = 2), Err("broker epochs increase"));
+        assert_eq!(
+            broker(|b| b.incarnation = crate::testing::incarnation(1)),
+            Err("another incarnation has another epoch")
+        );
+    }
+}

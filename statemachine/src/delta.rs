@@ -106,3 +106,70 @@ impl Delta {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::testing::{Cluster, key, new_topic, topic_id};
+
+    fn apply(cluster: &mut Cluster, command: Command, collapsed: &mut Delta) {
+        collapsed.merge(cluster.apply(command).changes);
+    }
+
+    #[test]
+    fn a_topic_created_and_deleted_between_two_looks_was_never_there() {
+        let mut cluster = Cluster::of(&[1, 2]);
+        let mut collapsed = Delta::default();
+        let topics = vec![new_topic(1, "a", &[&[1, 2]]), new_topic(2, "b", &[&[2]])];
+        apply(&mut cluster, Command::CreateTopics { topics }, &mut collapsed);
+        let fence = Command::FenceBroker(cluster.session(2));
+        apply(&mut cluster, fence, &mut collapsed);
+        assert_eq!(
+            collapsed.partitions.iter().copied().collect::<Vec<_>>(),
+            [key(1, 0), key(2, 0)]
+        );
+        apply(&mut cluster, Command::DeleteTopic { topic: topic_id(1) }, &mut collapsed);
+        assert_eq!(collapsed.topics_created.iter().copied().collect::<Vec<_>>(), [topic_id(2)]);
+        assert!(collapsed.topics_deleted.is_empty());
+        assert_eq!(collapsed.partitions.iter().copied().collect::<Vec<_>>(), [key(2, 0)]);
+        assert!(!collapsed.is_empty());
+    }
+
+    #[test]
+    fn a_topic_that_was_there_and_came_back_under_its_id_is_deleted_and_created() {
+        let mut cluster = Cluster::with_topic(&[1], &[1], &[]);
+        let mut collapsed = Delta::default();
+        let delete = Command::DeleteTopic { topic: topic_id(1) };
+        let create = Command::CreateTopics { topics: vec![new_topic(1, "t", &[&[1], &[1]])] };
+        apply(&mut cluster, delete.clone(), &mut collapsed);
+        apply(&mut cluster, create, &mut collapsed);
+        assert!(collapsed.topics_deleted.contains(&topic_id(1)));
+        assert!(collapsed.topics_created.contains(&topic_id(1)));
+        assert_eq!(collapsed.partitions.len(), 2);
+        apply(&mut cluster, delete, &mut collapsed);
+        assert!(collapsed.topics_deleted.contains(&topic_id(1)));
+        assert!(collapsed.topics_created.is_empty() && collapsed.partitions.is_empty());
+    }
+
+    #[test]
+    fn a_loaded_snapshot_appears_as_what_differs() {
+        let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[]);
+        let before = cluster.image().clone();
+        assert!(Delta::between(&before, &before).is_empty());
+        cluster.fence(1);
+        cluster.accept(Command::AllocateProducerIds(cluster.session(2)));
+        cluster.accept(Command::CreateTopics { topics: vec![new_topic(2, "b", &[&[2]])] });
+        cluster.accept(Command::DeleteTopic { topic: topic_id(1) });
+        let there = Delta::between(&before, cluster.image());
+        let expected = Delta {
+            brokers: [crate::BrokerId(1)].into(),
+            topics_created: [topic_id(2)].into(),
+            topics_deleted: [topic_id(1)].into(),
+            partitions: [key(2, 0)].into(),
+            producer_ids: true,
+            ..Delta::default()
+        };
+        assert_eq!(there, expected);
+    }
+}

@@ -193,3 +193,37 @@ fn unindex_replicas(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::testing::{Cluster, key, new_topic, topic_id};
+
+    #[test]
+    fn what_is_there_is_found_in_every_way() {
+        let mut cluster = Cluster::of(&[2, 1]);
+        let topics = vec![new_topic(7, "a.b", &[&[1], &[2]]), new_topic(3, "z", &[&[2]])];
+        cluster.accept(Command::CreateTopics { topics });
+        let image = cluster.image();
+        let brokers: Vec<u32> = image.brokers().map(|broker| broker.id.get()).collect();
+        assert_eq!(brokers, [1, 2]);
+        assert_eq!(image.broker_count(), 2);
+        assert!(image.broker(BrokerId(3)).is_none());
+        assert_eq!(image.topic_count(), 2);
+        let topics: Vec<TopicId> = image.topics().map(|topic| topic.id).collect();
+        assert_eq!(topics, [topic_id(3), topic_id(7)]);
+        let names: Vec<&str> = image.topics_by_name().map(|topic| &*topic.name).collect();
+        assert_eq!(names, ["a.b", "z"]);
+        assert_eq!(image.topic_by_name("a.b").map(|topic| topic.id), Some(topic_id(7)));
+        assert!(image.topic_by_name("a_b").is_none());
+        assert_eq!(image.topic_colliding_with("a_b").map(|topic| topic.id), Some(topic_id(7)));
+        assert_eq!(image.topic(topic_id(7)).map(Topic::partition_count), Some(2));
+        let partitions: Vec<PartitionKey> = image.partitions().map(|(key, _)| key).collect();
+        assert_eq!(partitions, [key(3, 0), key(7, 0), key(7, 1)]);
+        assert!(image.partition(key(7, 2)).is_none());
+        assert!(image.partition(key(8, 0)).is_none());
+        let kept: Vec<PartitionKey> = image.partitions_of(BrokerId(2)).collect();
+        assert_eq!(kept, [key(3, 0), key(7, 1)]);
+    }
+}

@@ -63,6 +63,8 @@ mod outcome;
 mod partition;
 pub mod placement;
 mod producer_ids;
+#[cfg(test)]
+mod random;
 mod register;
 mod snapshot;
 #[cfg(test)]

@@ -231,3 +231,59 @@ fn reply_from_wire(kind: wire::outcome::Kind) -> Result<Reply, DecodeError> {
         Kind::FeatureLevelSet(level) => Reply::FeatureLevelSet { level: FeatureLevel(level) },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{ids, topic_id};
+
+    fn altered(new_leader_elected: bool) -> Outcome {
+        Outcome::Accepted(Reply::PartitionAltered(PartitionAltered {
+            leader: new_leader_elected.then_some(BrokerId(0)),
+            isr: ids(&[3, 1]),
+            leader_epoch: LeaderEpoch(2),
+            partition_epoch: PartitionEpoch(3),
+            recovery: Recovery::Recovering,
+            new_leader_elected,
+        }))
+    }
+
+    #[test]
+    fn every_outcome_survives_its_bytes() {
+        let replies = [
+            Reply::BrokerRegistered { epoch: BrokerEpoch(0) },
+            Reply::BrokerFenced { partitions_changed: 1 },
+            Reply::BrokerUnfenced { partitions_changed: 0 },
+            Reply::BrokerShuttingDown { partitions_changed: u64::MAX },
+            Reply::BrokerUnregistered { partitions_changed: 2 },
+            Reply::TopicsCreated { topics: vec![topic_id(2), topic_id(1)] },
+            Reply::TopicDeleted { name: "t".into() },
+            Reply::ProducerIds { first: ProducerId(0), len: 1_000 },
+            Reply::FeatureLevelSet { level: FeatureLevel(1) },
+        ];
+        let rejections =
+            ErrorCode::ALL.iter().map(|code| Outcome::Rejected(Rejection::new(*code, "why")));
+        let outcomes = replies.map(Outcome::Accepted).into_iter().chain(rejections);
+        for outcome in outcomes.chain([altered(true), altered(false)]) {
+            assert_eq!(Outcome::decode(&outcome.encode()), Ok(outcome));
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_outcome_are_refused() {
+        assert_eq!(Outcome::decode(&[]), Err(DecodeError::Unknown));
+        assert!(matches!(Outcome::decode(&[0x0a, 9]), Err(DecodeError::Malformed(_))));
+        // Rejected with the number 14 (zigzag 28), which the quorum never answers with.
+        assert_eq!(Outcome::decode(&[0x0a, 2, 8, 28]), Err(DecodeError::Unknown));
+    }
+
+    #[test]
+    fn the_error_of_a_change_that_was_made() {
+        assert_eq!(altered(true).error_code(), Some(ErrorCode::NewLeaderElected));
+        assert_eq!(altered(false).error_code(), None);
+        let rejection = Rejection::new(ErrorCode::InvalidRequest, "why");
+        let rejected = Outcome::Rejected(rejection.clone());
+        assert_eq!(rejected.error_code(), Some(ErrorCode::InvalidRequest));
+        assert_eq!(rejected.into_result(), Err(rejection));
+    }
+}

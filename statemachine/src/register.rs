@@ -229,7 +229,8 @@ mod tests {
     fn what_cannot_be_reached_or_told_apart_is_invalid() {
         let long = "x".repeat(BROKER_TEXT_BYTES_MAX + 1);
         let many = || (0..=LISTENERS_MAX).map(|n| listener(&format!("L{n}"), "h", 1)).collect();
-        let faults: Vec<Box<dyn Fn(&mut RegisterBroker)>> = vec![
+        type Fault<'a> = Box<dyn Fn(&mut RegisterBroker) + 'a>;
+        let faults: Vec<Fault<'_>> = vec![
             Box::new(|register| register.broker = BrokerId(1 << 31)),
             Box::new(|register| register.incarnation = Incarnation(Uuid::nil())),
             Box::new(|register| register.listeners = vec![listener("", "h", 1)]),

@@ -329,3 +329,234 @@ fn partition_from_wire(partition: &wire::Partition) -> Partition {
         recovery: recovery_from_wire(partition.recovering),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::contract::StateMachine;
+    use crate::machine::Metadata;
+    use crate::testing::{Cluster, new_topic};
+
+    fn written(image: &MetadataImage) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        image.write_snapshot(&mut bytes).expect("a vector takes all");
+        bytes
+    }
+
+    fn restore(bytes: &[u8]) -> Result<MetadataImage, RestoreError> {
+        Metadata::restore(&mut &bytes[..]).map(|machine| machine.image())
+    }
+
+    fn stream(records: Vec<Kind>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = RecordWriter { out: &mut bytes, chunk: vec![], records: 0 };
+        for kind in records {
+            writer.put(kind).expect("a vector takes all");
+        }
+        writer.flush().expect("a vector takes all");
+        bytes
+    }
+
+    /// Brokers with everything that a broker can have, an ELR, a leaderless partition.
+    fn cluster() -> Cluster {
+        let mut cluster =
+            Cluster::with_topic(&[1, 2, 3], &[1, 2, 3], &[("min.insync.replicas", "2")]);
+        cluster.register_in_rack(4, "rack");
+        let topics = vec![new_topic(9, "b.c", &[&[3, 1], &[2, 1]]), new_topic(5, "a", &[&[1]])];
+        cluster.accept(Command::CreateTopics { topics });
+        cluster.accept(Command::AllocateProducerIds(cluster.session(1)));
+        cluster.fence(3);
+        cluster.shut_down(2);
+        cluster
+    }
+
+    #[test]
+    fn a_restored_state_is_the_same_byte_for_byte() {
+        for image in [Cluster::default().image(), cluster().image()] {
+            let bytes = written(image);
+            let restored = restore(&bytes).expect("what was written can be read");
+            assert_eq!(restored, *image);
+            assert_eq!(written(&restored), bytes);
+            assert_eq!(restored.state_hash(), image.state_hash());
+            restored.check().expect("indexes are built again");
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_genesis_never_change() {
+        let image = MetadataImage::genesis();
+        assert_eq!(written(&image), [2, 8, 1, 2, 16, 0, 2, 48, 2]);
+        let of_bytes = xxhash_rust::xxh3::xxh3_128(&written(&image));
+        assert_eq!(image.state_hash(), StateHash::new(of_bytes));
+        assert_eq!(image.state_hash().to_string(), "0df191a6125d18fc3cefa809af7d2f6e");
+    }
+
+    #[test]
+    fn hashes_tell_states_apart() {
+        let mut cluster = cluster();
+        let mut seen = std::collections::BTreeSet::from([cluster.image().state_hash()]);
+        let steps: [fn(&mut Cluster) -> crate::Reply; 3] =
+            [|c| c.unfence(3), |c| c.fence(1), |c| c.restart(1, 2, &[1])];
+        for step in steps {
+            step(&mut cluster);
+            assert!(seen.insert(cluster.image().state_hash()));
+        }
+    }
+
+    #[test]
+    fn a_stream_cut_anywhere_is_truncated() {
+        let bytes = written(cluster().image());
+        for len in 0..bytes.len() {
+            let error = restore(&bytes[..len]).expect_err("cut short");
+            assert!(matches!(error, RestoreError::Truncated { .. }), "cut at {len}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn no_flipped_bit_is_read_as_another_state_unseen_or_panics() {
+        let image = cluster().image().clone();
+        let bytes = written(&image);
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                // The frame around the stream has the checksum. Here: what is read writes the same.
+                if let Ok(restored) = restore(&flipped) {
+                    assert_eq!(written(&restored), flipped, "byte {at} bit {bit}");
+                    assert_ne!(restored.state_hash(), image.state_hash());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_after_the_end_are_refused() {
+        let mut bytes = written(cluster().image());
+        bytes.push(0);
+        assert!(matches!(restore(&bytes), Err(RestoreError::Trailing { .. })));
+    }
+
+    #[test]
+    fn lengths_are_bounded_before_anything_is_reserved() {
+        let mut bytes = vec![2, 8, 1];
+        bytes.extend([0xff; 9]);
+        bytes.push(1);
+        let error = restore(&bytes).expect_err("too long");
+        assert!(matches!(error, RestoreError::RecordTooLong { record: 1, len: u64::MAX, .. }));
+        let error = restore(&[0xff; 11]).expect_err("no varint");
+        assert!(matches!(error, RestoreError::Malformed { record: 0, .. }));
+        let error = restore(&[0x82, 0x00, 8, 1]).expect_err("a varint with a needless byte");
+        assert!(matches!(error, RestoreError::Malformed { record: 0, .. }));
+    }
+
+    fn topic(id: u128, name: &str, partitions: u32, configs: &[(&str, &str)]) -> Kind {
+        let config = |(key, value): &(&str, &str)| wire::Config {
+            key: (*key).into(),
+            value: (*value).into(),
+        };
+        Kind::Topic(wire::Topic {
+            id: id.to_be_bytes().to_vec(),
+            name: name.into(),
+            configs: configs.iter().map(config).collect(),
+            partitions,
+        })
+    }
+
+    fn partition() -> wire::Partition {
+        wire::Partition { replicas: vec![1], elr: vec![1], ..wire::Partition::default() }
+    }
+
+    #[test]
+    fn records_come_in_their_order_only() {
+        let head = [Kind::FeatureLevel(1), Kind::NextProducerId(0)];
+        let broker = |id: u32| {
+            Kind::Broker(wire::Broker {
+                id,
+                epoch: u64::from(id) + 1,
+                incarnation: vec![1; 16],
+                features: Some(wire::FeatureRange { min: 1, max: 1 }),
+                directories: vec![vec![u8::try_from(id).expect("small"); 16]],
+                fenced: true,
+                ..wire::Broker::default()
+            })
+        };
+        let part = || Kind::Partition(partition());
+        let good =
+            [broker(1), broker(2), topic(1, "a", 1, &[]), part(), topic(2, "b", 1, &[]), part()];
+        let whole: Vec<Kind> = head.iter().cloned().chain(good).chain([Kind::End(8)]).collect();
+        restore(&stream(whole)).expect("in order");
+        for (case, tail) in [
+            ("wrong count", vec![Kind::End(3)]),
+            ("broker twice", vec![broker(1), broker(1)]),
+            ("brokers descend", vec![broker(2), broker(1)]),
+            ("broker after topic", vec![topic(1, "a", 1, &[]), part(), broker(1)]),
+            ("topics descend", vec![topic(2, "a", 1, &[]), part(), topic(1, "b", 1, &[]), part()]),
+            (
+                "names collide",
+                vec![topic(1, "a.b", 1, &[]), part(), topic(2, "a_b", 1, &[]), part()],
+            ),
+            ("too few partitions", vec![topic(1, "a", 2, &[]), part(), Kind::End(4)]),
+            ("too many partitions", vec![topic(1, "a", 1, &[]), part(), part()]),
+            ("feature level twice", vec![Kind::FeatureLevel(1)]),
+            ("unknown config", vec![topic(1, "a", 1, &[("x", "1")])]),
+            ("another spelling", vec![topic(1, "a", 1, &[("retention.ms", "01")])]),
+            (
+                "configs out of order",
+                vec![topic(1, "a", 1, &[("retention.ms", "1"), ("cleanup.policy", "delete")])],
+            ),
+        ] {
+            let records = head.iter().cloned().chain(tail).collect();
+            let error = restore(&stream(records)).expect_err(case);
+            assert!(matches!(error, RestoreError::Malformed { .. }), "{case}: {error:?}");
+        }
+        for (case, records) in [
+            ("no feature level", vec![Kind::NextProducerId(0)]),
+            ("no producer id", vec![Kind::FeatureLevel(1), Kind::End(1)]),
+        ] {
+            let error = restore(&stream(records)).expect_err(case);
+            assert!(matches!(error, RestoreError::Malformed { .. }), "{case}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_is_refused() {
+        let led = wire::Partition { leader: Some(1), isr: vec![1], elr: vec![], ..partition() };
+        for (case, partitions) in [
+            ("no partition", vec![]),
+            ("led by nobody registered", vec![led]),
+            ("no replica", vec![wire::Partition::default()]),
+        ] {
+            let count = u32::try_from(partitions.len()).expect("few");
+            let mut records = vec![Kind::FeatureLevel(1), Kind::NextProducerId(0)];
+            records.push(topic(1, "a", count, &[]));
+            records.extend(partitions.into_iter().map(Kind::Partition));
+            records.push(Kind::End(u64::try_from(records.len()).expect("few")));
+            let error = restore(&stream(records)).expect_err(case);
+            assert!(matches!(error, RestoreError::Inconsistent(_)), "{case}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_says_upgrade() {
+        let error = restore(&stream(vec![Kind::FeatureLevel(2)])).expect_err("a later level");
+        let (level, min, max) = (2, 1, 1);
+        assert!(matches!(error, RestoreError::UnsupportedFeatureLevel { level: l, min: a, max: b }
+                if (l, a, b) == (level, min, max)));
+        // Field 7 of the record is of no kind that is known.
+        let error = restore(&[2, 8, 1, 2, 0x38, 1]).expect_err("a later kind");
+        assert!(matches!(error, RestoreError::Unknown { record: 1 }), "{error:?}");
+        assert!(error.to_string().contains("upgrade"));
+    }
+
+    #[test]
+    fn errors_of_the_reader_are_passed_on() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("the disk is gone"))
+            }
+        }
+        assert!(matches!(Metadata::restore(&mut Broken), Err(RestoreError::Io(_))));
+    }
+}

@@ -4,10 +4,12 @@ use uuid::Uuid;
 
 use crate::broker::FeatureRange;
 use crate::command::{AlterPartition, BrokerSession, Command, NewTopic, RegisterBroker};
-use crate::contract::{Applied, StateMachine};
+use crate::contract::{Applied, Changes as _, StateMachine};
 use crate::delta::Delta;
 use crate::error::ErrorCode;
-use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, Incarnation, PartitionKey, ProducerId, TopicId};
+use crate::ids::{
+    BrokerEpoch, BrokerId, DirectoryId, Incarnation, PartitionKey, ProducerId, TopicId,
+};
 use crate::image::MetadataImage;
 use crate::machine::Metadata;
 use crate::outcome::{Outcome, Reply};
@@ -100,6 +102,8 @@ impl Cluster {
         let after = self.machine.image();
         after.check().expect("every invariant holds");
         self.image.check_step(&after).expect("every step is allowed");
+        let differs = Delta::between(&self.image, &after);
+        assert_eq!(applied.changes, differs, "a delta names what differs, no more and no less");
         if matches!(applied.outcome, Outcome::Rejected(_)) {
             assert_eq!(after, self.image, "a rejected command changes nothing");
         }

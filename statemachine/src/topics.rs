@@ -282,7 +282,10 @@ mod tests {
             assert_eq!(cluster.refuse(Command::CreateTopics { topics }), code);
             assert_eq!(cluster.image().topic_count(), 0);
         }
-        assert_eq!(cluster.refuse(Command::CreateTopics { topics: vec![] }), ErrorCode::InvalidRequest);
+        assert_eq!(
+            cluster.refuse(Command::CreateTopics { topics: vec![] }),
+            ErrorCode::InvalidRequest
+        );
         let topics = vec![new_topic(1, "a.b", &[&[1]]), new_topic(2, "a_b", &[&[1]])];
         let code = cluster.refuse(Command::CreateTopics { topics });
         assert_eq!(code, ErrorCode::InvalidTopicException);

@@ -46,11 +46,12 @@ pub enum DecodeError {
 
 /// Decodes a message of which every byte must be understood.
 ///
-/// Protobuf skips fields that it does not know. In replicated state this would be a change of
-/// meaning that nobody noticed, so a message that is shorter when encoded again is refused.
+/// Protobuf skips fields that it does not know, and reads any number as true. In replicated state this
+/// would be a change of meaning that nobody noticed, so a message that is not the same when encoded
+/// again is refused.
 pub(crate) fn decode_strict<M: Message + Default>(bytes: &[u8]) -> Result<M, DecodeError> {
     let message = M::decode(bytes)?;
-    if message.encoded_len() == bytes.len() { Ok(message) } else { Err(DecodeError::Unknown) }
+    if message.encode_to_vec() == bytes { Ok(message) } else { Err(DecodeError::Unknown) }
 }
 
 pub(crate) fn id_to_wire(id: Uuid) -> Vec<u8> {

@@ -1,0 +1,223 @@
+//! Random commands against the machine: every invariant after each, the same bytes on every replica.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+
+use crate::command::{AlterPartition, BrokerSession, Command, NewTopic};
+use crate::contract::{Changes as _, Image, StateMachine};
+use crate::delta::Delta;
+use crate::ids::{BrokerEpoch, BrokerId, FeatureLevel, PartitionKey};
+use crate::image::MetadataImage;
+use crate::machine::Metadata;
+use crate::outcome::Outcome;
+use crate::partition::Recovery;
+use crate::testing::{Cluster, incarnation, registration, topic_id};
+
+/// Few of everything, so that commands meet.
+const BROKERS: u32 = 5;
+const TOPICS: u128 = 4;
+const NAMES: [&str; 4] = ["a", "a.b", "a_b", "no good"];
+
+/// A command in small numbers; what they mean depends on the state it meets.
+#[derive(Debug, Clone)]
+enum Wish {
+    Register {
+        broker: u32,
+        start: u32,
+        vouched: Vec<u32>,
+    },
+    Fence {
+        broker: u32,
+        stale: bool,
+    },
+    Unfence {
+        broker: u32,
+        stale: bool,
+    },
+    ShutDown {
+        broker: u32,
+    },
+    Unregister {
+        broker: u32,
+    },
+    Create {
+        topic: u128,
+        name: usize,
+        partitions: Vec<Vec<u32>>,
+        min_insync: u32,
+    },
+    Delete {
+        topic: u128,
+    },
+    /// The leader's ISR: the replicas by a mask; epochs off by as much.
+    Alter {
+        topic: u128,
+        partition: u32,
+        mask: u8,
+        leader: i32,
+        epoch: i32,
+        recovering: bool,
+    },
+    ProducerIds {
+        broker: u32,
+    },
+    FeatureLevel {
+        level: u32,
+    },
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let broker = 1..=BROKERS;
+    let stale = prop::bool::weighted(0.05);
+    let off = prop_oneof![20 => Just(0), 1 => Just(-1), 1 => Just(1)];
+    let create = (1..=TOPICS, 0..NAMES.len(), 1usize..=3, 1u32..=3).prop_flat_map(
+        |(topic, name, factor, min_insync)| {
+            let replicas = proptest::sample::subsequence((1..=BROKERS).collect::<Vec<_>>(), factor);
+            vec(replicas.prop_shuffle(), 1..=3).prop_map(move |partitions| Wish::Create {
+                topic,
+                name,
+                partitions,
+                min_insync,
+            })
+        },
+    );
+    let alter = (1..=TOPICS, 0..=3u32, any::<u8>(), off.clone(), off, prop::bool::weighted(0.1));
+    prop_oneof![
+        4 => (broker.clone(), 1u32..=4, vec(1u32..=4, 0..=3))
+            .prop_map(|(broker, start, vouched)| Wish::Register { broker, start, vouched }),
+        4 => (broker.clone(), stale).prop_map(|(broker, stale)| Wish::Fence { broker, stale }),
+        8 => (broker.clone(), stale).prop_map(|(broker, stale)| Wish::Unfence { broker, stale }),
+        1 => broker.clone().prop_map(|broker| Wish::ShutDown { broker }),
+        1 => broker.clone().prop_map(|broker| Wish::Unregister { broker }),
+        3 => create,
+        1 => (1..=TOPICS).prop_map(|topic| Wish::Delete { topic }),
+        12 => alter.prop_map(|(topic, partition, mask, leader, epoch, recovering)| Wish::Alter {
+            topic, partition, mask, leader, epoch, recovering,
+        }),
+        1 => broker.prop_map(|broker| Wish::ProducerIds { broker }),
+        1 => (0..=2u32).prop_map(|level| Wish::FeatureLevel { level }),
+    ]
+}
+
+fn session(cluster: &Cluster, broker: u32, stale: bool) -> BrokerSession {
+    let session = cluster.session(broker);
+    let epoch = BrokerEpoch(session.epoch.get() + u64::from(stale));
+    BrokerSession { epoch, ..session }
+}
+
+fn off(number: u32, by: i32) -> u32 {
+    number.saturating_add_signed(by)
+}
+
+fn command(cluster: &Cluster, wish: Wish) -> Command {
+    match wish {
+        Wish::Register { broker, start, vouched } => {
+            let of = |start: u32| incarnation(u128::from(broker * 100 + start));
+            let mut register = registration(broker);
+            register.incarnation = of(start);
+            register.vouched = vouched.into_iter().map(of).collect();
+            Command::RegisterBroker(register)
+        }
+        Wish::Fence { broker, stale } => Command::FenceBroker(session(cluster, broker, stale)),
+        Wish::Unfence { broker, stale } => Command::UnfenceBroker(session(cluster, broker, stale)),
+        Wish::ShutDown { broker } => Command::ShutdownBroker(session(cluster, broker, false)),
+        Wish::Unregister { broker } => Command::UnregisterBroker { broker: BrokerId(broker) },
+        Wish::Create { topic, name, partitions, min_insync } => {
+            let partitions =
+                partitions.iter().map(|replicas| crate::testing::ids(replicas)).collect();
+            let configs = vec![("min.insync.replicas".to_owned(), min_insync.to_string())];
+            let (id, name) = (topic_id(topic), NAMES[name].to_owned());
+            Command::CreateTopics { topics: vec![NewTopic { id, name, partitions, configs }] }
+        }
+        Wish::Delete { topic } => Command::DeleteTopic { topic: topic_id(topic) },
+        Wish::Alter { topic, partition, mask, leader, epoch, recovering } => {
+            let key = PartitionKey { topic: topic_id(topic), partition };
+            alter(cluster, key, mask, (leader, epoch), recovering)
+        }
+        Wish::ProducerIds { broker } => {
+            Command::AllocateProducerIds(session(cluster, broker, false))
+        }
+        Wish::FeatureLevel { level } => Command::SetFeatureLevel { level: FeatureLevel(level) },
+    }
+}
+
+fn alter(
+    cluster: &Cluster,
+    key: PartitionKey,
+    mask: u8,
+    off_by: (i32, i32),
+    recovering: bool,
+) -> Command {
+    let state = cluster.image().partition(key);
+    let replicas = state.map(|state| state.replicas.clone()).unwrap_or_default();
+    let leader = state.and_then(|state| state.leader).unwrap_or_default();
+    let recovery = if recovering { Recovery::Recovering } else { Recovery::Recovered };
+    let chosen = |at: usize, id: BrokerId| {
+        let active = cluster.image().broker(id).is_some_and(|broker| broker.is_active());
+        // Mostly such as may be in sync; the two highest bits ask for a mistake.
+        id == leader && mask & 0x80 == 0 || (mask >> at) & 1 == 1 && (active || mask & 0x40 != 0)
+    };
+    let isr = replicas.iter().enumerate().filter(|(at, id)| chosen(*at, **id));
+    Command::AlterPartition(AlterPartition {
+        sender: cluster.session(leader.get()),
+        partition: key,
+        leader_epoch: off(state.map_or(0, |state| state.leader_epoch.get()), off_by.0).into(),
+        partition_epoch: off(state.map_or(0, |state| state.partition_epoch.get()), off_by.1).into(),
+        isr: isr.map(|(_, id)| cluster.session(id.get())).collect(),
+        recovery,
+    })
+}
+
+fn bytes(image: &MetadataImage) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    image.write_snapshot(&mut bytes).expect("a vector takes all");
+    bytes
+}
+
+fn restored(image: &MetadataImage) -> Metadata {
+    Metadata::restore(&mut &bytes(image)[..]).expect("what was written can be read")
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 200, failure_persistence: None, ..Config::default() })]
+
+    /// `Cluster::apply` checks every invariant, and that a delta names what differs, after each.
+    #[test]
+    fn replicas_agree_with_restarts_from_snapshots_in_the_middle(
+        wishes in vec(wish(), 1..120),
+        restart_at in 0usize..120,
+        watch_from in 0usize..120,
+    ) {
+        let mut cluster = Cluster::default();
+        let mut follower = Metadata::new();
+        let mut watched: Option<(MetadataImage, Delta)> = None;
+        let mut accepted = 0;
+        for (at, wish) in wishes.into_iter().enumerate() {
+            if at == restart_at {
+                follower = restored(&follower.image());
+            }
+            if at == watch_from {
+                watched = Some((cluster.image().clone(), Delta::default()));
+            }
+            let command = command(&cluster, wish);
+            let applied = cluster.apply(command.clone());
+            accepted += usize::from(matches!(applied.outcome, Outcome::Accepted(_)));
+            let followed = follower.apply(cluster.index, &command.encode()).expect("known");
+            prop_assert_eq!(&followed, &applied);
+            if let Some((_, delta)) = &mut watched {
+                delta.merge(applied.changes);
+            }
+        }
+        prop_assume!(accepted > 0);
+        let image = cluster.image();
+        prop_assert_eq!(bytes(image), bytes(&follower.image()));
+        prop_assert_eq!(image.state_hash(), follower.image().state_hash());
+        prop_assert_eq!(&restored(image).image(), image);
+        if let Some((from, delta)) = watched {
+            let differs = Delta::between(&from, image);
+            prop_assert!(differs.brokers.is_subset(&delta.brokers));
+            prop_assert!(differs.partitions.is_subset(&delta.partitions));
+        }
+    }
+}
