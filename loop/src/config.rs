@@ -30,7 +30,7 @@ pub struct LoopConfig {
     /// Append messages in flight to one follower; default 256, at least 1.
     pub append_inflight_max: usize,
     /// Bytes of entries a leader holds that are not committed yet; default 64 MiB, at least
-    /// `command_bytes_max`. Beyond it proposals end with `Overloaded`.
+    /// `command_bytes_max` and `append_bytes_max`. Beyond it proposals end with `Overloaded`.
     pub uncommitted_bytes_max: u64,
     /// Bytes of committed entries handed to the state machine at a time; default 16 MiB, at least
     /// 4 KiB.
@@ -134,11 +134,13 @@ impl LoopConfig {
                 self.command_bytes_max
             ),
         );
+        let least = self.append_bytes_max.max(self.command_bytes_max as u64);
         check(
-            self.uncommitted_bytes_max >= self.command_bytes_max as u64,
+            self.uncommitted_bytes_max >= least,
             format!(
-                "uncommitted_bytes_max is {}: use at least command_bytes_max ({})",
-                self.uncommitted_bytes_max, self.command_bytes_max
+                "uncommitted_bytes_max is {}: use at least command_bytes_max and append_bytes_max \
+                 ({least})",
+                self.uncommitted_bytes_max
             ),
         );
         for (name, value, least) in [

@@ -1,6 +1,7 @@
 //! Nodes in one process, over real sockets and real directories.
 
-#![allow(non_snake_case)]
+#![allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod tally;
 

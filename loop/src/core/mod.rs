@@ -571,3 +571,7 @@ impl From<Refused> for ProposeError {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
+mod tests;

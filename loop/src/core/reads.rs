@@ -27,6 +27,9 @@ pub(super) struct Waiting<R> {
 #[derive(Debug)]
 pub(super) struct Reads<R> {
     waiting: Vec<Waiting<R>>,
+    /// Refused by a node that does not lead: asked again with the next tick. Asking at once would
+    /// go back and forth without end between two nodes that take each other for the leader.
+    put_off: Vec<Waiting<R>>,
     asked: VecDeque<Round<R>>,
     /// By the index that must be applied first.
     confirmed: BTreeMap<u64, Vec<Waiting<R>>>,
@@ -45,6 +48,7 @@ impl<R> Reads<R> {
     pub(super) fn new(first_context: u64) -> Self {
         Reads {
             waiting: Vec::new(),
+            put_off: Vec::new(),
             asked: VecDeque::new(),
             confirmed: BTreeMap::new(),
             next_context: first_context,
@@ -99,12 +103,12 @@ impl<R> Reads<R> {
         peers
     }
 
-    /// A round was refused: it is asked again.
+    /// A round was refused: it is asked again, but not at once.
     pub(super) fn refused(&mut self, context: u64) {
         if let Some(place) = self.asked.iter().position(|round| round.context == context)
             && let Some(round) = self.asked.remove(place)
         {
-            self.waiting.extend(round.waiting);
+            self.put_off.extend(round.waiting);
         }
     }
 
@@ -136,6 +140,7 @@ impl<R> Reads<R> {
     /// whose time has run out are returned.
     #[must_use]
     pub(super) fn tick(&mut self, now: u64, patience: u64) -> Vec<R> {
+        self.waiting.append(&mut self.put_off);
         while let Some(round) = self.asked.pop_front_if(|r| r.asked_at + patience <= now) {
             self.waiting.extend(round.waiting);
         }
@@ -152,6 +157,7 @@ impl<R> Reads<R> {
     #[must_use]
     pub(super) fn take_all(&mut self) -> Vec<R> {
         self.restart();
+        self.waiting.append(&mut self.put_off);
         let confirmed = std::mem::take(&mut self.confirmed).into_values().flatten();
         let waiting = std::mem::take(&mut self.waiting);
         waiting.into_iter().chain(confirmed).filter_map(|w| w.reader.caller()).collect()
@@ -208,6 +214,20 @@ mod tests {
         assert_eq!(reads.confirmed(round, 3), vec![]);
         assert_eq!(reads.applied(3), vec![]);
         assert_eq!(reads.take_all(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_refused_round_is_not_asked_again_before_the_next_tick() {
+        let mut reads = Reads::new(1);
+        reads.queue(Reader::Caller("a"), 50);
+        let round = reads.start_round(0, everyone).unwrap();
+        reads.refused(round);
+        assert_eq!(reads.start_round(0, everyone), None);
+        assert_eq!(reads.tick(1, 10), Vec::<&str>::new());
+        let again = reads.start_round(1, everyone).unwrap();
+        assert_ne!(again, round);
+        reads.refused(again);
+        assert_eq!(reads.take_all(), vec!["a"]);
     }
 
     #[test]

@@ -1,0 +1,737 @@
+//! Cores on real engines, with the network, the clock and the moment of each fsync in the hands
+//! of the test.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+use quorate_engine::{
+    ClusterId, DirectoryId, Engine, EngineConfig, Formatted, Founding, LogReader, LogWriter,
+    SnapshotStore, Voter,
+};
+use raft::eraftpb::ConfState;
+use tempfile::TempDir;
+
+use super::*;
+
+type TestCore = Core<u64, u64>;
+
+fn group() -> GroupId {
+    GroupId::new(1).unwrap()
+}
+
+fn node(n: u64) -> NodeId {
+    NodeId::new(n).unwrap()
+}
+
+/// A directory in memory where there is one: these tests lose what was not written, and need no
+/// disk to lose what was not synced.
+fn memory_dir() -> TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
+fn config() -> LoopConfig {
+    let request_timeout_ms = 1_500;
+    LoopConfig {
+        election_ticks: 5,
+        heartbeat_ticks: 1,
+        request_timeout_ms,
+        ..LoopConfig::default()
+    }
+}
+
+/// One node: a core, its disk, and what is on the way to it and from it.
+struct Peer {
+    core: TestCore,
+    writer: LogWriter<quorate_engine::DefaultFileSystem>,
+    reader: LogReader,
+    snapshots: SnapshotStore,
+    /// Written by the core, not durable yet.
+    writes: VecDeque<GroupWrite>,
+    /// Applied commands, in order; what a restart has to find again.
+    applied: Vec<(LogId, Bytes)>,
+    answers: Vec<(u64, Result<u64, ProposeError>)>,
+    reads: Vec<(u64, Result<u64, ReadError>)>,
+    snapshots_sent: Vec<Envelope>,
+}
+
+struct Net {
+    dir: TempDir,
+    config: LoopConfig,
+    peers: BTreeMap<u64, Peer>,
+    /// In flight, by (from, to): each link keeps its order.
+    links: BTreeMap<(u64, u64), VecDeque<PeerMessage>>,
+    /// What was applied at each index, by anyone, ever.
+    history: BTreeMap<u64, (u64, Bytes)>,
+    leaders: BTreeMap<u64, u64>,
+    runs: u32,
+}
+
+impl Net {
+    fn new(voters: &[u64], learners: &[u64], config: LoopConfig) -> Net {
+        let dir = memory_dir();
+        let ids: Vec<u64> = voters.iter().chain(learners).copied().collect();
+        let addrs = ids.iter().map(|n| Voter { node_id: node(*n), addr: format!("127.0.0.1:{n}") });
+        let founding = Founding::Voters(addrs.collect());
+        let members = Members::founding(ids.iter().map(|n| {
+            (node(*n), DirectoryId::from_bytes([*n as u8; 16]), format!("127.0.0.1:{n}"))
+        }));
+        let meta = SnapshotMeta {
+            group: group(),
+            id: LogId { index: 1, term: 1 },
+            conf_state: ConfState::from((voters.to_vec(), learners.to_vec())),
+            members: members.encode(),
+        };
+        let cluster = ClusterId::random();
+        let (peers, links) = (BTreeMap::new(), BTreeMap::new());
+        let (history, leaders) = (BTreeMap::new(), BTreeMap::new());
+        let mut net = Net { dir, config, peers, links, history, leaders, runs: 0 };
+        for n in ids {
+            let path = net.dir.path().join(n.to_string());
+            quorate_engine::format(&path, cluster, node(n), founding.clone()).unwrap();
+            let mut engine = net.engine(n);
+            engine.snapshots.create(meta.clone()).unwrap().finish().unwrap();
+            let log = GroupLog::founded(group(), &meta, &engine.cache);
+            let write = GroupWrite {
+                group: group(),
+                number: 1,
+                entries: Vec::new(),
+                record: log.record(),
+                install: false,
+                genesis: None,
+            };
+            engine.writer.write(vec![write]).unwrap();
+            drop(engine);
+            net.start(n);
+        }
+        net
+    }
+
+    fn engine(&self, n: u64) -> Engine<quorate_engine::DefaultFileSystem> {
+        let formatted = Formatted::open(self.dir.path().join(n.to_string())).unwrap();
+        Engine::open(formatted, &EngineConfig::default()).unwrap()
+    }
+
+    /// Starts a node from what its disk holds.
+    fn start(&mut self, n: u64) {
+        let mut engine = self.engine(n);
+        let recovered = engine.groups.remove(&group()).unwrap();
+        let members = Arc::new(Members::decode(&recovered.snapshot.members).unwrap());
+        self.runs += 1;
+        let snapshot = recovered.snapshot.id;
+        let core =
+            Core::new(group(), node(n), members, recovered.log, self.config.clone(), self.runs)
+                .unwrap();
+        // The state machine's snapshot: all that was ever applied up to its index.
+        let up_to = self.history.range(..=snapshot.index);
+        let applied = up_to
+            .map(|(&index, (term, data))| (LogId { index, term: *term }, data.clone()))
+            .collect();
+        let peer = Peer {
+            core,
+            writer: engine.writer,
+            reader: engine.reader,
+            snapshots: engine.snapshots,
+            writes: VecDeque::new(),
+            applied,
+            answers: Vec::new(),
+            reads: Vec::new(),
+            snapshots_sent: Vec::new(),
+        };
+        self.peers.insert(n, peer);
+        self.turn(n);
+    }
+
+    /// Kills a node: what is not durable is gone, and so is what was on its way to it.
+    fn kill(&mut self, n: u64) {
+        self.peers.remove(&n);
+        self.links.retain(|(from, to), _| *from != n && *to != n);
+    }
+
+    fn peer(&mut self, n: u64) -> &mut Peer {
+        self.peers.get_mut(&n).unwrap()
+    }
+
+    fn step(&mut self, n: u64, input: Input<u64, u64>) {
+        self.peer(n).core.step(input);
+        self.turn(n);
+    }
+
+    /// Takes the effects of a node and puts them where they belong. Nothing becomes durable.
+    fn turn(&mut self, n: u64) {
+        loop {
+            let peer = self.peers.get_mut(&n).unwrap();
+            let effects = peer.core.effects();
+            assert_eq!(effects.fatal, None, "node {n}");
+            peer.writes.extend(effects.write);
+            peer.answers.extend(effects.failed.into_iter().map(|(c, e)| (c, Err(e))));
+            peer.reads.extend(effects.reads);
+            peer.snapshots_sent.extend(effects.snapshots);
+            let mut last = None;
+            for work in effects.apply {
+                last = Some(match work {
+                    Apply::Entries(entries) => {
+                        let mut last = 0;
+                        for Committed { at, command, caller } in entries {
+                            let seen = self
+                                .history
+                                .entry(at.index)
+                                .or_insert_with(|| (at.term, command.clone()));
+                            assert_eq!(*seen, (at.term, command.clone()), "node {n} at {at}");
+                            peer.applied.push((at, command));
+                            peer.answers.extend(caller.map(|caller| (caller, Ok(at.index))));
+                            last = at.index;
+                        }
+                        last
+                    }
+                    Apply::Restore(id) => {
+                        peer.snapshots.open(group(), id).unwrap();
+                        peer.applied = self
+                            .history
+                            .range(..=id.index)
+                            .map(|(&index, (term, c))| (LogId { index, term: *term }, c.clone()))
+                            .collect();
+                        id.index
+                    }
+                });
+            }
+            for envelope in effects.messages {
+                let link = self.links.entry((n, envelope.to.get())).or_default();
+                link.push_back(envelope.message);
+            }
+            for fetch in effects.fetches {
+                let (done, fetched) = std::sync::mpsc::channel();
+                let send = move |fetched| done.send(fetched).unwrap();
+                peer.reader.fetch(fetch, send).unwrap();
+                peer.core.step(Input::Fetched(fetched.recv().unwrap()));
+            }
+            if let Some(last) = last {
+                peer.core.step(Input::Applied(last));
+            }
+            let status = peer.core.status();
+            if status.role == Role::Leader {
+                let leader = *self.leaders.entry(status.term).or_insert(n);
+                assert_eq!(leader, n, "two leaders in term {}", status.term);
+            }
+            if !peer.core.has_more() && last.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Makes everything durable that a node has written.
+    fn sync(&mut self, n: u64) {
+        let peer = self.peer(n);
+        let writes: Vec<_> = peer.writes.drain(..).collect();
+        for durable in peer.writer.write(writes).unwrap() {
+            peer.core.step(Input::Durable(durable));
+        }
+        self.turn(n);
+    }
+
+    /// Delivers one message; false when there is none on that link.
+    fn deliver(&mut self, from: u64, to: u64) -> bool {
+        let Some(message) = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front) else {
+            return false;
+        };
+        if self.peers.contains_key(&to) {
+            self.step(to, Input::Peer { from: node(from), message });
+        }
+        true
+    }
+
+    /// Lets everything happen that needs no tick.
+    fn settle(&mut self) {
+        loop {
+            let mut quiet = true;
+            for n in self.peers.keys().copied().collect::<Vec<_>>() {
+                if !self.peer(n).writes.is_empty() {
+                    quiet = false;
+                    self.sync(n);
+                }
+                self.transfer_snapshots(n);
+            }
+            for (from, to) in self.links.keys().copied().collect::<Vec<_>>() {
+                quiet &= !self.deliver(from, to);
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    /// Copies the files of the snapshots that a node sends, and steps their messages.
+    fn transfer_snapshots(&mut self, n: u64) {
+        for Envelope { to, message } in std::mem::take(&mut self.peer(n).snapshots_sent) {
+            let PeerMessage::Raft(message) = message else { panic!("{message:?}") };
+            let meta = message.get_snapshot().get_metadata();
+            let id = LogId { index: meta.index, term: meta.term };
+            let mut received = false;
+            if self.peers.contains_key(&to.get()) {
+                let (mut file, length) = self.peer(n).snapshots.raw(group(), id).unwrap();
+                let mut bytes = Vec::new();
+                std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+                let store = &self.peer(to.get()).snapshots;
+                let mut receiver = store.receive(group(), id, length).unwrap();
+                receiver.write(&bytes).unwrap();
+                receiver.finish().unwrap();
+                self.step(to.get(), Input::SnapshotReceived { from: node(n), message });
+                received = true;
+            }
+            self.step(n, Input::SnapshotSent { to, received });
+        }
+    }
+
+    /// Ticks everybody until there is a leader that all follow.
+    fn elect(&mut self) -> u64 {
+        for _ in 0..1_000 {
+            let statuses: Vec<_> = self.peers.values().map(|p| p.core.status()).collect();
+            let leader = statuses[0].leader;
+            let leads = statuses.iter().any(|s| s.role == Role::Leader);
+            if let (Some(leader), true) = (leader, leads)
+                && statuses.iter().all(|s| s.leader == Some(leader))
+            {
+                return leader.get();
+            }
+            for n in self.peers.keys().copied().collect::<Vec<_>>() {
+                self.step(n, Input::Tick);
+                self.settle();
+            }
+        }
+        panic!("nobody was elected");
+    }
+
+    fn propose(&mut self, n: u64, caller: u64) {
+        let command = Bytes::copy_from_slice(&caller.to_le_bytes());
+        self.step(n, Input::Propose { command, caller });
+    }
+
+    fn take_snapshot(&mut self, n: u64) {
+        let peer = self.peer(n);
+        let status = peer.core.status();
+        let at = peer.applied.last().map_or(LogId { index: 1, term: 1 }, |(at, _)| *at);
+        assert_eq!(at.index.max(1), status.applied_index);
+        let meta = SnapshotMeta {
+            group: group(),
+            id: at,
+            conf_state: peer.core.raw.store().conf_state().clone(),
+            members: status.members.encode(),
+        };
+        let meta = peer.snapshots.create(meta).unwrap().finish().unwrap();
+        self.step(n, Input::SnapshotTaken(meta));
+    }
+
+    fn waiting(&self, from: u64) -> Vec<&PeerMessage> {
+        self.links.iter().filter(|((f, _), _)| *f == from).flat_map(|(_, link)| link).collect()
+    }
+}
+
+fn kind(message: &PeerMessage) -> Option<MessageType> {
+    match message {
+        PeerMessage::Raft(message) => Some(message.get_msg_type()),
+        _ => None,
+    }
+}
+
+#[test]
+fn trap_R01_I07_no_append_and_no_acknowledgement_before_the_batch_is_durable() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    net.propose(leader, 7);
+    assert_eq!(net.peer(leader).writes.len(), 1);
+    assert_eq!(net.waiting(leader), Vec::<&PeerMessage>::new(), "the leader speaks too early");
+    net.sync(leader);
+    let kinds: Vec<_> = net.waiting(leader).into_iter().map(kind).collect();
+    assert_eq!(kinds, [Some(MessageType::MsgAppend); 2]);
+    let follower = leader % 3 + 1;
+    assert!(net.deliver(leader, follower));
+    assert_eq!(net.waiting(follower), Vec::<&PeerMessage>::new(), "the follower speaks too early");
+    net.sync(follower);
+    let kinds: Vec<_> = net.waiting(follower).into_iter().map(kind).collect();
+    assert_eq!(kinds, [Some(MessageType::MsgAppendResponse)]);
+    assert_eq!(net.peer(leader).answers, vec![]);
+    assert!(net.deliver(follower, leader));
+    assert_eq!(net.peer(leader).answers.len(), 1, "two of three hold it");
+}
+
+#[test]
+fn trap_R01_heartbeats_go_on_while_the_disk_is_slow_and_nothing_else_does() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    net.propose(leader, 7);
+    net.step(leader, Input::Tick);
+    let kinds: Vec<_> = net.waiting(leader).into_iter().map(kind).collect();
+    assert_eq!(kinds, [Some(MessageType::MsgHeartbeat); 2]);
+    // An append that needs no write of its own still waits for the batch before it.
+    net.propose(leader, 8);
+    assert_eq!(net.waiting(leader).len(), 2);
+    net.settle();
+    assert_eq!(net.peer(leader).answers.len(), 2);
+}
+
+#[test]
+fn trap_R02_a_single_voter_with_learners_reveals_nothing_before_its_vote_is_durable() {
+    let mut net = Net::new(&[1], &[2], config());
+    for _ in 0..100 {
+        net.step(1, Input::Tick);
+        if net.peer(1).core.status().role == Role::Leader {
+            break;
+        }
+    }
+    assert_eq!(net.peer(1).core.status().role, Role::Leader, "it won by itself, in memory");
+    assert!(!net.peer(1).writes.is_empty());
+    net.step(1, Input::Tick);
+    assert_eq!(net.waiting(1), Vec::<&PeerMessage>::new(), "not even a heartbeat");
+    net.sync(1);
+    assert!(!net.waiting(1).is_empty());
+    net.settle();
+    net.propose(1, 5);
+    net.settle();
+    assert_eq!(net.peer(1).answers, vec![(5, Ok(3))]);
+    assert_eq!(net.peer(2).applied.last().unwrap().0.index, 3);
+}
+
+#[test]
+fn trap_R06_a_single_voter_does_not_campaign_over_a_write_in_flight() {
+    let mut net = Net::new(&[1], &[], config());
+    net.elect();
+    net.propose(1, 1);
+    net.settle();
+    net.kill(1);
+    net.start(1);
+    net.take_snapshot(1);
+    assert_eq!(net.peer(1).writes.len(), 1, "the record of the snapshot is in flight");
+    for _ in 0..100 {
+        net.step(1, Input::Tick);
+    }
+    assert_ne!(net.peer(1).core.status().role, Role::Leader);
+    net.sync(1);
+    net.elect();
+    net.propose(1, 2);
+    net.settle();
+    assert_eq!(net.peer(1).answers.len(), 1);
+}
+
+#[test]
+fn trap_R07_I09_a_compacted_log_is_gone_on_from_after_a_restart() {
+    let mut net = Net::new(&[1, 2, 3], &[], LoopConfig { tail_entries: 2, ..config() });
+    let leader = net.elect();
+    for n in 0..20 {
+        net.propose(leader, n);
+    }
+    net.settle();
+    for n in 1..=3 {
+        net.take_snapshot(n);
+    }
+    net.settle();
+    let before = net.peer(leader).core.status();
+    assert_eq!(before.snapshot_index, before.applied_index);
+    assert_eq!(before.first_index, before.snapshot_index - 1);
+    for n in 1..=3 {
+        net.kill(n);
+    }
+    for n in 1..=3 {
+        net.start(n);
+        let after = net.peer(n).core.status();
+        assert_eq!(after.applied_index, before.applied_index, "node {n}");
+        assert_eq!(after.first_index, before.first_index, "node {n}");
+        assert!(after.term >= before.term, "node {n}");
+    }
+    let leader = net.elect();
+    net.propose(leader, 99);
+    net.settle();
+    assert_eq!(net.peer(leader).answers.len(), 1);
+}
+
+#[test]
+fn trap_R11_I11_a_lost_snapshot_is_reported_and_sent_again_and_installed_once() {
+    let mut net = Net::new(&[1, 2, 3], &[], LoopConfig { tail_entries: 0, ..config() });
+    let leader = net.elect();
+    let absent = leader % 3 + 1;
+    net.kill(absent);
+    for n in 0..20 {
+        net.propose(leader, n);
+    }
+    net.settle();
+    net.take_snapshot(leader);
+    net.settle();
+    net.start(absent);
+    // The leader probes, learns what is missing, and sends a snapshot; it gets lost.
+    for _ in 0..50 {
+        net.step(leader, Input::Tick);
+        if !net.peer(leader).snapshots_sent.is_empty() {
+            break;
+        }
+        while net.deliver(leader, absent) || net.deliver(absent, leader) {}
+    }
+    let lost = net.peer(leader).snapshots_sent.pop().unwrap();
+    assert_eq!(lost.to.get(), absent);
+    net.step(leader, Input::SnapshotSent { to: node(absent), received: false });
+    for _ in 0..50 {
+        for n in 1..=3 {
+            net.step(n, Input::Tick);
+        }
+        net.settle();
+    }
+    let status = net.peer(absent).core.status();
+    assert_eq!(status.snapshot_index, net.peers[&leader].core.status().snapshot_index);
+    assert_eq!(status.applied_index, net.peers[&leader].core.status().applied_index);
+    assert_eq!(net.peers[&absent].applied, net.peers[&leader].applied);
+}
+
+#[test]
+fn trap_R12_what_is_not_committed_is_bounded() {
+    let bounded = LoopConfig { uncommitted_bytes_max: 1_024, append_bytes_max: 512, ..config() };
+    let mut net = Net::new(&[1, 2, 3], &[], bounded);
+    let leader = net.elect();
+    for caller in 0..3 {
+        let command = Bytes::from(vec![0; 600]);
+        net.step(leader, Input::Propose { command, caller });
+    }
+    assert_eq!(
+        net.peer(leader).answers,
+        vec![(1, Err(ProposeError::Overloaded)), (2, Err(ProposeError::Overloaded))]
+    );
+    net.settle();
+    assert_eq!(net.peer(leader).answers.len(), 3, "the first one is committed");
+}
+
+#[test]
+fn trap_R14_a_follower_forwards_in_our_own_protocol_or_not_at_all() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    let follower = leader % 3 + 1;
+    net.propose(follower, 4);
+    let forwarded = net.waiting(follower);
+    assert!(matches!(forwarded[..], [PeerMessage::Propose { .. }]), "{forwarded:?}");
+    net.settle();
+    let (answered, applied) = (net.peers[&follower].answers.clone(), &net.peers[&follower].applied);
+    assert_eq!(answered, vec![(4, Ok(applied.last().unwrap().0.index))]);
+
+    let mut net = Net::new(&[1, 2, 3], &[], LoopConfig { forward: false, ..config() });
+    let leader = net.elect();
+    let follower = leader % 3 + 1;
+    net.propose(follower, 4);
+    assert_eq!(net.waiting(follower), Vec::<&PeerMessage>::new());
+    let refused = ProposeError::NotLeader { leader: Some(node(leader)) };
+    assert_eq!(net.peer(follower).answers, vec![(4, Err(refused))]);
+}
+
+#[test]
+fn trap_I16_a_commit_takes_two_syncs_in_sequence_and_no_tick() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    net.settle();
+    net.propose(leader, 1);
+    let follower = leader % 3 + 1;
+    net.sync(leader);
+    assert!(net.deliver(leader, follower));
+    net.sync(follower);
+    assert!(net.deliver(follower, leader));
+    assert_eq!(net.peer(leader).answers.len(), 1);
+    assert!(net.peer(leader).writes.is_empty(), "the new commit index rides in the next batch");
+}
+
+#[test]
+fn many_proposals_share_one_write_and_one_append() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    for caller in 0..100u64 {
+        let command = Bytes::copy_from_slice(&caller.to_le_bytes());
+        net.peer(leader).core.step(Input::Propose { command, caller });
+    }
+    net.turn(leader);
+    assert_eq!(net.peer(leader).writes.len(), 1);
+    assert_eq!(net.peer(leader).writes[0].entries.len(), 100);
+    net.sync(leader);
+    assert_eq!(net.waiting(leader).len(), 2, "one append for each follower");
+    net.settle();
+    assert_eq!(net.peer(leader).answers.len(), 100);
+}
+
+#[test]
+fn trap_I18_a_deposed_leader_says_which_proposals_are_lost() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let old = net.elect();
+    // It appends, and nobody hears of it.
+    net.propose(old, 1);
+    net.sync(old);
+    net.links.clear();
+    let others: Vec<u64> = (1..=3).filter(|n| *n != old).collect();
+    for _ in 0..100 {
+        for &n in &others {
+            net.step(n, Input::Tick);
+            if !net.peer(n).writes.is_empty() {
+                net.sync(n);
+            }
+        }
+        net.links.retain(|(from, to), _| *from != old && *to != old);
+        while net.deliver(others[0], others[1]) || net.deliver(others[1], others[0]) {}
+    }
+    let new = *others
+        .iter()
+        .find(|n| net.peers[n].core.status().role == Role::Leader)
+        .expect("the others elect a leader");
+    net.propose(new, 2);
+    for _ in 0..20 {
+        for n in 1..=3 {
+            net.step(n, Input::Tick);
+        }
+        net.settle();
+    }
+    let answers = &net.peers[&old].answers;
+    assert_eq!(*answers, vec![(1, Err(ProposeError::NotLeader { leader: Some(node(new)) }))]);
+    assert_eq!(net.peers[&new].answers.len(), 1);
+}
+
+#[test]
+fn reads_wait_for_a_quorum_and_for_the_own_state_machine() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    let follower = leader % 3 + 1;
+    net.propose(leader, 1);
+    net.settle();
+    let committed = net.peer(leader).core.status().commit_index;
+    net.step(leader, Input::Read { caller: 1 });
+    assert_eq!(net.peer(leader).reads, vec![], "no quorum has confirmed the leader");
+    net.settle();
+    assert_eq!(net.peer(leader).reads, vec![(1, Ok(committed))]);
+    net.step(follower, Input::Read { caller: 2 });
+    net.settle();
+    assert_eq!(net.peer(follower).reads, vec![(2, Ok(committed))]);
+    // Without a quorum it ends by its deadline.
+    for n in (1..=3).filter(|n| *n != leader) {
+        net.kill(n);
+    }
+    net.step(leader, Input::Read { caller: 3 });
+    for _ in 0..net.config.request_ticks() {
+        net.step(leader, Input::Tick);
+    }
+    assert_eq!(net.peer(leader).reads.last(), Some(&(3, Err(ReadError::TimedOut))));
+}
+
+#[test]
+fn a_message_for_a_lost_log_stops_the_group() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    net.elect();
+    let last = net.peer(1).core.status().last_index;
+    let mut heartbeat = Message::default();
+    heartbeat.set_msg_type(MessageType::MsgHeartbeat);
+    (heartbeat.from, heartbeat.to) = (2, 1);
+    heartbeat.term = net.peer(1).core.status().term;
+    heartbeat.commit = last + 1;
+    let message = PeerMessage::Raft(heartbeat);
+    net.peer(1).core.step(Input::Peer { from: node(2), message });
+    let fatal = net.peer(1).core.effects().fatal.unwrap();
+    assert!(fatal.contains("format a new one"), "{fatal}");
+}
+
+/// What a random schedule does next.
+#[derive(Debug, Clone)]
+enum Act {
+    Tick(u64),
+    Sync(u64),
+    Deliver(u64, u64),
+    Drop(u64, u64),
+    Propose(u64),
+    Read(u64),
+    Snapshot(u64),
+    Restart(u64),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let n = || 1..=3u64;
+    prop_oneof![
+        12 => n().prop_map(Act::Tick),
+        20 => n().prop_map(Act::Sync),
+        40 => (n(), n()).prop_map(|(a, b)| Act::Deliver(a, b)),
+        2 => (n(), n()).prop_map(|(a, b)| Act::Drop(a, b)),
+        12 => n().prop_map(Act::Propose),
+        4 => n().prop_map(Act::Read),
+        2 => n().prop_map(Act::Snapshot),
+        1 => n().prop_map(Act::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Any order of ticks, fsyncs, deliveries, losses, snapshots and kills: never two leaders in
+    /// a term, never two entries at an index, never a term that goes back; and once the schedule
+    /// is kind again, every node applies the same, and every caller was answered once.
+    #[test]
+    fn trap_R03_R04_R05_any_schedule_is_safe_and_ends_well(
+        acts in proptest::collection::vec(act(), 1..400),
+    ) {
+        let mut net = Net::new(&[1, 2, 3], &[], LoopConfig { tail_entries: 3, ..config() });
+        let mut next = 0;
+        let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut asked: BTreeMap<u64, u64> = BTreeMap::new();
+        for act in acts {
+            match act {
+                Act::Tick(n) => net.step(n, Input::Tick),
+                Act::Sync(n) => net.sync(n),
+                Act::Deliver(a, b) => { net.deliver(a, b); }
+                Act::Drop(a, b) => { net.links.remove(&(a, b)); }
+                Act::Propose(n) => { next += 1; asked.insert(next, n); net.propose(n, next); }
+                Act::Read(n) => { next += 1; net.step(n, Input::Read { caller: next }); }
+                Act::Snapshot(n) => net.take_snapshot(n),
+                Act::Restart(n) => {
+                    let durable = net.peers[&n].core.status().term;
+                    let speaks = net.peers[&n].writes.is_empty();
+                    asked.retain(|_, on| *on != n);
+                    net.kill(n);
+                    net.start(n);
+                    if speaks {
+                        prop_assert!(net.peers[&n].core.status().term >= durable);
+                    }
+                }
+            }
+            for (&n, peer) in &net.peers {
+                let term = peer.core.status().term;
+                let before = terms.insert(n, term).unwrap_or(0);
+                prop_assert!(term >= before || matches!(act, Act::Restart(_)));
+            }
+        }
+        for _ in 0..60 {
+            for n in 1..=3 {
+                net.step(n, Input::Tick);
+            }
+            net.settle();
+        }
+        let leader = net.elect();
+        net.propose(leader, 1_000_000);
+        for _ in 0..30 {
+            for n in 1..=3 {
+                net.step(n, Input::Tick);
+            }
+            net.settle();
+        }
+        let expected = net.peers[&leader].applied.clone();
+        for n in 1..=3 {
+            prop_assert_eq!(&net.peers[&n].applied, &expected, "node {}", n);
+        }
+        for _ in 0..net.config.request_ticks() {
+            for n in 1..=3 {
+                net.step(n, Input::Tick);
+            }
+            net.settle();
+        }
+        for (caller, n) in asked {
+            let answers = &net.peers[&n].answers;
+            let count = answers.iter().filter(|(c, _)| *c == caller).count();
+            prop_assert_eq!(count, 1, "caller {} on node {}", caller, n);
+            let told = answers.iter().find(|(c, _)| *c == caller);
+            if let Some((_, Ok(index))) = told {
+                let command = &net.history[index].1;
+                prop_assert_eq!(command.as_ref(), &caller.to_le_bytes()[..]);
+            }
+            if let Some((_, Err(error))) = told
+                && error.never_applied()
+            {
+                let applied = net.history.values().any(|(_, c)| c.as_ref() == caller.to_le_bytes());
+                prop_assert!(!applied, "caller {} was told {} and was applied", caller, error);
+            }
+        }
+    }
+}
