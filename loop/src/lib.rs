@@ -40,6 +40,7 @@ mod driver;
 mod error;
 mod founding;
 mod frame;
+mod front;
 mod guard;
 mod inbox;
 mod log_writer;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,12 +10,12 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorate_engine::{
     DefaultFileSystem, Engine, EngineConfig, Formatted, Founding as FoundedBy, GroupId, Identity,
-    LogId, NodeId, RecoveredGroup, SnapshotStore,
+    LogId, NodeId, RecoveredGroup,
 };
 use quorate_statemachine::StateMachine;
 use raft::eraftpb::ConfState;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::apply::{self, Applier, SnapshotTrigger};
@@ -26,18 +25,12 @@ use crate::core::Input;
 use crate::driver::{Addresses, Driver};
 use crate::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
 use crate::founding::Founding;
-use crate::frame::{FoundingNews, Frame};
+use crate::front::{Front, Limits};
 use crate::inbox::{Applied, Closed, Event, Inbox};
-use crate::message::PeerMessage;
 use crate::publish::{Published, Publisher, Updates};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::GroupStatus;
-use crate::transport::{
-    Acceptor, Calls, Ingress, LinkEvent, Roster, Service, SharedRoster, Transport, receive_snapshot,
-};
-
-/// Calls of one peer that run at a time; more are dropped, and their callers time out.
-const CALLS_MAX: usize = 1_024;
+use crate::transport::{Acceptor, Calls, LinkEvent, Roster, Service, SharedRoster, Transport};
 
 /// The metadata quorum is group 1.
 const GROUP: GroupId = match GroupId::new(1) {
@@ -207,14 +200,14 @@ impl<S: StateMachine> Node<S> {
         let loop_thread = thread("quorate-loop", move || driver.run(bootstrap))?;
 
         let front = Arc::new(Front {
+            group: GROUP,
             inbox: inbox.clone(),
             calls: calls.clone(),
             service: service.clone(),
             transport: transport.clone(),
             snapshots: engine.snapshots,
             timeout: Duration::from_millis(config.connect_timeout_ms),
-            running: Arc::new(Semaphore::new(CALLS_MAX)),
-            receiving: Arc::new(AtomicBool::new(false)),
+            limits: Limits::default(),
         });
         let acceptor = Acceptor::new(roster, front, &config);
         let acceptor = tokio::spawn(acceptor.run(listener)).abort_handle();
@@ -403,83 +396,6 @@ impl<S: StateMachine> Recovered<S> {
             None => S::new(),
         };
         Ok(Recovered { engine, group, machine })
-    }
-}
-
-/// Everything that arrives at the node from outside.
-struct Front<S: StateMachine> {
-    inbox: Inbox<S>,
-    calls: Calls,
-    service: Arc<dyn Service>,
-    transport: Arc<Transport>,
-    snapshots: SnapshotStore,
-    timeout: Duration,
-    running: Arc<Semaphore>,
-    receiving: Arc<AtomicBool>,
-}
-
-impl<S: StateMachine> Ingress for Front<S> {
-    fn peer(
-        &self,
-        from: NodeId,
-        group: GroupId,
-        message: PeerMessage,
-        permit: OwnedSemaphorePermit,
-    ) {
-        self.inbox.send(Event::Peer { from, group, message, permit });
-    }
-
-    fn founding(
-        &self,
-        from: NodeId,
-        directory: quorate_engine::DirectoryId,
-        news: FoundingNews,
-        permit: OwnedSemaphorePermit,
-    ) {
-        self.inbox.send(Event::Founding { from, directory, news, permit });
-    }
-
-    fn call(&self, from: NodeId, request: u64, payload: Bytes) {
-        let Ok(permit) = self.running.clone().try_acquire_owned() else {
-            tracing::debug!(%from, "a call was dropped: too many run already");
-            return;
-        };
-        let answer = self.service.call(from, payload);
-        let transport = self.transport.clone();
-        tokio::spawn(async move {
-            let payload = answer.await;
-            // Not connected any more: the caller is told that its call is lost.
-            let _ = transport.send(from, Frame::Reply { request, payload });
-            drop(permit);
-        });
-    }
-
-    fn reply(&self, from: NodeId, request: u64, payload: Bytes) {
-        self.calls.answered(from, request, payload);
-    }
-
-    fn snapshot(&self, from: NodeId, stream: tokio::net::TcpStream) {
-        // One at a time: there is one group, and one leader that sends.
-        if self.receiving.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (inbox, snapshots) = (self.inbox.clone(), self.snapshots.clone());
-        let (receiving, timeout) = (self.receiving.clone(), self.timeout);
-        let transfer = move || {
-            match receive_snapshot(stream, timeout, &snapshots) {
-                Ok((group, message)) if group == GROUP => {
-                    tracing::info!(%from, "a snapshot was received");
-                    inbox.send(Event::Input(Input::SnapshotReceived { from, message }));
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%from, %error, "a snapshot was not received"),
-            }
-            receiving.store(false, Ordering::Release);
-        };
-        if let Err(error) = thread("quorate-snapshot-receive", transfer) {
-            tracing::warn!(%error, "a snapshot was not received");
-            self.receiving.store(false, Ordering::Release);
-        }
     }
 }
 

@@ -13,6 +13,8 @@
 //! Several inputs may be stepped before the effects are taken: what is ready by then shares one
 //! batch, one fsync and one message per peer.
 
+mod effects;
+mod input;
 mod outbox;
 mod proposals;
 mod reads;
@@ -20,13 +22,12 @@ mod ready;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use quorate_engine::{
-    Durable, Fetch, Fetched, GroupId, GroupLog, GroupWrite, LogId, NodeId, SnapshotMeta,
-};
+use quorate_engine::{Durable, Fetched, GroupId, GroupLog, LogId, NodeId, SnapshotMeta};
 use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
+pub use self::effects::{Apply, Committed, Effects};
+pub use self::input::Input;
 use self::outbox::Outbox;
 use self::proposals::{Proposals, Proposer};
 use self::reads::{Reader, Reads};
@@ -38,125 +39,6 @@ use crate::logger;
 use crate::members::Members;
 use crate::message::{Envelope, PeerMessage, Refused};
 use crate::status::{CoreStatus, Role};
-
-/// Something that happened, for [`Core::step`].
-///
-/// `P` and `R` are the completions of proposals and reads: a channel's sender in production, a
-/// number in a simulator. The core moves them and never looks inside.
-#[derive(Debug)]
-pub enum Input<P, R> {
-    /// The Raft clock advanced by one tick.
-    Tick,
-    /// A peer said something; the transport has authenticated it as `from`.
-    Peer {
-        /// The node it comes from.
-        from: NodeId,
-        /// What it says.
-        message: PeerMessage,
-    },
-    /// A caller proposes a command.
-    Propose {
-        /// The encoded command.
-        command: Bytes,
-        /// Who is told the outcome.
-        caller: P,
-    },
-    /// A caller wants a linearizable read index.
-    Read {
-        /// Who is told the index.
-        caller: R,
-    },
-    /// A batch is durable.
-    Durable(Durable),
-    /// The state machine has applied everything up to this index.
-    Applied(u64),
-    /// The log reader answered a fetch.
-    Fetched(Fetched),
-    /// A snapshot file arrived with this message, was verified and is durable.
-    SnapshotReceived {
-        /// The node that sent it.
-        from: NodeId,
-        /// The message that announced it.
-        message: Message,
-    },
-    /// A snapshot transfer to a peer ended.
-    SnapshotSent {
-        /// The receiver.
-        to: NodeId,
-        /// Whether the receiver has it.
-        received: bool,
-    },
-    /// The state machine's snapshot of this position is durable.
-    SnapshotTaken(SnapshotMeta),
-    /// The connection to a peer broke, or could not be made.
-    Unreachable(NodeId),
-    /// A message was not sent: the peer's queue was full or its connection down.
-    Undelivered(Envelope),
-    /// Hand leadership to the most advanced other voter; ignored on others than the leader.
-    TransferLeader,
-}
-
-/// Work for the state machine, in order.
-#[derive(Debug)]
-pub enum Apply<P> {
-    /// Committed entries, contiguous and ascending.
-    Entries(Vec<Committed<P>>),
-    /// Replace the state by this snapshot.
-    Restore(LogId),
-}
-
-/// A committed entry; its data is empty when a leader opened its term with it.
-#[derive(Debug)]
-pub struct Committed<P> {
-    /// Where it stands.
-    pub at: LogId,
-    /// The command.
-    pub command: Bytes,
-    /// Who waits for its outcome on this node.
-    pub caller: Option<P>,
-}
-
-/// What the driver has to do; see [`Core::effects`].
-#[derive(Debug)]
-pub struct Effects<P, R> {
-    /// Make this durable, in order, and bring the receipts back.
-    pub write: Option<GroupWrite>,
-    /// Send these now, in order.
-    pub messages: Vec<Envelope>,
-    /// Send the snapshot file that each message names, with the message.
-    pub snapshots: Vec<Envelope>,
-    /// Apply these, in order.
-    pub apply: Vec<Apply<P>>,
-    /// Read these entries from the log.
-    pub fetches: Vec<Fetch>,
-    /// Snapshots before this one are not needed any more.
-    pub retain: Option<LogId>,
-    /// A follower needs a newer snapshot than there is.
-    pub snapshot_wanted: bool,
-    /// Proposals that end here; those that are applied end in the state machine.
-    pub failed: Vec<(P, ProposeError)>,
-    /// Reads that end here, each with the index that is applied.
-    pub reads: Vec<(R, Result<u64, ReadError>)>,
-    /// Why this group must stop at once.
-    pub fatal: Option<String>,
-}
-
-impl<P, R> Default for Effects<P, R> {
-    fn default() -> Self {
-        Effects {
-            write: None,
-            messages: Vec::new(),
-            snapshots: Vec::new(),
-            apply: Vec::new(),
-            fetches: Vec::new(),
-            retain: None,
-            snapshot_wanted: false,
-            failed: Vec::new(),
-            reads: Vec::new(),
-            fatal: None,
-        }
-    }
-}
 
 /// One group's Raft and everything that waits for it.
 ///

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_engine::{
-    ClusterId, DirectoryId, Engine, EngineConfig, Formatted, Founding, LogReader, LogWriter,
-    SnapshotStore, Voter,
+    ClusterId, DirectoryId, Engine, EngineConfig, Formatted, Founding, GroupWrite, LogReader,
+    LogWriter, SnapshotStore, Voter,
 };
 use raft::eraftpb::ConfState;
 use tempfile::TempDir;

@@ -1,0 +1,69 @@
+//! [`Effects`]: everything that a core wants done.
+
+use bytes::Bytes;
+use quorate_engine::{Fetch, GroupWrite, LogId};
+
+use crate::error::{ProposeError, ReadError};
+use crate::message::Envelope;
+
+/// Work for the state machine, in order.
+#[derive(Debug)]
+pub enum Apply<P> {
+    /// Committed entries, contiguous and ascending.
+    Entries(Vec<Committed<P>>),
+    /// Replace the state by this snapshot.
+    Restore(LogId),
+}
+
+/// A committed entry; its data is empty when a leader opened its term with it.
+#[derive(Debug)]
+pub struct Committed<P> {
+    /// Where it stands.
+    pub at: LogId,
+    /// The command.
+    pub command: Bytes,
+    /// Who waits for its outcome on this node.
+    pub caller: Option<P>,
+}
+
+/// What the driver has to do; see [`Core::effects`](super::Core::effects).
+#[derive(Debug)]
+pub struct Effects<P, R> {
+    /// Make this durable, in order, and bring the receipts back.
+    pub write: Option<GroupWrite>,
+    /// Send these now, in order.
+    pub messages: Vec<Envelope>,
+    /// Send the snapshot file that each message names, with the message.
+    pub snapshots: Vec<Envelope>,
+    /// Apply these, in order.
+    pub apply: Vec<Apply<P>>,
+    /// Read these entries from the log.
+    pub fetches: Vec<Fetch>,
+    /// Snapshots before this one are not needed any more.
+    pub retain: Option<LogId>,
+    /// A follower needs a newer snapshot than there is.
+    pub snapshot_wanted: bool,
+    /// Proposals that end here; those that are applied end in the state machine.
+    pub failed: Vec<(P, ProposeError)>,
+    /// Reads that end here, each with the index that is applied.
+    pub reads: Vec<(R, Result<u64, ReadError>)>,
+    /// Why this group must stop at once.
+    pub fatal: Option<String>,
+}
+
+impl<P, R> Default for Effects<P, R> {
+    fn default() -> Self {
+        Effects {
+            write: None,
+            messages: Vec::new(),
+            snapshots: Vec::new(),
+            apply: Vec::new(),
+            fetches: Vec::new(),
+            retain: None,
+            snapshot_wanted: false,
+            failed: Vec::new(),
+            reads: Vec::new(),
+            fatal: None,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! [`Input`]: everything that can happen to a core.
+
+use bytes::Bytes;
+use quorate_engine::{Durable, Fetched, NodeId, SnapshotMeta};
+use raft::eraftpb::Message;
+
+use crate::message::{Envelope, PeerMessage};
+
+/// Something that happened, for [`Core::step`](super::Core::step).
+///
+/// `P` and `R` are the completions of proposals and reads: a channel's sender in production, a
+/// number in a simulator. The core moves them and never looks inside.
+#[derive(Debug)]
+pub enum Input<P, R> {
+    /// The Raft clock advanced by one tick.
+    Tick,
+    /// A peer said something; the transport has authenticated it as `from`.
+    Peer {
+        /// The node it comes from.
+        from: NodeId,
+        /// What it says.
+        message: PeerMessage,
+    },
+    /// A caller proposes a command.
+    Propose {
+        /// The encoded command.
+        command: Bytes,
+        /// Who is told the outcome.
+        caller: P,
+    },
+    /// A caller wants a linearizable read index.
+    Read {
+        /// Who is told the index.
+        caller: R,
+    },
+    /// A batch is durable.
+    Durable(Durable),
+    /// The state machine has applied everything up to this index.
+    Applied(u64),
+    /// The log reader answered a fetch.
+    Fetched(Fetched),
+    /// A snapshot file arrived with this message, was verified and is durable.
+    SnapshotReceived {
+        /// The node that sent it.
+        from: NodeId,
+        /// The message that announced it.
+        message: Message,
+    },
+    /// A snapshot transfer to a peer ended.
+    SnapshotSent {
+        /// The receiver.
+        to: NodeId,
+        /// Whether the receiver has it.
+        received: bool,
+    },
+    /// The state machine's snapshot of this position is durable.
+    SnapshotTaken(SnapshotMeta),
+    /// The connection to a peer broke, or could not be made.
+    Unreachable(NodeId),
+    /// A message was not sent: the peer's queue was full or its connection down.
+    Undelivered(Envelope),
+    /// Hand leadership to the most advanced other voter; ignored on others than the leader.
+    TransferLeader,
+}

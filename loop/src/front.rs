@@ -1,0 +1,112 @@
+//! [`Front`]: where everything goes that arrives at the node from outside.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_engine::{DirectoryId, GroupId, NodeId, SnapshotStore};
+use quorate_statemachine::StateMachine;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::core::Input;
+use crate::frame::{FoundingNews, Frame};
+use crate::inbox::{Event, Inbox};
+use crate::message::PeerMessage;
+use crate::transport::{Calls, Ingress, Service, Transport, receive_snapshot};
+
+/// Calls of peers that run at a time; more are dropped, and their callers time out.
+const CALLS_MAX: usize = 1_024;
+
+/// Everything that arrives at the node from outside.
+pub(crate) struct Front<S: StateMachine> {
+    pub(crate) group: GroupId,
+    pub(crate) inbox: Inbox<S>,
+    pub(crate) calls: Calls,
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) snapshots: SnapshotStore,
+    /// Longest silence during a snapshot transfer.
+    pub(crate) timeout: Duration,
+    pub(crate) limits: Limits,
+}
+
+/// What bounds the work that peers can cause.
+pub(crate) struct Limits {
+    calls: Arc<Semaphore>,
+    /// One snapshot at a time: there is one group, and one leader that sends.
+    receiving: Arc<AtomicBool>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let calls = Arc::new(Semaphore::new(CALLS_MAX));
+        Limits { calls, receiving: Arc::new(AtomicBool::new(false)) }
+    }
+}
+
+impl<S: StateMachine> Ingress for Front<S> {
+    fn peer(
+        &self,
+        from: NodeId,
+        group: GroupId,
+        message: PeerMessage,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.inbox.send(Event::Peer { from, group, message, permit });
+    }
+
+    fn founding(
+        &self,
+        from: NodeId,
+        directory: DirectoryId,
+        news: FoundingNews,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.inbox.send(Event::Founding { from, directory, news, permit });
+    }
+
+    fn call(&self, from: NodeId, request: u64, payload: Bytes) {
+        let Ok(permit) = self.limits.calls.clone().try_acquire_owned() else {
+            tracing::debug!(%from, "a call was dropped: too many run already");
+            return;
+        };
+        let answer = self.service.call(from, payload);
+        let transport = self.transport.clone();
+        tokio::spawn(async move {
+            let payload = answer.await;
+            // Not connected any more: the caller is told that its call is lost.
+            let _ = transport.send(from, Frame::Reply { request, payload });
+            drop(permit);
+        });
+    }
+
+    fn reply(&self, from: NodeId, request: u64, payload: Bytes) {
+        self.calls.answered(from, request, payload);
+    }
+
+    fn snapshot(&self, from: NodeId, stream: tokio::net::TcpStream) {
+        if self.limits.receiving.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (inbox, snapshots) = (self.inbox.clone(), self.snapshots.clone());
+        let (receiving, timeout) = (self.limits.receiving.clone(), self.timeout);
+        let own = self.group;
+        let transfer = move || {
+            match receive_snapshot(stream, timeout, &snapshots) {
+                Ok((group, message)) if group == own => {
+                    tracing::info!(%from, "a snapshot was received");
+                    inbox.send(Event::Input(Input::SnapshotReceived { from, message }));
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%from, %error, "a snapshot was not received"),
+            }
+            receiving.store(false, Ordering::Release);
+        };
+        let thread = std::thread::Builder::new().name("quorate-snapshot-receive".to_owned());
+        if let Err(error) = thread.spawn(transfer) {
+            tracing::warn!(%error, "a snapshot was not received");
+            self.limits.receiving.store(false, Ordering::Release);
+        }
+    }
+}
