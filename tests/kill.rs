@@ -39,6 +39,8 @@ fn trap_I26_any_node_may_be_killed_and_all_have_one_catalogue() {
     let leader = cluster.leader();
     for (round, victim) in [leader, 1, 2, 3].into_iter().enumerate() {
         cluster.kill(victim);
+        // A change that was handed to the dead one just now would have an unknown outcome.
+        until("another one leads", || (cluster.leader() != victim).then_some(()));
         create(&cluster, format!("without-{victim}-{round}"));
         cluster.start(victim, &[]);
         create(&cluster, format!("with-{victim}-{round}"));
@@ -266,8 +268,13 @@ fn a_node_whose_disk_fails_ends_with_one_sentence_and_without_a_panic() {
     cluster.start(2, &[]);
     cluster.start_with_broken_disk(3);
     cluster.until_brokers_are_live(3);
-    // One entry that is longer than the broken disk takes.
-    cluster.create("big", 2_000, 2);
+    // One entry that is longer than the broken disk takes. When that node leads, nobody can say what
+    // becomes of the entry; otherwise the two others acknowledge it.
+    let args = ["topics", "create", "big", "--partitions", "2000", "--replication-factor", "2"];
+    let output = cluster.run(&args);
+    let acknowledged = output.status.success();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(acknowledged || said.contains("outcome is unknown"), "{said}");
     assert_eq!(cluster.exit_code(3), Some(1));
     let log = cluster.log(3);
     let sentence = log.lines().last().unwrap();
@@ -278,8 +285,9 @@ fn a_node_whose_disk_fails_ends_with_one_sentence_and_without_a_panic() {
     cluster.start(3, &[]);
     cluster.until_brokers_are_live(3);
     cluster.converge();
-    assert_eq!(
-        cluster.ask_one(3, &["topics", "ls", "--local"]).unwrap().as_array().unwrap().len(),
-        2
-    );
+    let topics = cluster.ask_one(3, &["topics", "ls", "--local"]).unwrap();
+    let names: Vec<&str> =
+        topics.as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
+    let both = ["after", "big"];
+    assert!(names == both || (!acknowledged && names == both[..1]), "{names:?}");
 }
