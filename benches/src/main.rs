@@ -1,1 +1,78 @@
-fn main() {}
+//! Throughput and latency of Quorate, beside what the disk itself can do.
+//!
+//! Every command measures in one run what it compares: a figure of another day, or of another
+//! machine, says nothing beside it.
+
+mod bare;
+mod commit;
+mod member;
+mod report;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Benchmarks of Quorate.
+#[derive(Debug, Parser)]
+#[command(name = "quorate-benches", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// How rows are printed.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Commit latency of an idle cluster of three processes, beside a bare fdatasync.
+    Commit {
+        /// Sequential proposals, and as many bare fdatasyncs.
+        #[arg(long, default_value_t = 2_000)]
+        proposals: u32,
+        /// Where the data directories and the bare file are made; a temporary directory by default.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// One node of a benchmark's cluster; it obeys lines on its standard input.
+    #[command(hide = true)]
+    Member {
+        #[arg(long)]
+        data_dir: PathBuf,
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let rows = match args.command {
+        Command::Member { data_dir, listen } => {
+            return match member::run(data_dir, listen) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failed(&*error),
+            };
+        }
+        Command::Commit { proposals, dir } => commit::run(proposals, dir),
+    };
+    match rows {
+        Ok(rows) => {
+            report::print(&rows, args.output == Output::Json);
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&*error),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("quorate-benches: {error}");
+    ExitCode::FAILURE
+}
