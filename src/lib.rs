@@ -116,3 +116,8 @@ pub use readiness::NotReady;
 pub use registration::{Registration, Vouch};
 pub use topic::{CreatedTopic, DeletedTopic, Placement, TopicSpec};
 pub use watch::{MetadataUpdate, Snapshot, Watch};
+
+/// The README's example is compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
