@@ -281,6 +281,41 @@ async fn a_wiped_voter_is_refused_and_told_the_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_I14_a_dead_peer_delays_nobody() {
+    let mut cluster = Cluster::start(3, config()).await;
+    let leader = cluster.leader().await;
+    let follower = leader % 3 + 1;
+    let other = follower % 3 + 1;
+    cluster.close(other).await;
+    // Both that are left go on, in order, although every message to the third goes nowhere.
+    let mut expected = 0;
+    for n in [leader, follower].repeat(25) {
+        expected += 1;
+        assert_eq!(cluster.add(n, 1).await.1, expected);
+    }
+    assert_eq!(cluster.leader().await, leader);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_I13_I15_a_slow_state_machine_costs_no_leadership() {
+    let cluster = Cluster::start(3, config()).await;
+    cluster.add(1, 1).await;
+    let leader = cluster.leader().await;
+    let term = cluster.nodes[&leader].status().term;
+    let node = cluster.nodes[&leader].clone();
+    let slow = tokio::spawn(async move { node.propose(tally::gate()).await });
+    // Several election timeouts pass while no state machine moves.
+    let mut status = cluster.nodes[&leader].watch_status();
+    let patience = Duration::from_millis(20 * 10 * 4);
+    let deposed = tokio::time::timeout(patience, status.wait_for(|s| s.term != term)).await;
+    assert!(deposed.is_err(), "the term changed while the state machine was busy");
+    assert!(!slow.is_finished());
+    tally::open_gate();
+    let applied = tokio::time::timeout(PATIENCE, slow).await.unwrap().unwrap().unwrap();
+    cluster.agree(1, applied.index).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watchers_see_every_change_without_a_gap() {
     let cluster = Cluster::start(1, config()).await;
     let mut updates = cluster.nodes[&1].updates();

@@ -1,6 +1,7 @@
 //! A state machine that adds numbers up: each command counts, and counts once.
 
 use std::io;
+use std::sync::{Condvar, Mutex};
 
 use bytes::Bytes;
 use quorate_statemachine::{
@@ -26,6 +27,23 @@ pub(crate) fn add(amount: u64) -> Bytes {
     Bytes::copy_from_slice(&amount.to_le_bytes())
 }
 
+/// The command that waits, on every node, until [`open_gate`] was called, and adds nothing.
+pub(crate) fn gate() -> Bytes {
+    add(GATE)
+}
+
+/// Lets the state machines go on that wait at the gate.
+pub(crate) fn open_gate() {
+    *OPEN.lock().unwrap() = true;
+    OPENED.notify_all();
+}
+
+/// An amount that no test adds.
+const GATE: u64 = (1 << 32) - 1;
+
+static OPEN: Mutex<bool> = Mutex::new(false);
+static OPENED: Condvar = Condvar::new();
+
 impl StateMachine for Tally {
     type Image = Tally;
     type Outcome = u64;
@@ -39,7 +57,11 @@ impl StateMachine for Tally {
         let amount = <[u8; 8]>::try_from(command).map(u64::from_le_bytes).ok();
         // "nonsense" has eight bytes as well.
         let amount = amount.filter(|amount| *amount < 1 << 32);
-        let added = amount.ok_or(ApplyError::Unknown { index })?;
+        let mut added = amount.ok_or(ApplyError::Unknown { index })?;
+        if added == GATE {
+            drop(OPENED.wait_while(OPEN.lock().unwrap(), |open| !*open).unwrap());
+            added = 0;
+        }
         self.sum += added;
         Ok(Applied { outcome: self.sum, changes: Added { added } })
     }
