@@ -28,12 +28,22 @@ struct Cluster {
     sessions: BTreeMap<u64, BrokerSession>,
 }
 
+/// Holds a free port, below the range from which the system takes ports for outgoing connections:
+/// so none of those takes a node's port while the node is closed.
+fn free_port() -> std::net::TcpListener {
+    loop {
+        let port = 15_000 + (uuid::Uuid::new_v4().as_u128() % 15_000) as u16;
+        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+            return listener;
+        }
+    }
+}
+
 impl Cluster {
     fn format(size: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // All are held until each has its own.
-        let held: Vec<_> =
-            (1..=size).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let held: Vec<_> = (1..=size).map(|_| free_port()).collect();
         let addrs: BTreeMap<_, _> =
             (1..).zip(held.iter().map(|listener| listener.local_addr().unwrap())).collect();
         let id = |number| NodeId::new(number).unwrap();
@@ -139,6 +149,31 @@ fn full(image: &MetadataImage, topic: &str) -> bool {
     image.topic_by_name(topic).is_some_and(|topic| {
         topic.partitions().all(|(_, partition)| partition.isr.len() == partition.replicas.len())
     })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_I12_a_rejected_command_costs_those_beside_it_nothing() {
+    let cluster = Cluster::with_brokers(1).await;
+    let quorum = &cluster.nodes[&1];
+    let create = |name: String| {
+        let quorum = quorum.clone();
+        tokio::spawn(async move { quorum.create_topic(TopicSpec::new(&name, 1, 1)).await })
+    };
+    // They are in the log side by side, and two of them cannot both be.
+    let same = [create("same".to_owned()), create("same".to_owned())];
+    let others: Vec<_> = (0..20).map(|n| create(format!("other-{n}"))).collect();
+    let mut rejected = 0;
+    for task in same {
+        if let Err(error) = task.await.unwrap() {
+            assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
+            rejected += 1;
+        }
+    }
+    assert_eq!(rejected, 1);
+    for task in others {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(quorum.image().image.topic_count(), 21);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -46,13 +46,23 @@ fn config() -> LoopConfig {
     LoopConfig { tick_ms: 20, request_timeout_ms: 5_000, ..LoopConfig::default() }
 }
 
+/// Holds a free port, below the range from which the system takes ports for outgoing connections:
+/// so none of those takes a node's port while the node is closed.
+fn free_port() -> std::net::TcpListener {
+    loop {
+        let port = 15_000 + (uuid::Uuid::new_v4().as_u128() % 15_000) as u16;
+        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+            return listener;
+        }
+    }
+}
+
 impl Cluster {
     /// Formats `size` nodes and opens none.
     fn format(size: u64, config: LoopConfig) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         // The ports are free now; they are held until all are chosen.
-        let held: Vec<_> =
-            (1..=size).map(|n| (n, std::net::TcpListener::bind("127.0.0.1:0").unwrap())).collect();
+        let held: Vec<_> = (1..=size).map(|n| (n, free_port())).collect();
         let addrs: BTreeMap<u64, SocketAddr> =
             held.iter().map(|(n, listener)| (*n, listener.local_addr().unwrap())).collect();
         drop(held);
@@ -159,6 +169,28 @@ async fn trap_I01_I18_what_is_proposed_anywhere_is_applied_when_it_is_answered()
         }
     }
     cluster.agree(sum, last).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_I02_every_node_knows_all_voters_and_their_directories() {
+    let cluster = Cluster::start(3, config()).await;
+    cluster.leader().await;
+    let expected: Vec<_> = cluster
+        .nodes
+        .values()
+        .map(|node| {
+            let identity = node.identity();
+            (identity.node_id.get(), identity.node_id, identity.directory_id)
+        })
+        .collect();
+    for (n, node) in &cluster.nodes {
+        let mut status = node.watch_status();
+        let serving = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.serving)).await;
+        let members = serving.unwrap().unwrap().members.clone();
+        let known: Vec<_> =
+            members.iter().map(|m| (m.member_id, m.node_id, m.directory_id)).collect();
+        assert_eq!(known, expected, "node {n}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
