@@ -144,7 +144,7 @@ pub(crate) async fn propose(node: &Node<Metadata>, command: Bytes) -> Response {
 fn proposal_failed(error: &ProposeError) -> Response {
     match error {
         ProposeError::Overloaded => Refusal::Overloaded.into(),
-        ProposeError::TooLarge { .. } => Refusal::TooLarge.into(),
+        ProposeError::Unsound => Refusal::TooLarge.into(),
         error if error.never_applied() => Refusal::NotLeader.into(),
         ProposeError::TimedOut => Doubt::TimedOut.into(),
         ProposeError::ConnectionLost => Doubt::ConnectionLost.into(),

@@ -110,6 +110,16 @@ impl OpenError {
         }
     }
 
+    /// The error of listing snapshots: no file is read for that.
+    fn names(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Io { path, source } => Self::Io { path, source },
+            error => {
+                Self::Damaged(Damage::of_file(Path::new(""), error.to_string(), REPLACE_GROUP))
+            }
+        }
+    }
+
     /// The error of opening the snapshot that a group is restored from.
     pub(crate) fn snapshot(group: GroupId, path: &Path, error: SnapshotError) -> Self {
         match error {
@@ -166,6 +176,7 @@ pub(crate) fn open<F: FileSystem + 'static>(
     // Before the error is returned: the writer's share must be the last one.
     drop(store);
     let groups = groups?;
+    refuse_orphans(&snapshots, &groups)?;
     Ok(Engine { identity, writer, reader, snapshots, cache, groups })
 }
 
@@ -181,6 +192,30 @@ fn read_sequence<F: FileSystem>(store: &Store<F>) -> Result<u64, OpenError> {
             REPLACE_GROUP,
         ))),
     }
+}
+
+/// A snapshot beyond the first one follows a group record. Without one the log is gone, and the
+/// directory must not pass for one that was never used. (The first one may stand alone: a crash
+/// came between it and its record.)
+fn refuse_orphans(
+    snapshots: &SnapshotStore,
+    groups: &BTreeMap<GroupId, RecoveredGroup>,
+) -> Result<(), OpenError> {
+    for group in snapshots.groups().map_err(OpenError::names)? {
+        if groups.contains_key(&group) {
+            continue;
+        }
+        let latest = snapshots.latest(group).map_err(OpenError::names)?;
+        if latest.is_some_and(|id| id.index > 1) {
+            let what = "there is a snapshot, and no log that it belongs to: the log is lost";
+            return Err(OpenError::Damaged(Damage::of_group(
+                group,
+                &snapshots.group_dir(group),
+                what,
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn recover_groups<F: FileSystem>(

@@ -147,12 +147,21 @@ impl SnapshotStore {
         Ok(ids.len())
     }
 
+    /// Groups that have a folder here, ascending.
+    pub(crate) fn groups(&self) -> Result<Vec<GroupId>, SnapshotError> {
+        let numbers = names(&self.0.dir)?.into_iter().filter_map(|(name, _)| number(&name));
+        let mut groups: Vec<_> = numbers.filter_map(GroupId::new).collect();
+        groups.sort_unstable();
+        Ok(groups)
+    }
+
     /// The file of a snapshot.
     pub(crate) fn path(&self, group: GroupId, id: LogId) -> PathBuf {
         self.group_dir(group).join(format!("{}-{}{SUFFIX}", id.index, id.term))
     }
 
-    fn group_dir(&self, group: GroupId) -> PathBuf {
+    /// The folder of one group's snapshots.
+    pub(crate) fn group_dir(&self, group: GroupId) -> PathBuf {
         self.0.dir.join(group.to_string())
     }
 

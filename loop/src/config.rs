@@ -24,7 +24,7 @@ pub struct LoopConfig {
     /// Longest command in bytes; default 4 MiB, from 1 KiB to 16 MiB. A longer one is refused
     /// before it reaches the log.
     pub command_bytes_max: usize,
-    /// Bytes of entries in one append message; default 1 MiB, at least 4 KiB. Larger messages
+    /// Bytes of entries in one append message; default 1 MiB, from 4 KiB to 8 MiB. Larger messages
     /// catch a follower up faster and delay its heartbeats more.
     pub append_bytes_max: u64,
     /// Append messages in flight to one follower; default 256, at least 1.
@@ -35,14 +35,15 @@ pub struct LoopConfig {
     /// Bytes of committed entries handed to the state machine at a time; default 16 MiB, at least
     /// 4 KiB.
     pub apply_bytes_max: u64,
-    /// Entries committed and not yet applied at which proposals end with `Overloaded`; default
-    /// 65,536, at least 1.
+    /// Entries committed and not yet applied at which a leader's proposals end with `Overloaded`;
+    /// default 65,536, at least 1. A follower whose state machine is slower than the leader's is
+    /// not held back yet: it holds what it has still to apply in memory.
     pub apply_lag_max: u64,
     /// Proposals and reads that wait in the inbox; default 16,384, at least 1. Beyond it callers
     /// get `Overloaded`.
     pub inbox_max: usize,
-    /// Bytes of messages from one peer that wait for the loop; default 32 MiB, at least 20 MiB so
-    /// that one frame of the largest size fits. Beyond it the connection is not read, and the peer
+    /// Bytes of messages from one peer that wait for the loop; default 32 MiB, at least 20 MiB, so
+    /// that a frame of the largest size is read while another is stepped. Beyond it the connection is not read, and the peer
     /// feels it.
     pub peer_inbox_bytes_max: usize,
     /// Messages that wait for one peer's connection; default 4,096, at least 16. Beyond it they
@@ -59,7 +60,7 @@ pub struct LoopConfig {
     /// transfer; default 5,000, at least 100.
     pub connect_timeout_ms: u64,
     /// Whether a follower forwards proposals and reads to the leader; default true. Without it
-    /// they end with `NotLeader` there.
+    /// proposals end with `NotLeader` there, and reads with `TimedOut`.
     pub forward: bool,
     /// Allows peers on addresses that are not loopback although the transport has no encryption
     /// yet; default false. Only for networks in which every host is trusted.
@@ -94,6 +95,10 @@ impl Default for LoopConfig {
 
 /// Longest command that any configuration allows, in bytes; frames are sized by it.
 pub(crate) const COMMAND_BYTES_LIMIT: usize = 16 << 20;
+
+/// Most bytes of entries in one append: what raft-rs does not count (tags and lengths of many
+/// small entries) must fit into a frame beside them.
+const APPEND_BYTES_LIMIT: u64 = 8 << 20;
 
 impl LoopConfig {
     /// Lists every setting that is out of its range, one sentence each; empty when all is well.
@@ -141,6 +146,13 @@ impl LoopConfig {
                 "uncommitted_bytes_max is {}: use at least command_bytes_max and append_bytes_max \
                  ({least})",
                 self.uncommitted_bytes_max
+            ),
+        );
+        check(
+            self.append_bytes_max <= APPEND_BYTES_LIMIT,
+            format!(
+                "append_bytes_max is {}: use at most {APPEND_BYTES_LIMIT}",
+                self.append_bytes_max
             ),
         );
         for (name, value, least) in [

@@ -23,8 +23,8 @@ use crate::inbox::{Caller, Event, Inbox, ProposeCaller, ReadCaller, panic_text};
 use crate::log_writer;
 use crate::message::{Envelope, PeerMessage};
 use crate::snapshot_worker::SnapshotWorker;
-use crate::status::GroupStatus;
-use crate::transport::{Calls, LinkEvent, SharedRoster, SnapshotFile, Transport, send_snapshot};
+use crate::status::{GroupStatus, Role};
+use crate::transport::{LinkEvent, SharedRoster, SnapshotFile, Transport, send_snapshot};
 
 /// Events stepped before the effects are taken: what is ready by then shares one batch.
 const EVENTS_PER_ROUND: usize = 4_096;
@@ -45,7 +45,6 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) reader: LogReader,
     pub(crate) snapshots: quorate_engine::SnapshotStore,
     pub(crate) transport: Arc<Transport>,
-    pub(crate) calls: Calls,
     pub(crate) roster: SharedRoster,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) status: watch::Sender<GroupStatus>,
@@ -65,6 +64,7 @@ impl<S: StateMachine> Driver<S> {
         // nothing that it left half done is used again.
         let ended = catch_unwind(AssertUnwindSafe(|| self.found_and_serve(bootstrap)));
         let error = self.last_words(&ended.unwrap_or_else(|p| End::Fatal(panic_text(&*p))));
+        self.transport.stop();
         while let Ok(event) = self.events.try_recv() {
             if let Event::Input(Input::Propose { caller, .. }) = event {
                 // A caller that has gone needs no answer.
@@ -185,7 +185,11 @@ impl<S: StateMachine> Driver<S> {
                 break End::Fatal(reason);
             }
             self.publish_status(core);
-            let wait = next_tick.saturating_duration_since(Instant::now());
+            // Where there is more to do at once, ticks and peers are heard in between.
+            let wait = match core.has_more() {
+                true => Duration::ZERO,
+                false => next_tick.saturating_duration_since(Instant::now()),
+            };
             match self.next_events(core, founding, wait) {
                 Ok(()) => {}
                 Err(end) => break end,
@@ -210,6 +214,7 @@ impl<S: StateMachine> Driver<S> {
             if first {
                 tracing::error!(group = %self.group, reason, "the group has stopped for good");
                 status.fatal = Some(reason.clone());
+                (status.role, status.leader) = (Role::Follower, None);
             }
             first
         });
@@ -264,7 +269,6 @@ impl<S: StateMachine> Driver<S> {
                 }
             }
             Event::Link(LinkEvent::Down(node)) => {
-                self.calls.disconnected(node);
                 core.step(Input::Unreachable(node));
             }
             Event::Link(LinkEvent::Refused { .. }) => {} // The dialler has logged it.
@@ -274,52 +278,48 @@ impl<S: StateMachine> Driver<S> {
         Ok(())
     }
 
-    /// Does what the core wants, until it wants nothing more.
+    /// Does what the core wants.
     fn carry_out(
         &self,
         core: &mut GroupCore<S>,
         writes: &mpsc::Sender<quorate_engine::GroupWrite>,
     ) -> Result<(), String> {
-        loop {
-            let mut effects = core.effects();
-            if let Some(reason) = effects.fatal.take() {
-                answer(effects);
-                return Err(reason);
-            }
-            if let Some(write) = effects.write.take() {
-                // Should the writer be gone, its fault is in the inbox.
-                let _ = writes.send(write);
-            }
-            for envelope in effects.messages.drain(..) {
-                self.send(core, envelope);
-            }
-            for envelope in effects.snapshots.drain(..) {
-                self.send_snapshot(envelope);
-            }
-            for work in effects.apply.drain(..) {
-                // As above.
-                let _ = self.apply.send(ApplyWork::Apply(work));
-            }
-            if effects.snapshot_wanted {
-                let _ = self.apply.send(ApplyWork::TakeSnapshot);
-            }
-            for fetch in effects.fetches.drain(..) {
-                let inbox = self.inbox.clone();
-                let done = move |fetched| inbox.send(Event::Input(Input::Fetched(fetched)));
-                // A full queue: raft-rs asks again with the next heartbeat's answer.
-                if let Err(error) = self.reader.fetch(fetch, done) {
-                    tracing::debug!(%error, "entries were not fetched");
-                }
-            }
-            if let Some(keep) = effects.retain {
-                self.worker.retain(self.group, keep);
-                self.purge();
-            }
+        let mut effects = core.effects();
+        if let Some(reason) = effects.fatal.take() {
             answer(effects);
-            if !core.has_more() {
-                return Ok(());
+            return Err(reason);
+        }
+        if let Some(write) = effects.write.take() {
+            // Should the writer be gone, its fault is in the inbox.
+            let _ = writes.send(write);
+        }
+        for envelope in effects.messages.drain(..) {
+            self.send(core, envelope);
+        }
+        for envelope in effects.snapshots.drain(..) {
+            self.send_snapshot(envelope);
+        }
+        for work in effects.apply.drain(..) {
+            // As above.
+            let _ = self.apply.send(ApplyWork::Apply(work));
+        }
+        if effects.snapshot_wanted {
+            let _ = self.apply.send(ApplyWork::TakeSnapshot);
+        }
+        for fetch in effects.fetches.drain(..) {
+            let inbox = self.inbox.clone();
+            let done = move |fetched| inbox.send(Event::Input(Input::Fetched(fetched)));
+            // A full queue: raft-rs asks again with the next heartbeat's answer.
+            if let Err(error) = self.reader.fetch(fetch, done) {
+                tracing::debug!(%error, "entries were not fetched");
             }
         }
+        if let Some(keep) = effects.retain {
+            self.worker.retain(self.group, keep);
+            self.purge();
+        }
+        answer(effects);
+        Ok(())
     }
 
     fn send(&self, core: &mut GroupCore<S>, envelope: Envelope) {

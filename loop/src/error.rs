@@ -20,14 +20,10 @@ pub enum ProposeError {
     /// A queue is full. The command was not applied and never will be: try again later.
     #[error("too much is waiting already: try again later")]
     Overloaded,
-    /// The command is longer than `command_bytes_max`. It was not applied.
-    #[error("the command has {bytes} bytes, more than the limit of {bytes_max}: split it")]
-    TooLarge {
-        /// Its length.
-        bytes: usize,
-        /// The configured limit.
-        bytes_max: usize,
-    },
+    /// The command is empty, or longer than `command_bytes_max` here or on the leader. It was not
+    /// applied and never will be.
+    #[error("the command is empty, or longer than command_bytes_max allows: mend or split it")]
+    Unsound,
     /// No answer within the configured time. Whether it was or will be applied is unknown.
     #[error("no answer in time: the outcome is unknown")]
     TimedOut,
@@ -55,9 +51,9 @@ impl ProposeError {
     /// cannot apply it twice.
     pub fn never_applied(&self) -> bool {
         match self {
-            ProposeError::NotLeader { .. }
-            | ProposeError::Overloaded
-            | ProposeError::TooLarge { .. } => true,
+            ProposeError::NotLeader { .. } | ProposeError::Overloaded | ProposeError::Unsound => {
+                true
+            }
             ProposeError::TimedOut
             | ProposeError::ConnectionLost
             | ProposeError::Superseded

@@ -57,6 +57,13 @@ pub(crate) enum FoundingError {
          with `quorate format --join`"
     )]
     Replaced { node: NodeId },
+    /// The cluster is founded with this very directory, which has no record of it: its log is gone.
+    #[error(
+        "this cluster was founded with this data directory, which has lost its log: what it voted \
+         and acknowledged is gone, so it must not vote again; keep it for inspection, and join \
+         node {node} as a new member with `quorate format --join` in another directory"
+    )]
+    LostLog { node: NodeId },
     /// Two voters hold different sets, and no election has taken place.
     #[error(
         "node {from} was founded with another set of data directories than this node, so one of \
@@ -156,16 +163,19 @@ impl Founding {
             Some(set_of(&news.bindings).ok_or(FoundingError::Conflict { from })?)
         };
         if self.phase == Phase::Collecting {
-            self.bindings.insert(from, directory);
             let own = self.bindings.get(&self.own);
-            return match theirs {
-                Some(theirs) if theirs.get(&self.own) != own => Err(if news.complete {
-                    FoundingError::Replaced { node: self.own }
-                } else {
-                    FoundingError::Conflict { from }
-                }),
-                _ => Ok(()),
-            };
+            let (node, ours) = (self.own, theirs.as_ref().and_then(|set| set.get(&self.own)));
+            match &theirs {
+                // `complete` says that every voter, this one too, had made the set durable.
+                Some(_) if news.complete && ours == own => {
+                    return Err(FoundingError::LostLog { node });
+                }
+                Some(_) if news.complete => return Err(FoundingError::Replaced { node }),
+                Some(_) if ours != own => return Err(FoundingError::Conflict { from }),
+                _ => {}
+            }
+            self.bindings.insert(from, directory);
+            return Ok(());
         }
         match theirs {
             None => Ok(()),
@@ -284,6 +294,24 @@ mod tests {
         let mut wiped = voter(3, 9);
         assert_eq!(tell(&a, 1, &mut wiped), Err(FoundingError::Replaced { node: node(3) }));
         assert!(!wiped.is_complete());
+    }
+
+    #[test]
+    fn a_voter_that_lost_its_log_does_not_found_itself_again() {
+        let (mut a, mut b, mut c) = (voter(1, 1), voter(2, 2), voter(3, 3));
+        for _ in 0..3 {
+            tell(&b, 2, &mut a).unwrap();
+            tell(&c, 3, &mut a).unwrap();
+            tell(&a, 1, &mut b).unwrap();
+            tell(&c, 3, &mut b).unwrap();
+            tell(&a, 1, &mut c).unwrap();
+            tell(&b, 2, &mut c).unwrap();
+        }
+        // The same directory, and nothing in it.
+        let mut lost = voter(3, 3);
+        assert_eq!(tell(&a, 1, &mut lost), Err(FoundingError::LostLog { node: node(3) }));
+        assert_eq!(tell(&b, 2, &mut lost), Err(FoundingError::LostLog { node: node(3) }));
+        assert!(lost.bindings().is_none());
     }
 
     #[test]

@@ -154,7 +154,7 @@ struct AnswerWire {
     index: u64,
     #[prost(uint64, tag = "3")]
     term: u64,
-    /// 0 accepted, 1 not the leader, 2 overloaded.
+    /// 0 accepted, 1 not the leader, 2 overloaded, 3 unsound.
     #[prost(uint32, tag = "4")]
     refused: u32,
     #[prost(uint64, tag = "5")]
@@ -166,6 +166,7 @@ impl AnswerWire {
         let (code, leader) = match refused {
             Refused::NotLeader(leader) => (1, leader.map_or(0, NodeId::get)),
             Refused::Overloaded => (2, 0),
+            Refused::Unsound => (3, 0),
         };
         AnswerWire { request, refused: code, leader, ..AnswerWire::default() }
     }
@@ -174,6 +175,7 @@ impl AnswerWire {
         match self.refused {
             0 => Ok(LogId { index: self.index, term: self.term }),
             1 => Err(Refused::NotLeader(NodeId::new(self.leader))),
+            3 => Err(Refused::Unsound),
             _ => Err(Refused::Overloaded),
         }
     }
@@ -447,6 +449,7 @@ mod tests {
             peer(PeerMessage::Proposed { request: 1, result: Ok(at) }),
             peer(PeerMessage::Proposed { request: 1, result: Err(Refused::NotLeader(leader)) }),
             peer(PeerMessage::Proposed { request: 1, result: Err(Refused::Overloaded) }),
+            peer(PeerMessage::Proposed { request: 1, result: Err(Refused::Unsound) }),
             peer(PeerMessage::ReadIndex { request: 4 }),
             peer(PeerMessage::ReadIndexed { request: 4, result: Ok(6) }),
             peer(PeerMessage::ReadIndexed { request: 4, result: Err(Refused::NotLeader(None)) }),

@@ -10,7 +10,7 @@ use quorate_statemachine::StateMachine;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::core::Input;
-use crate::frame::{FoundingNews, Frame};
+use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
 use crate::inbox::{Event, Inbox};
 use crate::message::PeerMessage;
 use crate::transport::{Calls, Ingress, Service, Transport, receive_snapshot};
@@ -29,6 +29,15 @@ pub(crate) struct Front<S: StateMachine> {
     /// Longest silence during a snapshot transfer.
     pub(crate) timeout: Duration,
     pub(crate) limits: Limits,
+}
+
+/// Held while a snapshot is received; free again however that ends.
+struct Busy(Arc<AtomicBool>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// What bounds the work that peers can cause.
@@ -75,6 +84,10 @@ impl<S: StateMachine> Ingress for Front<S> {
         let transport = self.transport.clone();
         tokio::spawn(async move {
             let payload = answer.await;
+            if payload.len() + 64 > FRAME_BYTES_MAX {
+                tracing::error!(%from, bytes = payload.len(), "an answer is too long to be sent");
+                return;
+            }
             // Not connected any more: the caller is told that its call is lost.
             let _ = transport.send(from, Frame::Reply { request, payload });
             drop(permit);
@@ -93,6 +106,7 @@ impl<S: StateMachine> Ingress for Front<S> {
         let (receiving, timeout) = (self.limits.receiving.clone(), self.timeout);
         let own = self.group;
         let transfer = move || {
+            let _receiving = Busy(receiving);
             match receive_snapshot(stream, timeout, &snapshots) {
                 Ok((group, message)) if group == own => {
                     tracing::info!(%from, "a snapshot was received");
@@ -101,9 +115,9 @@ impl<S: StateMachine> Ingress for Front<S> {
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%from, %error, "a snapshot was not received"),
             }
-            receiving.store(false, Ordering::Release);
         };
         let thread = std::thread::Builder::new().name("quorate-snapshot-receive".to_owned());
+        // A closure that is not run is dropped, and `receiving` with it; only the flag remains.
         if let Err(error) = thread.spawn(transfer) {
             tracing::warn!(%error, "a snapshot was not received");
             self.limits.receiving.store(false, Ordering::Release);

@@ -5,7 +5,7 @@
 //! the leader's log is counted as an acknowledgement. So every message passes [`admit`] before
 //! `RawNode::step`. A voter that is authenticated and lies is out of scope, as everywhere in Raft.
 
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{EntryType, Message, MessageType};
 
 /// How far ahead of ours a term may be: no honest cluster holds 2^32 elections between two
 /// messages, and a term near the end of the range would leave no election after it.
@@ -38,7 +38,7 @@ pub(crate) enum Dropped {
     NotMember,
     #[error("its term is zero or absurdly far ahead")]
     BadTerm,
-    #[error("its entries do not follow one another")]
+    #[error("its entries do not follow one another, or change the membership")]
     BadEntries,
     #[error("it acknowledges entries that this node never had")]
     BeyondLog,
@@ -121,7 +121,8 @@ pub(crate) fn admit(message: &mut Message, view: View) -> Result<(), Dropped> {
                 && meta.term > 0
                 && meta.term <= message.term
                 && !conf.get_voters().is_empty()
-                && !conf.get_voters().contains(&0);
+                && !conf.get_voters().contains(&0)
+                && !conf.get_voters().iter().any(|voter| conf.get_learners().contains(voter));
             if sane { Ok(()) } else { Err(Dropped::BadSnapshot) }
         }
         _ => Ok(()),
@@ -133,7 +134,9 @@ fn entries_in_order(message: &Message) -> Result<(), Dropped> {
     let mut term = message.log_term;
     for entry in message.get_entries() {
         let next = index.checked_add(1);
-        if Some(entry.index) != next || entry.term < term || entry.term == 0 {
+        // This version makes no other entries, and raft-rs would act on a membership change.
+        let normal = entry.get_entry_type() == EntryType::EntryNormal;
+        if Some(entry.index) != next || entry.term < term || entry.term == 0 || !normal {
             return Err(Dropped::BadEntries);
         }
         index = entry.index;

@@ -66,6 +66,8 @@ pub enum Refused {
     NotLeader(Option<NodeId>),
     /// The leader is at one of its limits.
     Overloaded,
+    /// The command is empty, or longer than the leader allows.
+    Unsound,
 }
 
 /// A message on its way: what [`Core`](crate::Core) hands to the transport.

@@ -58,7 +58,6 @@ impl<S: StateMachine> std::fmt::Debug for Node<S> {
 struct Inner<S: StateMachine> {
     identity: Identity,
     listen_addr: SocketAddr,
-    config: LoopConfig,
     inbox: Inbox<S>,
     publisher: Arc<Publisher<S>>,
     status: watch::Receiver<GroupStatus>,
@@ -131,11 +130,16 @@ impl<S: StateMachine> Node<S> {
             identity.directory_id,
             voters,
         )));
-        let links = inbox.clone();
-        let on_link = move |event: LinkEvent| links.send(Event::Link(event));
-        let transport = Arc::new(Transport::start(&roster, &config, &(Arc::new(on_link) as _)));
         let calls =
             Calls::new(u64::from(run) << 32, Duration::from_millis(config.request_timeout_ms));
+        let (links, lost) = (inbox.clone(), calls.clone());
+        let on_link = move |event: LinkEvent| {
+            if let LinkEvent::Down(node) = event {
+                lost.disconnected(node);
+            }
+            links.send(Event::Link(event));
+        };
+        let transport = Arc::new(Transport::start(&roster, &config, &(Arc::new(on_link) as _)));
 
         let (applied, conf_state, members) = match &group {
             Some(group) => {
@@ -166,8 +170,11 @@ impl<S: StateMachine> Node<S> {
                 bytes: 0,
             },
         };
-        let guard = inbox.clone();
-        let apply_thread = thread("quorate-apply", move || guard.guard(|| applier.run(&work)))?;
+        let (guard, watched) = (inbox.clone(), publisher.clone());
+        let apply_thread = thread("quorate-apply", move || {
+            guard.guard(|| applier.run(&work));
+            watched.stop();
+        })?;
 
         let founding = Founding::recover(
             (node, identity.directory_id),
@@ -192,7 +199,6 @@ impl<S: StateMachine> Node<S> {
             reader: engine.reader,
             snapshots: engine.snapshots.clone(),
             transport: transport.clone(),
-            calls: calls.clone(),
             roster: roster.clone(),
             runtime,
             status,
@@ -210,11 +216,18 @@ impl<S: StateMachine> Node<S> {
             limits: Limits::default(),
         });
         let acceptor = Acceptor::new(roster, front, &config);
-        let acceptor = tokio::spawn(acceptor.run(listener)).abort_handle();
+        let mut ended = status_receiver.clone();
+        let acceptor = tokio::spawn(async move {
+            tokio::select! {
+                () = acceptor.run(listener) => {}
+                // The loop has ended: peers must not take this node for one that answers.
+                _ = ended.wait_for(|status| status.fatal.is_some()) => {}
+            }
+        })
+        .abort_handle();
         Ok(Node(Arc::new(Inner {
             identity,
             listen_addr,
-            config,
             inbox,
             publisher,
             status: status_receiver,
@@ -237,10 +250,6 @@ impl<S: StateMachine> Node<S> {
     ///
     /// [`ProposeError`]; [`ProposeError::never_applied`] tells whether it may be tried again.
     pub async fn propose(&self, command: Bytes) -> Result<Applied<S::Outcome>, ProposeError> {
-        let bytes_max = self.0.config.command_bytes_max;
-        if command.len() > bytes_max {
-            return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max });
-        }
         let (caller, answer) = oneshot::channel();
         match self.0.inbox.request(Input::Propose { command, caller }) {
             Ok(()) => match answer.await {
@@ -367,6 +376,7 @@ impl<S: StateMachine> Node<S> {
 impl<S: StateMachine> Inner<S> {
     fn stop(&self) {
         self.acceptor.abort();
+        self.transport.stop();
         self.inbox.send(Event::Stop);
     }
 }

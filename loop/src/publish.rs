@@ -36,7 +36,12 @@ impl<S: StateMachine> std::fmt::Debug for Update<S> {
 pub(crate) struct Publisher<S: StateMachine> {
     newest: ArcSwap<Published<S::Image>>,
     applied: watch::Sender<u64>,
-    mailboxes: Mutex<Vec<Weak<Mailbox<S>>>>,
+    mailboxes: Mutex<Mailboxes<S>>,
+}
+
+struct Mailboxes<S: StateMachine> {
+    open: Vec<Weak<Mailbox<S>>>,
+    stopped: bool,
 }
 
 /// Holds at most one update, however slow its owner is.
@@ -55,7 +60,7 @@ impl<S: StateMachine> Publisher<S> {
         Publisher {
             newest: ArcSwap::from_pointee(Published { image, applied }),
             applied: watch::Sender::new(applied),
-            mailboxes: Mutex::default(),
+            mailboxes: Mutex::new(Mailboxes { open: Vec::new(), stopped: false }),
         }
     }
 
@@ -77,7 +82,7 @@ impl<S: StateMachine> Publisher<S> {
         let mut mailboxes = lock(&self.mailboxes);
         self.newest.store(published.clone());
         if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
-            mailboxes.retain(|mailbox| match mailbox.upgrade() {
+            mailboxes.open.retain(|mailbox| match mailbox.upgrade() {
                 Some(mailbox) => {
                     mailbox.deliver(published.clone(), changes.clone());
                     true
@@ -89,23 +94,24 @@ impl<S: StateMachine> Publisher<S> {
         self.applied.send_replace(applied);
     }
 
-    /// A watch that begins with the newest image.
-    pub(crate) fn watch(&self) -> Updates<S> {
-        let waiting = Waiting { update: None, stopped: false };
-        let mailbox = Arc::new(Mailbox { update: Mutex::new(waiting), arrived: Notify::new() });
+    /// Nothing is published any more: watchers are told when they have seen what there is.
+    pub(crate) fn stop(&self) {
         let mut mailboxes = lock(&self.mailboxes);
-        let start = self.newest();
-        mailboxes.push(Arc::downgrade(&mailbox));
-        Updates { start, mailbox }
-    }
-}
-
-impl<S: StateMachine> Drop for Publisher<S> {
-    fn drop(&mut self) {
-        for mailbox in lock(&self.mailboxes).iter().filter_map(Weak::upgrade) {
+        mailboxes.stopped = true;
+        for mailbox in mailboxes.open.drain(..).filter_map(|mailbox| mailbox.upgrade()) {
             lock(&mailbox.update).stopped = true;
             mailbox.arrived.notify_one();
         }
+    }
+
+    /// A watch that begins with the newest image.
+    pub(crate) fn watch(&self) -> Updates<S> {
+        let mut mailboxes = lock(&self.mailboxes);
+        let waiting = Waiting { update: None, stopped: mailboxes.stopped };
+        let mailbox = Arc::new(Mailbox { update: Mutex::new(waiting), arrived: Notify::new() });
+        let start = self.newest();
+        mailboxes.open.push(Arc::downgrade(&mailbox));
+        Updates { start, mailbox }
     }
 }
 

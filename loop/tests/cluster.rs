@@ -294,22 +294,24 @@ async fn trap_I28_a_node_opens_before_there_is_a_leader_and_says_so() {
 async fn a_wiped_voter_is_refused_and_told_the_remedy() {
     let mut cluster = Cluster::start(3, config()).await;
     cluster.add(1, 1).await;
-    let identity = cluster.nodes[&3].identity().clone();
-    cluster.close(3).await;
-    std::fs::remove_dir_all(&cluster.dirs[&3]).unwrap();
+    let leader = cluster.leader().await;
+    let follower = leader % 3 + 1;
+    let identity = cluster.nodes[&follower].identity().clone();
+    cluster.close(follower).await;
+    std::fs::remove_dir_all(&cluster.dirs[&follower]).unwrap();
     quorate_engine::format(
-        &cluster.dirs[&3],
+        &cluster.dirs[&follower],
         identity.cluster_id,
         identity.node_id,
         identity.founding,
     )
     .unwrap();
-    cluster.open(3).await;
-    let mut status = cluster.nodes[&3].watch_status();
+    cluster.open(follower).await;
+    let mut status = cluster.nodes[&follower].watch_status();
     let fatal = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.fatal.is_some())).await;
     let reason = fatal.unwrap().unwrap().fatal.clone().unwrap();
     assert!(reason.contains("quorate format --join"), "{reason}");
-    assert_eq!(cluster.add(1, 1).await.1, 2, "the others go on");
+    assert_eq!(cluster.add(leader, 1).await.1, 2, "the others go on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -360,6 +362,51 @@ async fn watchers_see_every_change_without_a_gap() {
         seen += update.changes.added;
         assert_eq!(update.published.image.sum, seen, "what changed adds up to what is");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_with_its_node_although_somebody_still_holds_it() {
+    let mut cluster = Cluster::start(1, config()).await;
+    let held = cluster.nodes[&1].clone();
+    let mut updates = held.updates();
+    cluster.add(1, 2).await;
+    cluster.close(1).await;
+    let update = tokio::time::timeout(PATIENCE, updates.next()).await.unwrap().unwrap();
+    assert_eq!(update.published.image.sum, 2);
+    let ended = tokio::time::timeout(PATIENCE, updates.next()).await.unwrap();
+    assert_eq!(ended.unwrap_err(), quorate_loop::Stopped);
+    let mut late = held.updates();
+    let ended = tokio::time::timeout(PATIENCE, late.next()).await.unwrap();
+    assert_eq!(ended.unwrap_err(), quorate_loop::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_lost_its_log_is_not_founded_again() {
+    let mut cluster = Cluster::start(3, config()).await;
+    cluster.add(1, 1).await;
+    let leader = cluster.leader().await;
+    let follower = leader % 3 + 1;
+    cluster.close(follower).await;
+    std::fs::remove_dir_all(cluster.dirs[&follower].join("log")).unwrap();
+    cluster.open(follower).await;
+    let mut status = cluster.nodes[&follower].watch_status();
+    let fatal = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.fatal.is_some())).await;
+    let reason = fatal.unwrap().unwrap().fatal.clone().unwrap();
+    assert!(reason.contains("has lost its log"), "{reason}");
+    assert!(!cluster.nodes[&follower].status().serving);
+    assert_eq!(cluster.add(leader, 1).await.1, 2, "the others go on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_command_and_one_that_is_too_long_are_refused_at_once() {
+    let cluster = Cluster::start(1, config()).await;
+    cluster.add(1, 1).await;
+    let too_long = vec![0; config().command_bytes_max + 1];
+    for command in [Bytes::new(), Bytes::from(too_long)] {
+        let refused = cluster.nodes[&1].propose(command).await;
+        assert_eq!(refused, Err(quorate_loop::ProposeError::Unsound));
+    }
+    assert_eq!(cluster.add(1, 1).await.1, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -326,6 +326,23 @@ fn a_missing_or_damaged_snapshot_is_named() {
 }
 
 #[test]
+fn a_snapshot_without_its_log_is_not_a_fresh_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = open_small(dir.path());
+    node.found(one());
+    node.close();
+    // The first snapshot may stand alone: a crash came before its record.
+    let log = dir.path().join("log");
+    std::fs::remove_dir_all(&log).unwrap();
+    open_small(dir.path()).close();
+    let snapshots = dir.path().join("snapshots/1");
+    std::fs::rename(snapshots.join("1-1.snap"), snapshots.join("7-2.snap")).unwrap();
+    let found = damage(dir.path());
+    assert_eq!((found.group, &found.file), (Some(one()), &snapshots), "{found}");
+    assert!(found.what.contains("the log is lost"), "{found}");
+}
+
+#[test]
 fn trap_E07_a_missing_log_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = open_small(dir.path());

@@ -68,6 +68,8 @@ pub struct Core<P, R> {
     arrived: Option<Message>,
     /// A snapshot that is replacing the log: no election meanwhile.
     installing: Option<LogId>,
+    /// The applied index at which a snapshot was last asked for (trap I11).
+    snapshot_asked: Option<u64>,
     /// The log's record changed without a Ready, by a new snapshot and compaction.
     record_changed: Option<LogId>,
     dropped: u64,
@@ -133,6 +135,7 @@ impl<P, R> Core<P, R> {
             last_ready: 0,
             arrived: None,
             installing: None,
+            snapshot_asked: None,
             record_changed: None,
             dropped: 0,
             effects: Effects::default(),
@@ -144,8 +147,11 @@ impl<P, R> Core<P, R> {
         match input {
             Input::Tick => self.tick(),
             Input::Peer { from, message } => self.step_peer(from, message),
-            Input::Propose { command, caller } => {
+            Input::Propose { command, caller } if self.is_sound(&command) => {
                 self.proposals.queue(Proposer::Caller(caller), command);
+            }
+            Input::Propose { caller, .. } => {
+                self.effects.failed.push((caller, ProposeError::Unsound));
             }
             Input::Read { caller } => {
                 self.reads.queue(Reader::Caller(caller), self.deadline());
@@ -211,6 +217,12 @@ impl<P, R> Core<P, R> {
         self.raw.raft.state == StateRole::Leader
     }
 
+    /// Whether a command may be an entry: an empty one is how a leader opens its term, and one
+    /// that is too long would make an append that no frame can carry.
+    fn is_sound(&self, command: &[u8]) -> bool {
+        (1..=self.config.command_bytes_max).contains(&command.len())
+    }
+
     fn deadline(&self) -> u64 {
         self.now + self.config.request_ticks()
     }
@@ -236,12 +248,15 @@ impl<P, R> Core<P, R> {
     fn step_peer(&mut self, from: NodeId, message: PeerMessage) {
         match message {
             PeerMessage::Raft(message) => self.step_raft(from, message),
-            PeerMessage::Propose { request, command } => {
+            PeerMessage::Propose { request, command } if self.is_sound(&command) => {
                 self.proposals.queue(Proposer::Peer { node: from, request }, command);
             }
+            PeerMessage::Propose { request, .. } => {
+                let message = PeerMessage::Proposed { request, result: Err(Refused::Unsound) };
+                self.send(Envelope { to: from, message });
+            }
             PeerMessage::Proposed { request, result: Ok(at) } => {
-                let deadline = self.deadline();
-                if let Some(caller) = self.proposals.accepted(request, at, self.handed, deadline) {
+                if let Some(caller) = self.proposals.accepted(request, at, self.handed) {
                     self.effects.failed.push((caller, ProposeError::Superseded));
                 }
             }
@@ -372,6 +387,12 @@ impl<P, R> Core<P, R> {
                 self.raw.mut_store().deliver(fetched.low, entries);
                 self.raw.on_entries_fetched(fetched.context);
             }
+            // Compacted meanwhile: raft-rs asks again, and finds that it must send a snapshot.
+            Err(quorate_engine::ReadError::Gone { index, .. })
+                if index < self.raw.store().first_index() =>
+            {
+                self.raw.on_entries_fetched(fetched.context);
+            }
             Err(error) => self.effects.fatal = Some(error.to_string()),
         }
     }
@@ -450,6 +471,7 @@ impl From<Refused> for ProposeError {
         match refused {
             Refused::NotLeader(leader) => ProposeError::NotLeader { leader },
             Refused::Overloaded => ProposeError::Overloaded,
+            Refused::Unsound => ProposeError::Unsound,
         }
     }
 }

@@ -28,6 +28,7 @@ struct InFlight {
     install: Option<LogId>,
     retain: Option<LogId>,
     last: LogId,
+    submitted_at: u64,
     held: Vec<Envelope>,
 }
 
@@ -46,6 +47,8 @@ pub(super) struct Submitted {
     pub(super) retain: Option<LogId>,
     /// Where the log ends with this write.
     pub(super) last: LogId,
+    /// The tick at which it was submitted.
+    pub(super) submitted_at: u64,
 }
 
 /// What a receipt sets free.
@@ -71,7 +74,8 @@ impl Outbox {
 
     /// Remembers a write; messages that are held after this depend on it.
     pub(super) fn submit(&mut self, submitted: Submitted) {
-        let Submitted { write, ready, changes_vote, install, retain, last } = submitted;
+        let Submitted { write, ready, changes_vote, install, retain, last, submitted_at } =
+            submitted;
         if let Some(last) = self.in_flight.back() {
             assert!(last.write < write && last.ready <= ready, "writes are numbered in order");
         }
@@ -82,6 +86,7 @@ impl Outbox {
             install,
             retain,
             last,
+            submitted_at,
             held: Vec::new(),
         });
     }
@@ -106,9 +111,18 @@ impl Outbox {
     }
 
     /// Holds a heartbeat or its answer: it speaks of the term only, so it waits for the last
-    /// write that changed term or vote and for no other. A slow or full disk silences nobody.
+    /// write that changed term or vote and for no other, and a slow disk silences nobody. But one
+    /// that has not moved since tick `stuck_since` does: a leader that cannot write must go, and
+    /// its heartbeats would keep it.
     #[must_use]
-    pub(super) fn hold_for_vote(&mut self, message: Envelope) -> Option<Envelope> {
+    pub(super) fn hold_for_vote(
+        &mut self,
+        message: Envelope,
+        stuck_since: u64,
+    ) -> Option<Envelope> {
+        if self.in_flight.front().is_some_and(|oldest| oldest.submitted_at < stuck_since) {
+            return self.hold(message);
+        }
         Self::hold_behind(self.in_flight.iter_mut().rev().find(|w| w.changes_vote), message)
     }
 

@@ -25,11 +25,19 @@ pub(super) enum Proposer<P> {
 #[derive(Debug)]
 pub(super) struct Proposals<P> {
     queued: Vec<(Proposer<P>, Bytes)>,
-    forwarded: BTreeMap<u64, (P, NodeId)>,
+    forwarded: BTreeMap<u64, Forwarded<P>>,
     placed: BTreeMap<(u64, u64), P>,
-    /// In order of time, since every proposal gets the same span.
+    /// In order of time, but for a forwarded proposal that was placed: it keeps its deadline, and
+    /// may be told of it a little late.
     deadlines: VecDeque<(u64, Place)>,
     next_request: u64,
+}
+
+#[derive(Debug)]
+struct Forwarded<P> {
+    caller: P,
+    leader: NodeId,
+    deadline: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +72,7 @@ impl<P> Proposals<P> {
     pub(super) fn forward(&mut self, caller: P, leader: NodeId, deadline: u64) -> u64 {
         let request = self.next_request;
         self.next_request += 1;
-        self.forwarded.insert(request, (caller, leader));
+        self.forwarded.insert(request, Forwarded { caller, leader, deadline });
         self.deadlines.push_back((deadline, Place::Request(request)));
         request
     }
@@ -73,14 +81,8 @@ impl<P> Proposals<P> {
     /// node has handed to its state machine. Gives the caller back when the answer came after
     /// that, so that nothing can be said about the outcome any more.
     #[must_use]
-    pub(super) fn accepted(
-        &mut self,
-        request: u64,
-        at: LogId,
-        handed: u64,
-        deadline: u64,
-    ) -> Option<P> {
-        let (caller, _) = self.forwarded.remove(&request)?;
+    pub(super) fn accepted(&mut self, request: u64, at: LogId, handed: u64) -> Option<P> {
+        let Forwarded { caller, deadline, .. } = self.forwarded.remove(&request)?;
         if at.index <= handed {
             return Some(caller);
         }
@@ -91,7 +93,7 @@ impl<P> Proposals<P> {
     /// Ends the wait for a forwarded request; the caller, if it still waits.
     #[must_use]
     pub(super) fn unforward(&mut self, request: u64) -> Option<P> {
-        self.forwarded.remove(&request).map(|(caller, _)| caller)
+        self.forwarded.remove(&request).map(|forwarded| forwarded.caller)
     }
 
     /// Remembers that a caller's command stands at `at`.
@@ -136,7 +138,7 @@ impl<P> Proposals<P> {
         let gone: Vec<u64> = self
             .forwarded
             .iter()
-            .filter(|(_, (_, leader))| *leader == node)
+            .filter(|(_, forwarded)| forwarded.leader == node)
             .map(|(&request, _)| request)
             .collect();
         gone.into_iter().filter_map(|request| self.unforward(request)).collect()
@@ -164,7 +166,7 @@ impl<P> Proposals<P> {
             Proposer::Caller(caller) => Some(caller),
             Proposer::Peer { .. } => None,
         });
-        let forwarded = std::mem::take(&mut self.forwarded).into_values().map(|(p, _)| p);
+        let forwarded = std::mem::take(&mut self.forwarded).into_values().map(|f| f.caller);
         let placed = std::mem::take(&mut self.placed).into_values();
         queued.chain(forwarded).chain(placed).collect()
     }
@@ -196,9 +198,9 @@ mod tests {
         let leader = NodeId::new(2).unwrap();
         let first = proposals.forward("first", leader, 10);
         let second = proposals.forward("second", leader, 10);
-        assert_eq!(proposals.accepted(first, at(7, 1), 7, 10), Some("first"));
-        assert_eq!(proposals.accepted(second, at(8, 1), 7, 10), None);
-        assert_eq!(proposals.accepted(second, at(9, 1), 7, 10), None, "answered twice");
+        assert_eq!(proposals.accepted(first, at(7, 1), 7), Some("first"));
+        assert_eq!(proposals.accepted(second, at(8, 1), 7), None);
+        assert_eq!(proposals.accepted(second, at(9, 1), 7), None, "answered twice");
         assert_eq!(proposals.committed(at(8, 1)), (Some("second"), vec![]));
     }
 

@@ -12,7 +12,7 @@ use crate::error::ProposeError;
 use crate::message::{Envelope, PeerMessage, Refused};
 
 /// Readies taken in one go. raft-rs pages committed entries; the rest of a long backlog comes
-/// with the next call, so that ticks and peers are heard in between.
+/// with the next call, and ticks and peers are heard in between.
 const READIES_MAX: usize = 8;
 
 impl<P, R> Core<P, R> {
@@ -31,13 +31,24 @@ impl<P, R> Core<P, R> {
         }
         self.write_record();
         self.effects.fetches = self.raw.store().take_fetches();
-        self.effects.snapshot_wanted = self.raw.store().snapshot_wanted().is_some();
+        self.ask_for_snapshot();
         std::mem::take(&mut self.effects)
     }
 
     /// Whether [`Core::effects`] would have more to do without another input.
     pub fn has_more(&self) -> bool {
-        self.raw.has_ready()
+        self.raw.has_ready() || !self.effects.failed.is_empty() || !self.effects.reads.is_empty()
+    }
+
+    /// Once for each index at which a newer snapshot could be had: the wish stands until it is
+    /// fulfilled, and must not be granted for ever (trap I11).
+    fn ask_for_snapshot(&mut self) {
+        let log = self.raw.store();
+        let wanted = log.snapshot_wanted().is_some() && self.applied > log.snapshot_id().index;
+        if wanted && self.leads() && self.snapshot_asked != Some(self.applied) {
+            self.snapshot_asked = Some(self.applied);
+            self.effects.snapshot_wanted = true;
+        }
     }
 
     fn has_write(&self) -> bool {
@@ -205,7 +216,7 @@ impl<P, R> Core<P, R> {
 
     fn submit(&mut self, submitted: Submitted, entries: Vec<Entry>) {
         let record = self.raw.store().record();
-        self.outbox.submit(Submitted { last: record.last, ..submitted });
+        self.outbox.submit(Submitted { last: record.last, submitted_at: self.now, ..submitted });
         self.effects.write = Some(GroupWrite {
             group: self.group,
             number: submitted.write,
@@ -237,7 +248,8 @@ impl<P, R> Core<P, R> {
         );
         let envelope = Envelope { to, message: PeerMessage::Raft(message) };
         let free = if speaks_of_term_only {
-            self.outbox.hold_for_vote(envelope)
+            let patience = u64::from(self.config.election_ticks);
+            self.outbox.hold_for_vote(envelope, self.now.saturating_sub(patience))
         } else {
             self.outbox.hold(envelope)
         };

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_engine::{
-    ClusterId, DirectoryId, Engine, EngineConfig, Formatted, Founding, GroupWrite, LogReader,
-    LogWriter, SnapshotStore, Voter,
+    ClusterId, DirectoryId, Engine, EngineConfig, Fetch, Formatted, Founding, GroupWrite,
+    LogReader, LogWriter, SnapshotStore, Voter,
 };
 use raft::eraftpb::ConfState;
 use tempfile::TempDir;
@@ -56,9 +56,19 @@ struct Peer {
     snapshots_sent: Vec<Envelope>,
 }
 
+impl Peer {
+    fn fetch(&mut self, fetch: Fetch) {
+        let (done, fetched) = std::sync::mpsc::channel();
+        let send = move |fetched| done.send(fetched).unwrap();
+        self.reader.fetch(fetch, send).unwrap();
+        self.core.step(Input::Fetched(fetched.recv().unwrap()));
+    }
+}
+
 struct Net {
     dir: TempDir,
     config: LoopConfig,
+    cache_bytes_max: u64,
     peers: BTreeMap<u64, Peer>,
     /// In flight, by (from, to): each link keeps its order.
     links: BTreeMap<(u64, u64), VecDeque<PeerMessage>>,
@@ -66,10 +76,23 @@ struct Net {
     history: BTreeMap<u64, (u64, Bytes)>,
     leaders: BTreeMap<u64, u64>,
     runs: u32,
+    /// Reads of the log that the test answers when it wants.
+    hold_fetches: bool,
+    fetches: Vec<(u64, Fetch)>,
 }
 
 impl Net {
     fn new(voters: &[u64], learners: &[u64], config: LoopConfig) -> Net {
+        let cache_bytes_max = EngineConfig::default().cache_bytes_max;
+        Net::with_cache(voters, learners, config, cache_bytes_max)
+    }
+
+    fn with_cache(
+        voters: &[u64],
+        learners: &[u64],
+        config: LoopConfig,
+        cache_bytes_max: u64,
+    ) -> Net {
         let dir = memory_dir();
         let ids: Vec<u64> = voters.iter().chain(learners).copied().collect();
         let addrs = ids.iter().map(|n| Voter { node_id: node(*n), addr: format!("127.0.0.1:{n}") });
@@ -86,7 +109,19 @@ impl Net {
         let cluster = ClusterId::random();
         let (peers, links) = (BTreeMap::new(), BTreeMap::new());
         let (history, leaders) = (BTreeMap::new(), BTreeMap::new());
-        let mut net = Net { dir, config, peers, links, history, leaders, runs: 0 };
+        let runs = 0;
+        let mut net = Net {
+            dir,
+            config,
+            cache_bytes_max,
+            peers,
+            links,
+            history,
+            leaders,
+            runs,
+            hold_fetches: false,
+            fetches: Vec::new(),
+        };
         for n in ids {
             let path = net.dir.path().join(n.to_string());
             quorate_engine::format(&path, cluster, node(n), founding.clone()).unwrap();
@@ -110,7 +145,9 @@ impl Net {
 
     fn engine(&self, n: u64) -> Engine<quorate_engine::DefaultFileSystem> {
         let formatted = Formatted::open(self.dir.path().join(n.to_string())).unwrap();
-        Engine::open(formatted, &EngineConfig::default()).unwrap()
+        let cache_bytes_max = self.cache_bytes_max;
+        let config = EngineConfig { cache_bytes_max, ..EngineConfig::default() };
+        Engine::open(formatted, &config).unwrap()
     }
 
     /// Starts a node from what its disk holds.
@@ -201,10 +238,11 @@ impl Net {
                 link.push_back(envelope.message);
             }
             for fetch in effects.fetches {
-                let (done, fetched) = std::sync::mpsc::channel();
-                let send = move |fetched| done.send(fetched).unwrap();
-                peer.reader.fetch(fetch, send).unwrap();
-                peer.core.step(Input::Fetched(fetched.recv().unwrap()));
+                if self.hold_fetches {
+                    self.fetches.push((n, fetch));
+                } else {
+                    peer.fetch(fetch);
+                }
             }
             if let Some(last) = last {
                 peer.core.step(Input::Applied(last));
@@ -217,6 +255,13 @@ impl Net {
             if !peer.core.has_more() && last.is_none() {
                 return;
             }
+        }
+    }
+
+    fn answer_fetches(&mut self) {
+        for (n, fetch) in std::mem::take(&mut self.fetches) {
+            self.peer(n).fetch(fetch);
+            self.turn(n);
         }
     }
 
@@ -534,6 +579,72 @@ fn trap_I16_a_commit_takes_two_syncs_in_sequence_and_no_tick() {
 }
 
 #[test]
+fn a_leader_reads_from_disk_what_it_no_longer_holds_and_sends_a_snapshot_where_that_is_gone() {
+    let late = LoopConfig { tail_entries: 0, ..config() };
+    let mut net = Net::with_cache(&[1, 2, 3], &[], late, 0);
+    let leader = net.elect();
+    let absent = leader % 3 + 1;
+    net.kill(absent);
+    for n in 0..50 {
+        net.propose(leader, n);
+        net.settle();
+    }
+    net.start(absent);
+    // Up to the point where entries are being read, and no further.
+    net.hold_fetches = true;
+    for _ in 0..50 {
+        net.step(leader, Input::Tick);
+        net.settle();
+        if !net.fetches.is_empty() {
+            break;
+        }
+    }
+    assert!(!net.fetches.is_empty(), "entries come from disk");
+    // Meanwhile they are compacted, in memory and on disk: the answer comes too late.
+    net.take_snapshot(leader);
+    net.settle();
+    net.hold_fetches = false;
+    net.answer_fetches();
+    for _ in 0..50 {
+        for n in 1..=3 {
+            net.step(n, Input::Tick);
+        }
+        net.settle();
+    }
+    assert_eq!(net.peers[&absent].applied, net.peers[&leader].applied);
+    assert!(net.peers[&absent].core.status().snapshot_index > 1, "by snapshot");
+
+    // And once more without a snapshot: from disk alone.
+    net.kill(absent);
+    for n in 50..100 {
+        net.propose(leader, n);
+        net.settle();
+    }
+    net.start(absent);
+    for _ in 0..50 {
+        for n in 1..=3 {
+            net.step(n, Input::Tick);
+        }
+        net.settle();
+    }
+    assert_eq!(net.peers[&absent].applied, net.peers[&leader].applied);
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_falls_silent() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    net.propose(leader, 7);
+    for _ in 0..=net.config.election_ticks {
+        net.links.clear();
+        net.step(leader, Input::Tick);
+    }
+    assert_eq!(net.waiting(leader), Vec::<&PeerMessage>::new(), "it would be kept by heartbeats");
+    net.settle();
+    assert!(net.leaders.len() == 1 || net.elect() > 0);
+}
+
+#[test]
 fn many_proposals_share_one_write_and_one_append() {
     let mut net = Net::new(&[1, 2, 3], &[], config());
     let leader = net.elect();
@@ -637,6 +748,9 @@ enum Act {
     Propose(u64),
     Read(u64),
     Snapshot(u64),
+    Transfer(u64),
+    Unreachable(u64, u64),
+    HandOver(u64),
     Restart(u64),
 }
 
@@ -650,8 +764,17 @@ fn act() -> impl Strategy<Value = Act> {
         12 => n().prop_map(Act::Propose),
         4 => n().prop_map(Act::Read),
         2 => n().prop_map(Act::Snapshot),
+        4 => n().prop_map(Act::Transfer),
+        2 => (n(), n()).prop_map(|(a, b)| Act::Unreachable(a, b)),
+        1 => n().prop_map(Act::HandOver),
         1 => n().prop_map(Act::Restart),
     ]
+}
+
+/// The highest index that any caller was told of.
+fn acknowledged(net: &Net) -> u64 {
+    let answers = net.peers.values().flat_map(|peer| &peer.answers);
+    answers.filter_map(|(_, answer)| answer.as_ref().ok().copied()).max().unwrap_or(0)
 }
 
 proptest! {
@@ -668,6 +791,7 @@ proptest! {
         let mut next = 0;
         let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
         let mut asked: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut reads: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         for act in acts {
             match act {
                 Act::Tick(n) => net.step(n, Input::Tick),
@@ -675,12 +799,23 @@ proptest! {
                 Act::Deliver(a, b) => { net.deliver(a, b); }
                 Act::Drop(a, b) => { net.links.remove(&(a, b)); }
                 Act::Propose(n) => { next += 1; asked.insert(next, n); net.propose(n, next); }
-                Act::Read(n) => { next += 1; net.step(n, Input::Read { caller: next }); }
+                Act::Read(n) => {
+                    next += 1;
+                    reads.insert(next, (n, acknowledged(&net)));
+                    net.step(n, Input::Read { caller: next });
+                }
+                Act::Transfer(n) => net.transfer_snapshots(n),
+                Act::Unreachable(a, b) => {
+                    net.links.remove(&(a, b));
+                    net.step(a, Input::Unreachable(node(b)));
+                }
+                Act::HandOver(n) => net.step(n, Input::TransferLeader),
                 Act::Snapshot(n) => net.take_snapshot(n),
                 Act::Restart(n) => {
                     let durable = net.peers[&n].core.status().term;
                     let speaks = net.peers[&n].writes.is_empty();
                     asked.retain(|_, on| *on != n);
+                    reads.retain(|_, (on, _)| *on != n);
                     net.kill(n);
                     net.start(n);
                     if speaks {
@@ -717,6 +852,14 @@ proptest! {
                 net.step(n, Input::Tick);
             }
             net.settle();
+        }
+        for (caller, (n, before)) in reads {
+            let answers: Vec<_> =
+                net.peers[&n].reads.iter().filter(|(c, _)| *c == caller).collect();
+            prop_assert_eq!(answers.len(), 1, "read {} on node {}", caller, n);
+            if let (_, Ok(index)) = answers[0] {
+                prop_assert!(*index >= before, "a stale read: {} after {}", index, before);
+            }
         }
         for (caller, n) in asked {
             let answers = &net.peers[&n].answers;

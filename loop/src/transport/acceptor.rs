@@ -150,7 +150,9 @@ impl<I: Ingress> Acceptor<I> {
             };
             match frame {
                 Frame::Peer { group, message } => {
-                    let permit = permit(&room, message.weight()).await?;
+                    // However many small entries weigh, one message fits into an empty room.
+                    let weight = message.weight().min(self.peer_inbox_bytes_max);
+                    let permit = permit(&room, weight).await?;
                     self.ingress.peer(from, group, message, permit);
                 }
                 Frame::Founding(news) => {

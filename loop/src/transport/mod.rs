@@ -36,8 +36,8 @@ use crate::frame::{FRAME_BYTES_MAX, Frame, RefusalCode};
 
 /// What a node answers to requests of the application on other nodes.
 ///
-/// Calls run on the tokio runtime, not on the loop. The transport bounds how many of one peer run
-/// at a time.
+/// Calls run on the tokio runtime, not on the loop. At most 1,024 run at a time, those of all peers
+/// taken together; more are dropped, and end at their callers as lost.
 pub trait Service: Send + Sync + 'static {
     /// Answers one request that the authenticated node `from` sent.
     ///
@@ -107,6 +107,16 @@ impl Transport {
         }
     }
 
+    /// Ends every connection; whatever is sent after this comes back.
+    pub(crate) fn stop(&self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for peer in self.peers.values() {
+            peer.connected.store(false, Ordering::Release);
+        }
+    }
+
     /// The nodes that can be sent to.
     pub(crate) fn peers(&self) -> impl Iterator<Item = NodeId> {
         self.peers.keys().copied()
@@ -132,8 +142,6 @@ impl Transport {
 
 impl Drop for Transport {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.stop();
     }
 }

@@ -103,7 +103,8 @@ pub(crate) fn receive_snapshot(
     let mut receiver = store.receive(group, id, file_bytes)?;
     while receiver.received_bytes() < file_bytes {
         match read_frame(&mut stream)? {
-            Frame::Chunk(bytes) => receiver.write(&bytes)?,
+            // An empty one would go on for ever.
+            Frame::Chunk(bytes) if !bytes.is_empty() => receiver.write(&bytes)?,
             _ => return Err(TransferError::Protocol),
         }
     }
