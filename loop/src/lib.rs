@@ -17,7 +17,8 @@
 //!
 //! - **Storage first.** No message leaves, and no caller is answered, before the batch it speaks
 //!   of is durable. Heartbeats and their answers speak of the term only, and wait for the last
-//!   batch that changed term or vote.
+//!   batch that changed term or vote. That a forwarded command was given a position is said at
+//!   once: it promises nothing, and no position is given twice, even if a crash forgets it.
 //! - **One answer.** Every proposal and read ends exactly once: applied, refused (surely without
 //!   effect), or unknown. See [`ProposeError`].
 //! - **Your own writes.** A proposal is answered after this node has applied it.
@@ -27,7 +28,7 @@
 //! # What never happens
 //!
 //! - The RawNode is never behind a lock, and never touched between `ready` and `advance`.
-//! - The loop never waits for the disk, the network or a lock.
+//! - The loop never waits for the disk or the network, nor for a lock that is held across either.
 //! - raft-rs never forwards a proposal or a read, and never sees an unchecked message of a peer.
 //!
 //! [`Core`] is all of this without thread, socket, clock or file, for simulators.

@@ -123,13 +123,18 @@ impl<S: StateMachine> Node<S> {
         let run = run_number();
         let (inbox, events) = Inbox::new(config.inbox_max);
 
-        let voters = addresses.clone();
-        let roster: SharedRoster = Arc::new(ArcSwap::from_pointee(Roster::new(
-            identity.cluster_id,
-            node,
-            identity.directory_id,
-            voters,
-        )));
+        let founding = Founding::recover(
+            (node, identity.directory_id),
+            addresses.keys().copied().collect(),
+            group.as_ref().and_then(|group| group.genesis.as_deref()),
+        )
+        .map_err(|error| OpenError::Restore(error.to_string()))?;
+        let (cluster, directory) = (identity.cluster_id, identity.directory_id);
+        let mut roster = Roster::new(cluster, node, directory, addresses.clone());
+        if let Some(bindings) = founding.bindings() {
+            roster = roster.bound(bindings, founding.is_complete());
+        }
+        let roster: SharedRoster = Arc::new(ArcSwap::from_pointee(roster));
         let calls =
             Calls::new(u64::from(run) << 32, Duration::from_millis(config.request_timeout_ms));
         let (links, lost) = (inbox.clone(), calls.clone());
@@ -176,12 +181,6 @@ impl<S: StateMachine> Node<S> {
             watched.stop();
         })?;
 
-        let founding = Founding::recover(
-            (node, identity.directory_id),
-            addresses.keys().copied().collect(),
-            group.as_ref().and_then(|group| group.genesis.as_deref()),
-        )
-        .map_err(|error| OpenError::Restore(error.to_string()))?;
         let bootstrap =
             Bootstrap::new(GROUP, founding, addresses, engine.writer, engine.cache, group)
                 .map_err(OpenError::Restore)?;
@@ -313,7 +312,8 @@ impl<S: StateMachine> Node<S> {
         self.0.status.borrow().clone()
     }
 
-    /// The same, to wait on.
+    /// The same, to wait on. Take what you need and let go: while a borrowed status is held, the
+    /// loop cannot publish the next, and waits.
     pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
         self.0.status.clone()
     }

@@ -93,6 +93,14 @@ pub(super) async fn dial(
     let mut stream = stream.map_err(FrameError::Io)?;
     // Messages are batched by us; the kernel must not hold them back.
     stream.set_nodelay(true).map_err(FrameError::Io)?;
+    // Otherwise the kernel decides when a connection into a silent network ends, and sends again
+    // more and more rarely: a link that is whole again would stay mute for as long as it was cut.
+    #[cfg(target_os = "linux")]
+    {
+        let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, millis)
+            .map_err(|error| FrameError::Io(error.into()))?;
+    }
     handshake::introduce(&mut stream, &roster, peer, snapshot, timeout).await?;
     Ok(stream)
 }
