@@ -23,6 +23,9 @@ use crate::wire::{
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
+/// How long a leader that was succeeded may still take to answer.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
+
 /// Whether a request may be sent again although a leader may have taken it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
@@ -51,11 +54,12 @@ pub(crate) async fn write(
     let deadline = started + timeout;
     match ask(node, kind, repeat, started, deadline).await? {
         ResponseKind::Applied(applied) => {
-            seen_here(node, applied.index, deadline).await?;
             let outcome = Outcome::decode(&applied.outcome)
                 .map_err(|_| WriteError::Unknown { reason: UnknownReason::Unreadable })?;
+            let seen = seen_here(node, applied.index, deadline).await;
             match outcome {
-                Outcome::Accepted(reply) => Ok(Done { index: applied.index, reply }),
+                Outcome::Accepted(reply) => seen.map(|()| Done { index: applied.index, reply }),
+                // Final, with or without the image that explains it.
                 Outcome::Rejected(rejection) => Err(rejection.into()),
             }
         }
@@ -123,22 +127,32 @@ pub(crate) async fn ask(
 ) -> Result<ResponseKind, WriteError> {
     let request = bytes::Bytes::from(Request::from(kind).encode_to_vec());
     let mut pause = PAUSE_MIN;
+    // Once a leader may have taken it, no failure to reach another says that nothing was changed.
+    let mut doubt = None;
+    let ended = |doubt: Option<UnknownReason>, error: WriteError| match (doubt, &error) {
+        (Some(reason), WriteError::Unavailable { .. } | WriteError::Stopped { .. }) => {
+            WriteError::Unknown { reason }
+        }
+        _ => error,
+    };
     loop {
-        let leader = leader(node, started, deadline).await?;
+        let leader = leader(node, started, deadline).await.map_err(|error| ended(doubt, error))?;
         let reason = match once(node, leader, request.clone(), deadline).await {
             Ok(answer) => return Ok(answer),
-            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Final(error)) => return Err(ended(doubt, error)),
             Err(Failure::NoEffect(reason)) => reason,
-            Err(Failure::Doubtful(doubt)) => {
+            Err(Failure::Doubtful(reason)) => {
                 if repeat == Repeat::Never || Instant::now() >= deadline {
-                    return Err(WriteError::Unknown { reason: doubt });
+                    return Err(WriteError::Unknown { reason });
                 }
+                doubt = Some(reason);
                 Unavailable::NotLeader
             }
         };
         let again_at = Instant::now() + pause;
         if again_at >= deadline {
-            return Err(WriteError::Unavailable { reason, waited: started.elapsed() });
+            let waited = started.elapsed();
+            return Err(ended(doubt, WriteError::Unavailable { reason, waited }));
         }
         pause = (pause * 2).min(PAUSE_MAX);
         pause_until_leader_changes(node, leader, again_at).await;
@@ -160,7 +174,13 @@ async fn once(
     request: bytes::Bytes,
     deadline: Instant,
 ) -> Result<ResponseKind, Failure> {
-    let answer = match timeout_at(deadline, node.call(leader, request)).await {
+    let answer = tokio::select! {
+        answer = timeout_at(deadline, node.call(leader, request)) => answer,
+        () = deposed(node, leader) => {
+            return Err(Failure::Doubtful(UnknownReason::LeadershipLost));
+        }
+    };
+    let answer = match answer {
         Err(_) => return Err(Failure::Doubtful(UnknownReason::TimedOut)),
         Ok(Err(CallError::Unreachable(node))) => {
             return Err(Failure::NoEffect(Unavailable::Unreachable(node)));
@@ -176,6 +196,17 @@ async fn once(
         Some(ResponseKind::Unknown(doubt)) => Err(Failure::Doubtful(doubtful(doubt))),
         Some(kind) => Ok(kind),
     }
+}
+
+/// Waits until somebody else leads, and a little longer: a leader that handed over in order still
+/// answers what it has committed. One that hangs answers nothing, and must not be waited for.
+async fn deposed(node: &Node<Metadata>, leader: NodeId) {
+    let mut watch = node.watch_status();
+    let changed = watch.wait_for(|status| status.leader.is_some_and(|now| now != leader));
+    if changed.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(LAST_ANSWER).await;
 }
 
 fn refused(refusal: i32) -> Failure {

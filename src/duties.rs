@@ -93,6 +93,7 @@ impl Duties {
         loop {
             self.follow_term();
             if self.wake_at().is_some_and(|wake_at| wake_at <= Instant::now()) {
+                self.take_waiting();
                 self.tick();
             }
             let wake_at = self.wake_at();

@@ -117,7 +117,7 @@ impl Quorum {
 
         let (stop, stopped) = watch::channel(false);
         let duties = Duties::new(node.clone(), config.session(), calls);
-        tokio::spawn(duties.run(stopped));
+        tokio::spawn(Self::supervise(node.clone(), duties.run(stopped)));
         let (local, stall) = (LocalSessions::default(), Mutex::default());
         Ok(Self { inner: Arc::new(Inner { node, config, desk, stop, local, stall }) })
     }
@@ -204,14 +204,9 @@ impl Quorum {
     /// somebody else has deleted it at the same time.
     pub async fn delete_topic(&self, name: &str) -> Result<DeletedTopic, WriteError> {
         // The name is looked up here, and what is deleted is the id: never a topic of the same name
-        // that was made a moment ago. That the name is unknown, only a complete image can say.
-        let id = match self.topic_id(name) {
-            Some(id) => id,
-            None => {
-                self.read_index().await.map_err(nothing_was_sent)?;
-                self.topic_id(name).ok_or_else(|| unknown_topic(name))?
-            }
-        };
+        // that is made a moment later. Which one it is now, only a complete image can say.
+        self.read_index().await.map_err(nothing_was_sent)?;
+        let id = self.topic_id(name).ok_or_else(|| unknown_topic(name))?;
         let command = Command::DeleteTopic { topic: id };
         let done = self.propose_as_is(&command).await?;
         match done.reply {
@@ -389,6 +384,16 @@ impl Quorum {
         let handed_over = watch.wait_for(|status| status.role != Role::Leader);
         if timeout(patience, handed_over).await.is_err() {
             tracing::info!("nobody took the leadership over: the others will elect a leader");
+        }
+    }
+
+    /// Runs the leader's duties. Should they end by a panic, this node stops: a leader without them
+    /// would look healthy, fence nobody, and let no broker in.
+    async fn supervise(node: Node<Metadata>, duties: impl Future<Output = ()> + Send + 'static) {
+        let ended = tokio::spawn(duties).await;
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!("the leader's duties ended with a panic: this node stops");
+            node.shutdown().await;
         }
     }
 

@@ -210,8 +210,10 @@ impl Sessions {
         session.applied = session.applied.max(beat.applied);
 
         let seen_by_all = active_applied.is_none_or(|lowest| lowest >= session.shutdown_index);
-        let may_stop =
-            beat.want_shutdown && (registered.fenced || (registered.in_shutdown && seen_by_all));
+        // While a change of its flags is on the way, `fenced` is about to be untrue: a broker that
+        // left on it would be unfenced after its end.
+        let gone = registered.fenced && !session.in_flight;
+        let may_stop = beat.want_shutdown && (gone || (registered.in_shutdown && seen_by_all));
         let to = if may_stop {
             // It is going: its id is free at once, and its flags show it.
             session.heard = None;

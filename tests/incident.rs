@@ -134,8 +134,13 @@ fn incident_isr_recovers_after_restart_of_all() {
     cluster.create("pairs", 2, 2);
     let before = cluster.partitions();
     assert_eq!(before.len(), 5);
+    let epochs = cluster.broker_epochs();
+    assert_eq!(epochs.len(), 3);
     cluster.kill_all(&IDS);
     cluster.start_all(&[]);
+    // The disk says that every ISR is full and every leader there. What counts is what is so once
+    // every broker has come back with a new epoch, and so has left every ISR.
+    cluster.until_brokers_are_back(&epochs);
     let after = until("every ISR is full", || {
         let now = cluster.partitions();
         let full = now.values().all(|p| ids(&p["isr"]) == ids(&p["replicas"]));
@@ -147,6 +152,8 @@ fn incident_isr_recovers_after_restart_of_all() {
         for same in ["topic_id", "replicas"] {
             assert_eq!(partition[same], was[same], "{name}");
         }
+        let epoch = |p: &serde_json::Value| p["partition_epoch"].as_u64().unwrap();
+        assert!(epoch(partition) > epoch(was), "{name}: replicas left the ISR and came back");
         assert!(ids(&partition["isr"]).contains(&partition["leader"].as_u64().unwrap()));
         for grows in ["leader_epoch", "partition_epoch"] {
             assert!(partition[grows].as_u64() >= was[grows].as_u64(), "{name}: {grows}");

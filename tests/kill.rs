@@ -74,11 +74,16 @@ fn all_nodes_may_be_killed_in_any_order_and_started_in_any_other() {
         for (name, partition) in cluster.partitions() {
             assert_eq!(ids(&partition["isr"]), IDS.into(), "{name}");
         }
+        let epochs = cluster.broker_epochs();
         for id in down {
             cluster.stop(id);
         }
         cluster.start_all(&[]);
-        cluster.until_brokers_are_live(3);
+        cluster.until_brokers_are_back(&epochs);
+        until("every ISR is full", || {
+            let now = cluster.partitions();
+            now.values().all(|p| ids(&p["isr"]) == IDS.into()).then_some(())
+        });
     }
     assert!(cluster.converge() > last_index);
 }

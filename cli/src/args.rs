@@ -31,13 +31,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     /// Admin addresses of the nodes; the next one is tried when one is down
-    #[arg(
-        long,
-        global = true,
-        env = "QUORATE_ADDR",
-        value_delimiter = ',',
-        value_name = "HOST:PORT,.."
-    )]
+    /// [env: QUORATE_ADDR=]
+    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT,..")]
     pub(crate) addr: Vec<HostPort>,
     /// Seconds for which a request is tried
     #[arg(long, global = true, default_value_t = 10, value_name = "SECONDS")]
@@ -185,17 +180,18 @@ impl FormatArgs {
                     "voter {node_id} has port 0: the others must know its real port, give one"
                 )));
             }
+            if voters.contains_key(node_id) {
+                return Err(Failure::Usage(format!(
+                    "node id {node_id} is doubled: name every node once in --voters"
+                )));
+            }
             if let Some((other, _)) = voters.iter().find(|(_, taken)| *taken == addr) {
                 return Err(Failure::Usage(format!(
                     "nodes {other} and {node_id} have the same address {addr}: give every voter \
                      its own in --voters"
                 )));
             }
-            if voters.insert(*node_id, addr.clone()).is_some() {
-                return Err(Failure::Usage(format!(
-                    "node id {node_id} is doubled: name every node once in --voters"
-                )));
-            }
+            voters.insert(*node_id, addr.clone());
         }
         if voters.contains_key(&self.node_id) {
             return Ok(voters);

@@ -1,5 +1,7 @@
 //! The broker that a node registers: one without a data plane, kept for as long as the node runs.
 
+use std::time::Duration;
+
 use quorate::{
     BrokerId, BrokerSession, ErrorKind, Listener, MetadataOnly, Quorum, RegisterError,
     Registration, SessionEnd, SessionState,
@@ -8,6 +10,10 @@ use tokio::sync::oneshot;
 
 use crate::failure::Failure;
 use crate::hostport::HostPort;
+
+/// First and longest pause between two attempts to register.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Under which name a broker without data plane registers its address.
 const LISTENER: &str = "QUORUM";
@@ -18,14 +24,15 @@ pub(crate) fn registration(
     advertised: &HostPort,
 ) -> Result<Registration, Failure> {
     let identity = quorum.identity();
-    let id = u32::try_from(identity.node_id.get()).map_err(|_| {
+    let id = u32::try_from(identity.node_id.get()).map(BrokerId);
+    let id = id.ok().filter(|id| *id <= BrokerId::MAX).ok_or_else(|| {
         Failure::Failed(format!(
             "node id {} is no broker id, for those end at {}: run this node with --no-broker",
             identity.node_id,
-            u32::MAX
+            BrokerId::MAX
         ))
     })?;
-    let mut registration = Registration::without_data_plane(BrokerId(id), identity.directory_id);
+    let mut registration = Registration::without_data_plane(id, identity.directory_id);
     registration.cluster_id = Some(identity.cluster_id);
     registration.listeners = vec![Listener {
         name: LISTENER.to_owned(),
@@ -78,6 +85,7 @@ pub(crate) async fn keep(
 
 /// Tries until the broker is registered, or until the quorum says that it never will be.
 async fn register(quorum: &Quorum, registration: &Registration) -> Result<BrokerSession, Failure> {
+    let mut pause = PAUSE_MIN;
     loop {
         // The same incarnation each time, so that twice is as good as once.
         let error = match quorum.register_broker(registration.clone()).await {
@@ -95,6 +103,9 @@ async fn register(quorum: &Quorum, registration: &Registration) -> Result<Broker
                     true => tracing::warn!(%error, "the broker is not registered yet"),
                     false => tracing::info!(%error, "the broker is not registered yet"),
                 }
+                // Some failures come at once; a leader that has too much to do gets time.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
             }
         }
     }

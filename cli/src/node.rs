@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use quorate::{OpenError, Quorum};
+use quorate::{Founding, OpenError, Quorum};
 use quorate_admin::Admin;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -41,13 +41,37 @@ pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
     outcome
 }
 
+/// The others look for this node where it was formatted to be, which a relay may well cover; if
+/// nothing does, the cluster waits for it in vain.
+fn warn_of_another_address(quorum: &Quorum) {
+    let identity = quorum.identity();
+    let Founding::Voters(voters) = &identity.founding else { return };
+    let own = voters.iter().find(|voter| voter.node_id == identity.node_id);
+    let listen = quorum.listen_addr();
+    if let Some(voter) = own
+        && !voter.addr.ends_with(&format!(":{}", listen.port()))
+    {
+        tracing::warn!(
+            listen = %listen,
+            formatted = voter.addr,
+            "this node listens on another port than its voters look for it on: they reach it only \
+             if something forwards that address here; otherwise give it with --listen"
+        );
+    }
+}
+
 async fn serve(settings: Settings) -> Result<(), Failure> {
     // Before anything else: a signal that comes early is not lost.
     let mut signals = Signals::listen().map_err(|e| failed("cannot listen for signals", &e))?;
     let addr = settings.admin.resolve().map_err(|e| Failure::Failed(e.to_string()))?;
     // Both addresses are taken before the node takes part in anything.
     let admin = Admin::bind(addr).await.map_err(|e| Failure::Failed(e.to_string()))?;
-    let quorum = Quorum::open(settings.quorum).await.map_err(refused)?;
+    let quorum = tokio::select! {
+        opened = Quorum::open(settings.quorum) => opened.map_err(refused)?,
+        // A long log takes its time to verify; nothing has begun that would have to be ended.
+        () = signals.next() => return Ok(()),
+    };
+    warn_of_another_address(&quorum);
     let admin = AdminServer::start(admin, quorum.clone());
     let (stop_broker, mut broker) = if settings.broker {
         let advertised = settings.advertise.unwrap_or_else(|| HostPort::from(quorum.listen_addr()));

@@ -9,17 +9,31 @@ use serde::de::DeserializeOwned;
 use crate::args::{CreateArgs, Global};
 use crate::client::{Client, RequestError, path_segment};
 use crate::failure::Failure;
+use crate::hostport::HostPort;
 use crate::output::{self, Rows};
 
 /// A client for the addresses of the command line.
 fn client(global: &Global) -> Result<Client, Failure> {
-    if global.addr.is_empty() {
+    let addrs = if global.addr.is_empty() { addrs_of_environment()? } else { global.addr.clone() };
+    if addrs.is_empty() {
         return Err(Failure::Usage(
             "no node to ask: name admin addresses with --addr HOST:PORT[,..] or QUORATE_ADDR"
                 .to_owned(),
         ));
     }
-    Ok(Client::new(global.addr.clone(), global.timeout()))
+    Ok(Client::new(addrs, global.timeout()))
+}
+
+/// What `QUORATE_ADDR` names. Read only by commands that ask a node: what it says must not keep
+/// the others from running.
+fn addrs_of_environment() -> Result<Vec<HostPort>, Failure> {
+    let text = std::env::var("QUORATE_ADDR").unwrap_or_default();
+    let parse = |addr: &str| {
+        addr.parse().map_err(|error| {
+            Failure::Usage(format!("QUORATE_ADDR names `{addr}`, which is no address: {error}"))
+        })
+    };
+    text.split(',').map(str::trim).filter(|addr| !addr.is_empty()).map(parse).collect()
 }
 
 impl From<RequestError> for Failure {
@@ -92,6 +106,9 @@ pub(crate) fn create_topic(global: &Global, args: &CreateArgs) -> Result<(), Fai
 
 /// `quorate topics delete`.
 pub(crate) fn delete_topic(global: &Global, name: &str) -> Result<(), Failure> {
+    if name.is_empty() {
+        return Err(Failure::Usage("the topic's name is empty: name the topic to delete".into()));
+    }
     let path = format!("/v1/topics/{}", path_segment(name));
     let deleted: DeletedTopic = client(global)?.delete(&path)?;
     output::print_fields(

@@ -331,6 +331,31 @@ impl Cluster {
         })
     }
 
+    /// The epoch of every broker, through the leader.
+    #[track_caller]
+    pub(crate) fn broker_epochs(&self) -> BTreeMap<u64, u64> {
+        let brokers = self.ask(&["brokers", "ls", "--timeout", "25"]);
+        let epoch = |b: &Value| Some((b["id"].as_u64()?, b["epoch"].as_u64()?));
+        brokers.as_array().unwrap().iter().filter_map(epoch).collect()
+    }
+
+    /// Waits until every broker of `before` has registered again, and is unfenced: what the disk
+    /// says of the time before a restart does not count.
+    #[track_caller]
+    pub(crate) fn until_brokers_are_back(&self, before: &BTreeMap<u64, u64>) {
+        until("the brokers are back", || {
+            let brokers = self.ask_one(*self.processes.keys().next()?, &["brokers", "ls"])?;
+            let is_back = |b: &&Value| {
+                b["fenced"] == false
+                    && b["in_shutdown"] == false
+                    && b["id"].as_u64().and_then(|id| before.get(&id))
+                        < b["epoch"].as_u64().as_ref()
+            };
+            let back = brokers.as_array()?.iter().filter(is_back).count();
+            (back == before.len()).then_some(())
+        });
+    }
+
     /// Waits until as many brokers are registered and unfenced.
     #[track_caller]
     pub(crate) fn until_brokers_are_live(&self, count: usize) {
