@@ -53,7 +53,7 @@
 //!   shows it. One that was rejected changed nothing.
 //! - An operation whose outcome is unknown is never sent again by itself. [`ErrorKind`] tells it from
 //!   what was rejected and from what may be tried again.
-//! - A node decides as the leader only in the term in which it was elected, on an image that holds all
+//! - A node decides as the leader only once it was confirmed in its term, on an image that holds all
 //!   that was committed before. What it decided is proposed by itself or by nobody: a node that lost its
 //!   leadership cannot have it forwarded.
 //! - Heartbeats never reach the log; an idle cluster writes nothing.

@@ -78,7 +78,7 @@ pub struct MemberLag {
     pub member_id: u64,
     /// How many entries of the leader's log it has not acknowledged.
     pub trails_leader_by: Option<u64>,
-    /// How long ago the leader last heard from it, in milliseconds.
+    /// How long ago the leader last heard from it, in milliseconds; not measured yet, so `None`.
     pub last_contact_ms: Option<u64>,
 }
 

@@ -177,6 +177,21 @@ fn a_shutdown_is_granted_when_every_active_broker_knows() {
 }
 
 #[test]
+fn a_shutdown_is_not_granted_while_an_unfence_is_on_its_way() {
+    let mut sessions = at_start(&[(1, fenced(90))]);
+    let unfence = to(Flags::Unfenced, 1, 90);
+    assert_eq!(sessions.heartbeat(ms(1), beat(1, 90, 90)).unwrap().transition, Some(unfence));
+    let wish = Heartbeat { want_shutdown: true, ..beat(1, 90, 90) };
+    let asked = sessions.heartbeat(ms(2), wish).unwrap();
+    assert_eq!((asked.may_stop, asked.transition), (false, None), "it would be unfenced when gone");
+    sessions.sync(ms(5), 101, brokers(&[(1, active(90))]));
+    sessions.settled(ms(5), unfence, true);
+    let begun = sessions.heartbeat(ms(6), wish).unwrap();
+    let shut_down = to(Flags::InShutdown, 1, 90);
+    assert_eq!((begun.may_stop, begun.transition), (false, Some(shut_down)));
+}
+
+#[test]
 fn a_shutdown_that_began_under_another_leader_is_granted_too() {
     let mut sessions = at_start(&[(1, leaving(10)), (2, active(20))]);
     let wish = Heartbeat { want_shutdown: true, ..beat(1, 10, 100) };

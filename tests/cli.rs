@@ -83,6 +83,36 @@ fn help_and_version_are_no_failure_and_nothing_at_all_is_wrong_usage() {
     assert_one_sentence(&quorate(&["frobnicate"]), 2, &["frobnicate", "--help"]);
     assert_one_sentence(&quorate(&["topics", "ls"]), 2, &["--addr", "QUORATE_ADDR"]);
     assert_one_sentence(&quorate(&["status", "--addr", "nonsense"]), 2, &["HOST:PORT"]);
+    assert_one_sentence(
+        &quorate(&["topics", "delete", "", "--addr", "127.0.0.1:1"]),
+        2,
+        &["empty"],
+    );
+}
+
+#[test]
+fn the_environment_names_nodes_to_those_who_ask_one_and_troubles_nobody_else() {
+    let with = |value: &str, args: &[&str]| {
+        program().env("QUORATE_ADDR", value).args(args).output().unwrap()
+    };
+    let nonsense = with("127.0.0.1:1,nonsense", &["topics", "ls"]);
+    assert_one_sentence(&nonsense, 2, &["QUORATE_ADDR", "nonsense"]);
+    assert_one_sentence(&with("", &["topics", "ls"]), 2, &["--addr", "QUORATE_ADDR"]);
+    for value in ["", ",", "nonsense"] {
+        let missing = with(
+            value,
+            &[
+                "node",
+                "--data-dir",
+                "/nowhere",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+            ],
+        );
+        assert!(!String::from_utf8(missing.stderr).unwrap().contains("addr"), "{value}");
+    }
 }
 
 #[test]

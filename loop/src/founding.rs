@@ -249,6 +249,21 @@ mod tests {
         result
     }
 
+    /// Two of three voters whose founding is complete.
+    fn founded() -> (Founding, Founding) {
+        let (mut a, mut b, mut c) = (voter(1, 1), voter(2, 2), voter(3, 3));
+        for _ in 0..3 {
+            tell(&b, 2, &mut a).unwrap();
+            tell(&c, 3, &mut a).unwrap();
+            tell(&a, 1, &mut b).unwrap();
+            tell(&c, 3, &mut b).unwrap();
+            tell(&a, 1, &mut c).unwrap();
+            tell(&b, 2, &mut c).unwrap();
+        }
+        assert!(a.is_complete() && b.is_complete() && c.is_complete());
+        (a, b)
+    }
+
     #[test]
     fn three_voters_agree_and_only_then_may_vote() {
         let (mut a, mut b, mut c) = (voter(1, 1), voter(2, 2), voter(3, 3));
@@ -281,16 +296,7 @@ mod tests {
 
     #[test]
     fn a_wiped_voter_is_told_how_to_come_back() {
-        let (mut a, mut b, mut c) = (voter(1, 1), voter(2, 2), voter(3, 3));
-        for _ in 0..3 {
-            tell(&b, 2, &mut a).unwrap();
-            tell(&c, 3, &mut a).unwrap();
-            tell(&a, 1, &mut b).unwrap();
-            tell(&c, 3, &mut b).unwrap();
-            tell(&a, 1, &mut c).unwrap();
-            tell(&b, 2, &mut c).unwrap();
-        }
-        assert!(a.is_complete() && b.is_complete() && c.is_complete());
+        let (a, _) = founded();
         let mut wiped = voter(3, 9);
         assert_eq!(tell(&a, 1, &mut wiped), Err(FoundingError::Replaced { node: node(3) }));
         assert!(!wiped.is_complete());
@@ -298,15 +304,7 @@ mod tests {
 
     #[test]
     fn a_voter_that_lost_its_log_does_not_found_itself_again() {
-        let (mut a, mut b, mut c) = (voter(1, 1), voter(2, 2), voter(3, 3));
-        for _ in 0..3 {
-            tell(&b, 2, &mut a).unwrap();
-            tell(&c, 3, &mut a).unwrap();
-            tell(&a, 1, &mut b).unwrap();
-            tell(&c, 3, &mut b).unwrap();
-            tell(&a, 1, &mut c).unwrap();
-            tell(&b, 2, &mut c).unwrap();
-        }
+        let (a, b) = founded();
         // The same directory, and nothing in it.
         let mut lost = voter(3, 3);
         assert_eq!(tell(&a, 1, &mut lost), Err(FoundingError::LostLog { node: node(3) }));
