@@ -35,7 +35,7 @@ use crate::transport::{Acceptor, Calls, LinkEvent, Roster, Service, SharedRoster
 /// The metadata quorum is group 1.
 const GROUP: GroupId = match GroupId::new(1) {
     Some(group) => group,
-    None => unreachable!(),
+    None => panic!("1 is the number of a group"),
 };
 
 /// A node with a running loop. Clones are handles to the same node; it stops with the last one.
