@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_engine::env::{DefaultFileSystem, FileSystem};
+use raft_engine::env::DefaultFileSystem;
 
 use crate::cache::CacheBudget;
 use crate::config::EngineConfig;
+use crate::disk::Disk;
 use crate::identity::{Formatted, Identity};
 use crate::ids::GroupId;
 use crate::log::GroupLog;
@@ -19,7 +20,7 @@ use crate::writer::LogWriter;
 
 /// An open data directory: take its parts, and give each to the thread that owns it.
 #[derive(Debug)]
-pub struct Engine<F: FileSystem> {
+pub struct Engine<F: Disk> {
     /// Who the directory is.
     pub identity: Identity,
     /// For the log writer's thread. It is the engine's life: closed or dropped last.
@@ -59,9 +60,9 @@ impl Engine<DefaultFileSystem> {
     }
 }
 
-impl<F: FileSystem + 'static> Engine<F> {
-    /// As [`Engine::open`], with the contents of log files in another file system. Names,
-    /// identity and snapshots stay in the real one (trap E13).
+impl<F: Disk + 'static> Engine<F> {
+    /// As [`Engine::open`], on another [`Disk`]: a crash disk, say. The identity stays in the real
+    /// file system.
     ///
     /// # Errors
     ///
@@ -69,9 +70,9 @@ impl<F: FileSystem + 'static> Engine<F> {
     pub fn open_with(
         formatted: Formatted,
         config: &EngineConfig,
-        file_system: Arc<F>,
+        disk: Arc<F>,
     ) -> Result<Self, OpenError> {
-        open::open(formatted, config, file_system)
+        open::open(formatted, config, disk)
     }
 }
 

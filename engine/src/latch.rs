@@ -12,6 +12,9 @@ use std::sync::{Arc, OnceLock};
 
 use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
 
+use crate::directory;
+use crate::disk::Disk;
+
 /// The first fatal failure of the disk below an engine, shared by all of its parts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Latch(Arc<OnceLock<Arc<io::Error>>>);
@@ -63,7 +66,7 @@ pub(crate) struct LatchedFile<T> {
     latch: Latch,
 }
 
-impl<F: FileSystem> FileSystem for LatchedFileSystem<F> {
+impl<F: Disk> FileSystem for LatchedFileSystem<F> {
     type Handle = LatchedHandle<F::Handle>;
     type Reader = LatchedFile<F::Reader>;
     type Writer = LatchedFile<F::Writer>;
@@ -82,7 +85,15 @@ impl<F: FileSystem> FileSystem for LatchedFileSystem<F> {
 
     fn delete<P: AsRef<Path>>(&self, path: P) -> io::Result<()> {
         self.latch.check()?;
-        self.inner.delete(path)
+        let path = path.as_ref();
+        self.inner.delete(path)?;
+        // raft-engine removes the oldest files in their order, and syncs no directory. Were two
+        // removals under way at once, a power loss could undo the first of them alone, and leave
+        // a gap in the sequence that could not be told from a lost file.
+        self.inner.sync_dir(&directory::parent_of(path)).map_err(|error| {
+            let error = self.latch.set(error);
+            io::Error::new(error.kind(), error.to_string())
+        })
     }
 
     fn rename<P: AsRef<Path>>(&self, src_path: P, dst_path: P) -> io::Result<()> {

@@ -5,13 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use raft_engine::env::FileSystem;
 use thiserror::Error;
 
 use crate::cache::CacheBudget;
 use crate::config::{ConfigFault, EngineConfig};
 use crate::damage::{Damage, REPLACE_GROUP};
 use crate::directory;
+use crate::disk::Disk;
 use crate::engine::{Engine, RecoveredGroup};
 use crate::identity::Formatted;
 use crate::ids::GroupId;
@@ -144,7 +144,7 @@ impl OpenError {
 /// 4. each group: record, entries, snapshot;
 /// 5. compactions again (trap E05): the first write. What must be compared before anything is
 ///    written, as a witness of the last batch, belongs before it.
-pub(crate) fn open<F: FileSystem + 'static>(
+pub(crate) fn open<F: Disk + 'static>(
     formatted: Formatted,
     config: &EngineConfig,
     file_system: Arc<F>,
@@ -180,7 +180,7 @@ pub(crate) fn open<F: FileSystem + 'static>(
     Ok(Engine { identity, writer, reader, snapshots, cache, groups })
 }
 
-fn read_sequence<F: FileSystem>(store: &Store<F>) -> Result<u64, OpenError> {
+fn read_sequence<F: Disk>(store: &Store<F>) -> Result<u64, OpenError> {
     match store.engine().get(ENGINE_REGION, SEQUENCE_KEY) {
         Some(bytes) => decode_sequence(&bytes).map_err(|error| {
             OpenError::Damaged(Damage::of_frame(store.dir(), "the batch sequence", &error))
@@ -218,7 +218,7 @@ fn refuse_orphans(
     Ok(())
 }
 
-fn recover_groups<F: FileSystem>(
+fn recover_groups<F: Disk>(
     store: &Store<F>,
     reader: &LogReader,
     snapshots: &SnapshotStore,

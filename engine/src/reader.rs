@@ -10,13 +10,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
+use crate::disk::Disk;
 use raft::GetEntriesContext;
 use raft::eraftpb::Entry;
-use raft_engine::env::FileSystem;
 use thiserror::Error;
 
 use crate::delivery::Limit;
-use crate::directory;
 use crate::ids::GroupId;
 use crate::log::Fetch;
 use crate::store::{EntryExt, Store, StoreError, is_full};
@@ -159,7 +158,7 @@ impl std::fmt::Debug for Job {
 
 impl LogReader {
     /// Starts the thread for `store`.
-    pub(crate) fn start<F: FileSystem + 'static>(
+    pub(crate) fn start<F: Disk + 'static>(
         store: Arc<Store<F>>,
         queue_max: usize,
     ) -> io::Result<(Self, JoinHandle<()>)> {
@@ -237,7 +236,7 @@ impl LogReader {
     }
 }
 
-fn serve<F: FileSystem>(queue: &Receiver<Job>, store: &Store<F>) {
+fn serve<F: Disk>(queue: &Receiver<Job>, store: &Store<F>) {
     while let Ok(job) = queue.recv() {
         match job {
             Job::Fetch(job) => job.answer(|fetch| read(store, fetch)),
@@ -252,7 +251,7 @@ fn serve<F: FileSystem>(queue: &Receiver<Job>, store: &Store<F>) {
 }
 
 /// The entries of `fetch`, as far as the log still has them.
-fn read<F: FileSystem>(store: &Store<F>, fetch: &Fetch) -> Result<Vec<Entry>, ReadError> {
+fn read<F: Disk>(store: &Store<F>, fetch: &Fetch) -> Result<Vec<Entry>, ReadError> {
     let Fetch { group, low, high, bytes_max, .. } = *fetch;
     let gone = |index| ReadError::Gone { group, index };
     let engine = store.engine();
@@ -287,7 +286,7 @@ fn read<F: FileSystem>(store: &Store<F>, fetch: &Fetch) -> Result<Vec<Entry>, Re
 
 /// Entries of `[low, end)` in one go, or one at a time when that fails: a purge can move a file
 /// away between the look-up and the read, and one entry is looked up afresh (trap E10).
-fn read_chunk<F: FileSystem>(
+fn read_chunk<F: Disk>(
     store: &Store<F>,
     group: GroupId,
     low: u64,
@@ -314,14 +313,8 @@ fn read_chunk<F: FileSystem>(
     Ok(entries)
 }
 
-fn purge<F: FileSystem>(store: &Store<F>) -> Result<Vec<GroupId>, ReadError> {
+fn purge<F: Disk>(store: &Store<F>) -> Result<Vec<GroupId>, ReadError> {
     let regions = store.run(|engine| engine.purge_expired_files())?;
-    // A power loss must not bring back some of the files removed and not others: that would be
-    // a gap in the sequence.
-    directory::sync_dir(store.dir()).map_err(|error| {
-        let source = store.latch().set(error);
-        ReadError::Disk { source }
-    })?;
     let mut groups: Vec<_> = regions.into_iter().filter_map(GroupId::new).collect();
     groups.sort_unstable();
     Ok(groups)

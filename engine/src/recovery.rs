@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
+use crate::disk::Disk;
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
-use raft_engine::env::FileSystem;
 
 use crate::cache::CacheBudget;
 use crate::damage::Damage;
@@ -33,7 +33,7 @@ pub(crate) struct Recovery {
 
 /// Verifies `group`. `None` if it is only a name: raft-engine keeps one for a while after the
 /// last of a group is gone.
-pub(crate) fn recover<F: FileSystem>(
+pub(crate) fn recover<F: Disk>(
     store: &Store<F>,
     reader: &LogReader,
     snapshots: &SnapshotStore,

@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::Disk;
 use raft::eraftpb::Entry;
-use raft_engine::env::FileSystem;
 use raft_engine::{Config, MessageExt, ReadableSize, RecoveryMode, Version};
 
 use crate::config::EngineConfig;
@@ -49,7 +49,7 @@ pub(crate) fn is_full(error: &raft_engine::Error) -> bool {
 /// the latch is set: then it is leaked together with the lock, since its destructor would
 /// truncate and sync again what the failure left (trap E03). The directory stays locked until
 /// the process ends.
-pub(crate) struct Store<F: FileSystem> {
+pub(crate) struct Store<F: Disk> {
     /// `None` only while it is being dropped.
     engine: Option<RaftEngine<F>>,
     lock: Option<Lock>,
@@ -57,7 +57,7 @@ pub(crate) struct Store<F: FileSystem> {
     dir: PathBuf,
 }
 
-impl<F: FileSystem> Store<F> {
+impl<F: Disk> Store<F> {
     /// Opens raft-engine in `dir`, which exists.
     pub(crate) fn open(
         dir: PathBuf,
@@ -113,7 +113,7 @@ impl<F: FileSystem> Store<F> {
     }
 }
 
-impl<F: FileSystem> Drop for Store<F> {
+impl<F: Disk> Drop for Store<F> {
     fn drop(&mut self) {
         let (engine, lock) = (self.engine.take(), self.lock.take());
         if self.latch.error().is_some() {

@@ -12,7 +12,7 @@ use raft::eraftpb::{ConfState, Entry, HardState};
 use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, WriteExt};
 
 use crate::{
-    ClusterId, Durable, Engine, EngineConfig, Fetch, Formatted, Founding, GroupId, GroupLog,
+    ClusterId, Disk, Durable, Engine, EngineConfig, Fetch, Formatted, Founding, GroupId, GroupLog,
     GroupWrite, LogId, NodeId, OpenError, ReadError, SnapshotMeta, Voter, WriteError,
 };
 
@@ -109,6 +109,13 @@ impl FileSystem for TestFileSystem {
     }
 }
 
+impl Disk for TestFileSystem {
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        Faults::check(&self.0.sync_fails, io::ErrorKind::Other)?;
+        DefaultFileSystem.sync_dir(dir)
+    }
+}
+
 impl Handle for TestHandle {
     fn truncate(&self, offset: usize) -> io::Result<()> {
         self.0.truncate(offset)
@@ -179,7 +186,7 @@ pub(crate) fn format(dir: &Path) {
 }
 
 /// An open engine and its logs, driven by hand instead of by Raft.
-pub(crate) struct Node<F: FileSystem> {
+pub(crate) struct Node<F: Disk> {
     pub engine: Engine<F>,
     pub logs: BTreeMap<GroupId, GroupLog>,
     pub number: u64,
@@ -207,7 +214,7 @@ pub(crate) fn open_small(dir: &Path) -> Node<TestFileSystem> {
     open(dir, &small_files(), &Arc::default()).unwrap()
 }
 
-impl<F: FileSystem + 'static> Node<F> {
+impl<F: Disk + 'static> Node<F> {
     pub(crate) fn log(&mut self, group: GroupId) -> &mut GroupLog {
         self.logs.get_mut(&group).unwrap()
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use raft_engine::env::FileSystem;
+use crate::disk::Disk;
 use raft_engine::{Command, LogBatch};
 
 use crate::ids::GroupId;
@@ -21,7 +21,7 @@ use crate::write::{Durable, GroupWrite, Merged, OnDisk, Plan, WriteError};
 ///
 /// That joins threads and syncs (trap E11): close it where waiting for the disk is allowed, not
 /// on the loop and not on a runtime's worker.
-pub struct LogWriter<F: FileSystem> {
+pub struct LogWriter<F: Disk> {
     /// `None` only while it is being dropped.
     store: Option<Arc<Store<F>>>,
     reader: LogReader,
@@ -31,7 +31,7 @@ pub struct LogWriter<F: FileSystem> {
     failure: Option<WriteError>,
 }
 
-impl<F: FileSystem> std::fmt::Debug for LogWriter<F> {
+impl<F: Disk> std::fmt::Debug for LogWriter<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LogWriter")
             .field("groups", &self.on_disk.len())
@@ -41,7 +41,7 @@ impl<F: FileSystem> std::fmt::Debug for LogWriter<F> {
     }
 }
 
-impl<F: FileSystem> LogWriter<F> {
+impl<F: Disk> LogWriter<F> {
     pub(crate) fn new(
         store: Arc<Store<F>>,
         reader: LogReader,
@@ -201,7 +201,7 @@ impl<F: FileSystem> LogWriter<F> {
     }
 }
 
-impl<F: FileSystem> Drop for LogWriter<F> {
+impl<F: Disk> Drop for LogWriter<F> {
     fn drop(&mut self) {
         if self.store.is_some() {
             self.shut_down();

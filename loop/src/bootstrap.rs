@@ -1,7 +1,7 @@
 //! [`Bootstrap`]: from a data directory to a group that may vote.
 
 use quorate_engine::{
-    CacheBudget, FileSystem, GroupId, GroupLog, GroupWrite, LogId, LogWriter, RecoveredGroup,
+    CacheBudget, Disk, GroupId, GroupLog, GroupWrite, LogId, LogWriter, RecoveredGroup,
     SnapshotMeta, SnapshotStore,
 };
 use quorate_statemachine::StateMachine;
@@ -17,7 +17,7 @@ use crate::snapshot_worker::{self, Take};
 const FIRST: LogId = LogId { index: 1, term: 1 };
 
 /// What the loop thread starts with. It writes by itself as long as nothing else can be waiting.
-pub(crate) struct Bootstrap<F: FileSystem> {
+pub(crate) struct Bootstrap<F: Disk> {
     pub(crate) group: GroupId,
     pub(crate) founding: Founding,
     pub(crate) addresses: Addresses,
@@ -36,7 +36,7 @@ pub(crate) struct Founded {
     pub(crate) restore: Option<LogId>,
 }
 
-impl<F: FileSystem + 'static> Bootstrap<F> {
+impl<F: Disk + 'static> Bootstrap<F> {
     pub(crate) fn new(
         group: GroupId,
         founding: Founding,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use quorate_engine::{FileSystem, GroupId, LogReader, NodeId};
+use quorate_engine::{Disk, GroupId, LogReader, NodeId};
 use quorate_statemachine::StateMachine;
 use tokio::sync::watch;
 
@@ -59,7 +59,7 @@ enum End {
 impl<S: StateMachine> Driver<S> {
     /// Founds the group if that is not done, then serves it, until it is stopped or cannot go on.
     /// Every caller that waits by then is answered.
-    pub(crate) fn run<F: FileSystem + 'static>(mut self, bootstrap: Bootstrap<F>) {
+    pub(crate) fn run<F: Disk + 'static>(mut self, bootstrap: Bootstrap<F>) {
         // raft-rs panics where it cannot go on. The panic ends this group and not the process:
         // nothing that it left half done is used again.
         let ended = catch_unwind(AssertUnwindSafe(|| self.found_and_serve(bootstrap)));
@@ -73,7 +73,7 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    fn found_and_serve<F: FileSystem + 'static>(&mut self, mut bootstrap: Bootstrap<F>) -> End {
+    fn found_and_serve<F: Disk + 'static>(&mut self, mut bootstrap: Bootstrap<F>) -> End {
         let founded = match self.found(&mut bootstrap) {
             Ok(Some(founded)) => founded,
             Ok(None) => return End::Stopped,
@@ -109,7 +109,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     /// Brings the founding to its end, however long the other voters take. `None`: stopped.
-    fn found<F: FileSystem + 'static>(
+    fn found<F: Disk + 'static>(
         &mut self,
         bootstrap: &mut Bootstrap<F>,
     ) -> Result<Option<Founded>, String> {

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 
-use quorate_engine::{FileSystem, GroupWrite, LogWriter};
+use quorate_engine::{Disk, GroupWrite, LogWriter};
 use quorate_statemachine::StateMachine;
 
 use crate::core::Input;
@@ -14,7 +14,7 @@ const WRITES_PER_BATCH: usize = 1_024;
 
 /// Writes until the loop drops its end of the queue. A failure ends it: nothing that was not
 /// acknowledged is, and the loop stops.
-pub(crate) fn run<F: FileSystem + 'static, S: StateMachine>(
+pub(crate) fn run<F: Disk + 'static, S: StateMachine>(
     mut writer: LogWriter<F>,
     writes: &mpsc::Receiver<GroupWrite>,
     inbox: &Inbox<S>,
