@@ -14,6 +14,12 @@ pub(crate) const IDENTITY_TEMPORARY: &str = "identity.tmp";
 pub(crate) const LOCK: &str = "LOCK";
 /// Name of the folder of raft-engine.
 pub(crate) const LOG: &str = "log";
+/// Name of the witness of the log's end.
+pub(crate) const WITNESS: &str = "witness";
+/// Name of the folder of quarantines.
+pub(crate) const QUARANTINE: &str = "quarantine";
+/// Name of the folder of what was replaced, kept for inspection.
+pub(crate) const ASIDE: &str = "aside";
 /// Name of the folder of snapshots.
 pub(crate) const SNAPSHOTS: &str = "snapshots";
 

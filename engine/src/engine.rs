@@ -1,6 +1,7 @@
 //! An open engine: its parts, for the threads that own them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use raft_engine::env::DefaultFileSystem;
 
 use crate::cache::CacheBudget;
 use crate::config::EngineConfig;
+use crate::damage::Damage;
 use crate::disk::Disk;
 use crate::identity::{Formatted, Identity};
 use crate::ids::GroupId;
@@ -19,10 +21,11 @@ use crate::snapshot_store::SnapshotStore;
 use crate::writer::LogWriter;
 
 /// An open data directory: take its parts, and give each to the thread that owns it.
-#[derive(Debug)]
 pub struct Engine<F: Disk> {
     /// Who the directory is.
     pub identity: Identity,
+    pub(crate) dir: PathBuf,
+    pub(crate) disk: Arc<F>,
     /// For the log writer's thread. It is the engine's life: closed or dropped last.
     pub writer: LogWriter<F>,
     /// For everybody.
@@ -33,6 +36,20 @@ pub struct Engine<F: Disk> {
     pub cache: CacheBudget,
     /// Every group with a record on disk. One without is simply absent.
     pub groups: BTreeMap<GroupId, RecoveredGroup>,
+    /// Every group that is damaged, now or since an earlier open, with what was found. It must
+    /// not act as the member it was, and nothing is written for it.
+    pub damaged: BTreeMap<GroupId, Vec<Damage>>,
+}
+
+impl<F: Disk> std::fmt::Debug for Engine<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("dir", &self.dir)
+            .field("identity", &self.identity)
+            .field("groups", &self.groups.keys())
+            .field("damaged", &self.damaged)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A group as it was found at open, verified.
@@ -46,6 +63,8 @@ pub struct RecoveredGroup {
     /// The snapshot to restore the state machine from (trap I09). Index 0, and no file, when the
     /// group still waits for its first.
     pub snapshot: SnapshotMeta,
+    /// Tells this life of the group in this directory from earlier ones: the batch that began it.
+    pub incarnation: u64,
 }
 
 impl Engine<DefaultFileSystem> {

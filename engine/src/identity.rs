@@ -13,10 +13,11 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::address;
-use crate::damage::Damage;
-use crate::directory::{self, IDENTITY, IDENTITY_TEMPORARY, LOCK, Lock};
+use crate::damage::{Damage, REPLACE_NODE};
+use crate::directory::{self, IDENTITY, IDENTITY_TEMPORARY, LOCK, LOG, Lock, WITNESS};
 use crate::frame;
 use crate::ids::{ClusterId, DirectoryId, NodeId};
+use crate::witness;
 
 const KIND: [u8; 4] = *b"QIDN";
 const VERSION: u16 = 1;
@@ -221,7 +222,40 @@ impl Founding {
 }
 
 impl Identity {
-    fn encode(&self) -> Vec<u8> {
+    /// Reads and verifies the identity of `dir`, and changes nothing.
+    pub(crate) fn read(dir: &Path) -> Result<Self, IdentityError> {
+        let path = dir.join(IDENTITY);
+        let damaged =
+            |what: String| IdentityError::Damaged(Damage::of_file(&path, what, REPLACE_NODE));
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.len() > IDENTITY_BYTES_MAX => {
+                return Err(damaged(format!("it is {} bytes long, which none is", meta.len())));
+            }
+            Ok(_) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                // An interrupted format leaves a witness, and never a log.
+                if dir.join(LOG).exists() {
+                    return Err(damaged("it is missing, and there is a log".to_owned()));
+                }
+                return Err(IdentityError::NotFormatted { dir: dir.to_owned() });
+            }
+            Err(source) => return Err(IdentityError::Io { path, source }),
+        }
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(IdentityError::Io { path, source }),
+        };
+        Self::decode(&bytes).map_err(|error| {
+            IdentityError::Damaged(Damage::of_frame(&path, "the identity", &error))
+        })
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let (voters, join) = match &self.founding {
             Founding::Voters(voters) => (voters.as_slice(), Vec::new()),
             Founding::Join(addrs) => (&[][..], addrs.clone()),
@@ -239,7 +273,7 @@ impl Identity {
         frame::seal(KIND, VERSION, &body.encode_to_vec())
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, frame::FrameError> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, frame::FrameError> {
         let bad = |what: &str| frame::FrameError::Body(what.to_owned());
         let body = IdentityBody::decode(frame::unseal(KIND, VERSION, bytes)?)
             .map_err(|error| frame::FrameError::Body(error.to_string()))?;
@@ -295,15 +329,26 @@ pub fn format(
     refuse_content(dir)?;
     let directory_id = DirectoryId::random();
     let identity = Identity { cluster_id, node_id, directory_id, founding };
-    let temporary = dir.join(IDENTITY_TEMPORARY);
-    write_durable(&temporary, &identity.encode()).map_err(io_at(&temporary))?;
-    let path = dir.join(IDENTITY);
-    std::fs::rename(&temporary, &path).map_err(io_at(&path))?;
-    directory::sync_dir(dir).map_err(io_at(dir))?;
+    write_identity(dir, &identity).map_err(|(path, source)| FormatError::Io { path, source })?;
     let parent = directory::parent_of(dir);
     directory::sync_dir(&parent).map_err(io_at(&parent))?;
     drop(lock);
     Ok(identity)
+}
+
+/// Writes witness and identity, in this order: from the moment that the directory is formatted, a
+/// witness that is missing has been lost.
+pub(crate) fn write_identity(dir: &Path, identity: &Identity) -> Result<(), (PathBuf, io::Error)> {
+    let witness = dir.join(WITNESS);
+    write_durable(&witness, &witness::fresh(identity.directory_id))
+        .map_err(|error| (witness, error))?;
+    let temporary = dir.join(IDENTITY_TEMPORARY);
+    write_durable(&temporary, &identity.encode()).map_err(|error| (temporary.clone(), error))?;
+    let path = dir.join(IDENTITY);
+    // The witness's name before the identity's.
+    directory::sync_dir(dir).map_err(|error| (dir.to_owned(), error))?;
+    std::fs::rename(&temporary, &path).map_err(|error| (path, error))?;
+    directory::sync_dir(dir).map_err(|error| (dir.to_owned(), error))
 }
 
 fn write_durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -321,7 +366,8 @@ fn refuse_content(dir: &Path) -> Result<(), FormatError> {
     }
     for entry in std::fs::read_dir(dir).map_err(io_at)? {
         let name = entry.map_err(io_at)?.file_name();
-        if name != LOCK && name != IDENTITY_TEMPORARY && name != "lost+found" {
+        let is_leftover = [LOCK, WITNESS, IDENTITY_TEMPORARY].iter().any(|known| name == *known);
+        if !is_leftover && name != "lost+found" {
             let found = name.to_string_lossy().into_owned();
             return Err(FormatError::NotEmpty { dir: dir.to_owned(), found });
         }
@@ -348,37 +394,13 @@ impl Formatted {
     /// [`IdentityError`]: not formatted, in use, damaged, or a failing disk.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, IdentityError> {
         let dir = dir.into();
-        let path = dir.join(IDENTITY);
-        // Looked for before the lock: a directory that is not ours gets no LOCK file from us.
-        match std::fs::metadata(&path) {
-            Ok(meta) if meta.len() > IDENTITY_BYTES_MAX => {
-                let what = format!("the identity is {} bytes long, which none is", meta.len());
-                let damage = Damage::of_file(&path, what, crate::damage::REPLACE_GROUP);
-                return Err(IdentityError::Damaged(damage));
-            }
-            Ok(_) => {}
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                return Err(IdentityError::NotFormatted { dir });
-            }
-            Err(source) => return Err(IdentityError::Io { path, source }),
-        }
+        // Read before the lock is taken: a directory that is not ours gets no LOCK file from us.
+        let identity = Identity::read(&dir)?;
         let lock = match Lock::take(&dir) {
             Ok(Some(lock)) => lock,
             Ok(None) => return Err(IdentityError::InUse { dir }),
             Err(source) => return Err(IdentityError::Io { path: dir.join(LOCK), source }),
         };
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(source) => return Err(IdentityError::Io { path, source }),
-        };
-        let identity = Identity::decode(&bytes).map_err(|error| {
-            IdentityError::Damaged(Damage::of_frame(&path, "the identity", &error))
-        })?;
         Ok(Self { dir, identity, lock })
     }
 

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use raft::eraftpb::Entry;
 use raft::{GetEntriesContext, Storage};
 
-use crate::testing::{Node, TestFileSystem, entry_of, hard_state, one, open, small_files, two};
+use crate::testing::{
+    Node, TestFileSystem, entry_of, hard_state, one, open, small_files, tempdir, two,
+};
 use crate::{EngineConfig, GroupId, LogId};
 
 #[derive(Debug, Clone)]
@@ -78,7 +80,7 @@ struct World {
 
 impl World {
     fn new(cache_bytes_max: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         let config = EngineConfig { cache_bytes_max, ..small_files() };
         let mut node = open(dir.path(), &config, &Arc::default()).unwrap();
         let mut models = BTreeMap::new();

@@ -5,23 +5,28 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use raft_engine::env::{Handle as _, Permission};
 use thiserror::Error;
 
 use crate::cache::CacheBudget;
 use crate::config::{ConfigFault, EngineConfig};
-use crate::damage::{Damage, REPLACE_GROUP};
-use crate::directory;
+use crate::damage::{Damage, Findings, REPLACE_NODE};
+use crate::directory::{self, LOG, SNAPSHOTS, WITNESS};
 use crate::disk::Disk;
-use crate::engine::{Engine, RecoveredGroup};
-use crate::identity::Formatted;
+use crate::engine::Engine;
+use crate::identity::{Formatted, Identity};
 use crate::ids::GroupId;
-use crate::log_files::{self, LogFilesError};
-use crate::reader::{LogReader, ReadError};
-use crate::record::{ENGINE_REGION, SEQUENCE_KEY, decode_sequence};
-use crate::recovery::{self, Recovery};
+use crate::log_files::Queue;
+use crate::quarantine::{self, Quarantine};
+use crate::reader::LogReader;
+use crate::record::ENGINE_REGION;
+use crate::recovery::{self, Recoveries, Source};
 use crate::snapshot::SnapshotError;
 use crate::snapshot_store::SnapshotStore;
+use crate::stamp::{STAMP_KEY, Stamp};
 use crate::store::{Store, StoreError};
+use crate::survey::Survey;
+use crate::witness::Witness;
 use crate::write::WriteError;
 use crate::writer::LogWriter;
 
@@ -35,9 +40,12 @@ pub enum OpenError {
         /// Every fault.
         faults: Vec<ConfigFault>,
     },
-    /// Something on disk is not what was written.
-    #[error("{0}")]
-    Damaged(Damage),
+    /// Something on disk is not what was written, and concerns every group.
+    #[error("{}", Findings(.findings))]
+    Damaged {
+        /// Every finding, never none.
+        findings: Vec<Damage>,
+    },
     /// A file operation failed.
     #[error("{}: {source}: check the disk and the permissions", path.display())]
     Io {
@@ -54,7 +62,7 @@ pub enum OpenError {
         /// The first failure.
         source: Arc<io::Error>,
     },
-    /// Compactions could not be repeated.
+    /// What opening has to write could not be written.
     #[error("{0}")]
     Write(WriteError),
 }
@@ -63,22 +71,25 @@ fn list(faults: &[ConfigFault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-impl From<LogFilesError> for OpenError {
-    fn from(error: LogFilesError) -> Self {
-        match error {
-            LogFilesError::Damaged(damage) => Self::Damaged(damage),
-            LogFilesError::Io { path, source } => Self::Io { path, source },
-        }
+impl From<(PathBuf, io::Error)> for OpenError {
+    fn from((path, source): (PathBuf, io::Error)) -> Self {
+        Self::Io { path, source }
+    }
+}
+
+impl From<Damage> for OpenError {
+    fn from(finding: Damage) -> Self {
+        Self::Damaged { findings: vec![finding] }
     }
 }
 
 impl OpenError {
-    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
     }
 
-    fn store(dir: &Path, error: StoreError) -> Self {
+    pub(crate) fn store(dir: &Path, error: StoreError) -> Self {
         let path = dir.to_owned();
         match error {
             StoreError::Disk(source) => Self::Disk { path, source },
@@ -86,155 +97,242 @@ impl OpenError {
         }
     }
 
-    fn of_raft_engine(path: PathBuf, error: &raft_engine::Error) -> Self {
+    pub(crate) fn of_raft_engine(path: PathBuf, error: &raft_engine::Error) -> Self {
         match error {
             raft_engine::Error::Io(error) => {
                 let source = Arc::new(io::Error::new(error.kind(), error.to_string()));
                 Self::Disk { path, source }
             }
-            error => Self::Damaged(Damage::of_file(&path, error.to_string(), REPLACE_GROUP)),
+            error => Damage::of_file(&path, error.to_string(), REPLACE_NODE).into(),
         }
     }
 
-    /// The error of reading entries of `group` from `index` on.
-    pub(crate) fn read(group: GroupId, index: u64, dir: &Path, error: ReadError) -> Self {
-        let path = dir.to_owned();
-        match error {
-            ReadError::Disk { source } => Self::Disk { path, source },
-            ReadError::Engine { source }
-                if matches!(source.as_ref(), raft_engine::Error::Io(_)) =>
-            {
-                Self::of_raft_engine(path, &source)
-            }
-            error => Self::Damaged(Damage::of_group(group, dir, error.to_string()).at_index(index)),
-        }
-    }
-
-    /// The error of listing snapshots: no file is read for that.
-    fn names(error: SnapshotError) -> Self {
-        match error {
+    /// The error of what touches names only.
+    fn snapshots(dir: &Path) -> impl FnOnce(SnapshotError) -> Self {
+        let dir = dir.to_owned();
+        move |error| match error {
             SnapshotError::Io { path, source } => Self::Io { path, source },
-            error => {
-                Self::Damaged(Damage::of_file(Path::new(""), error.to_string(), REPLACE_GROUP))
-            }
-        }
-    }
-
-    /// The error of opening the snapshot that a group is restored from.
-    pub(crate) fn snapshot(group: GroupId, path: &Path, error: SnapshotError) -> Self {
-        match error {
-            SnapshotError::Io { path, source } => Self::Io { path, source },
-            SnapshotError::Damaged(damage) => {
-                Self::Damaged(Damage { group: Some(group), ..damage })
-            }
-            SnapshotError::Missing { .. } => {
-                let what = "the snapshot that the state is restored from is missing";
-                Self::Damaged(Damage::of_group(group, path, what))
-            }
-            error => Self::Damaged(Damage::of_group(group, path, error.to_string())),
+            error => Damage::of_file(&dir, error.to_string(), REPLACE_NODE).into(),
         }
     }
 }
 
-/// Opens a directory in the order of the design:
+/// Opens a directory in this order:
 ///
-/// 1. the settings; leftovers of snapshots;
-/// 2. the sequence of log files, a last one without a header removed;
-/// 3. raft-engine, and its directory and the parent synced (trap E09);
-/// 4. each group: record, entries, snapshot;
-/// 5. compactions again (trap E05): the first write. What must be compared before anything is
-///    written, as a witness of the last batch, belongs before it.
+/// 1. the settings;
+/// 2. quarantines of earlier times; one for the whole directory ends it here;
+/// 3. the [survey](Survey): log files, every record, the witness. Nothing is written so far; a
+///    finding puts the directory into quarantine, before anything else;
+/// 4. leftovers: log files without a header, temporary snapshots;
+/// 5. raft-engine, which cuts off what is torn;
+/// 6. each group: record, entries, snapshot. A finding puts it into quarantine. The tally of the
+///    last stamp says whether a group is missing;
+/// 7. what was found is made durable, since all that follows relies on it: after a kill it may be
+///    in memory only. Then the witness says so;
+/// 8. compactions again (trap E05).
 pub(crate) fn open<F: Disk + 'static>(
     formatted: Formatted,
     config: &EngineConfig,
-    file_system: Arc<F>,
+    disk: Arc<F>,
 ) -> Result<Engine<F>, OpenError> {
     config.validate().map_err(|faults| OpenError::Config { faults })?;
     let Formatted { dir, identity, lock } = formatted;
-    let snapshots =
-        SnapshotStore::in_dir(dir.join(directory::SNAPSHOTS)).map_err(|error| match error {
-            SnapshotError::Io { path, source } => OpenError::Io { path, source },
-            error => OpenError::Damaged(Damage::of_file(&dir, error.to_string(), REPLACE_GROUP)),
-        })?;
-    let log_dir = dir.join(directory::LOG);
-    // raft-engine neither creates parents nor syncs them.
-    directory::create_dir_durable(&log_dir).map_err(OpenError::io(&log_dir))?;
-    log_files::prepare(&log_dir, file_system.as_ref())?;
-    let store = Store::open(log_dir.clone(), config, file_system, lock)
-        .map_err(|error| OpenError::store(&log_dir, error))?;
-    for dir in [&log_dir, &dir] {
-        directory::sync_dir(dir).map_err(OpenError::io(dir))?;
+    let opening = Opening { dir: &dir, identity: &identity, disk: disk.as_ref() };
+    let quarantines = quarantine::read_all(opening.disk, &dir, identity.directory_id)?;
+    if let Some(of_node) = quarantines.iter().find(|quarantine| quarantine.group.is_none()) {
+        return Err(OpenError::Damaged { findings: of_node.findings.clone() });
     }
-    let sequence = read_sequence(&store)?;
+    let survey = Survey::of(opening.disk, &dir, identity.directory_id)?;
+    opening.condemn_if(&survey.findings, &survey)?;
+    for note in &survey.notes {
+        tracing::warn!(%note, "something on disk is not as it was written; nothing is lost");
+    }
+    let snapshots = opening.clear_leftovers(&survey)?;
+    let log_dir = dir.join(LOG);
+    let store = Store::open(log_dir.clone(), config, disk.clone(), lock)
+        .map_err(|error| OpenError::store(&log_dir, error))?;
     let store = Arc::new(store);
     let (reader, thread) = LogReader::start(store.clone(), config.reader_queue_max)
         .map_err(OpenError::io(&log_dir))?;
+    let testimony = survey.testimony.expect("without one there was a finding");
+    let witness_path = dir.join(WITNESS);
+    let witness =
+        Witness::open(store.file_system(), &witness_path, identity.directory_id, &testimony)
+            .map_err(OpenError::io(&witness_path))?;
     // From here on the writer's drop ends the thread and closes raft-engine.
-    let mut writer = LogWriter::new(store.clone(), reader.clone(), thread, sequence);
+    let sequence = survey.scan.last.map_or(0, |last| last.sequence);
+    let mut writer = LogWriter::new(
+        store.clone(),
+        reader.clone(),
+        thread,
+        witness,
+        identity.directory_id,
+        sequence,
+    );
     let cache = CacheBudget::new(config.cache_bytes_max);
-    let groups = recover_groups(&store, &reader, &snapshots, &cache, &mut writer);
-    // Before the error is returned: the writer's share must be the last one.
+    let recovered =
+        opening.recover(&store, &reader, &snapshots, &cache, &survey, &quarantines, &mut writer);
+    // Before an error is returned: the writer's share must be the last one.
     drop(store);
-    let groups = groups?;
-    refuse_orphans(&snapshots, &groups)?;
-    Ok(Engine { identity, writer, reader, snapshots, cache, groups })
+    let Recovered { groups, damaged } = recovered?;
+    Ok(Engine { identity, dir, disk, writer, reader, snapshots, cache, groups, damaged })
 }
 
-fn read_sequence<F: Disk>(store: &Store<F>) -> Result<u64, OpenError> {
-    match store.engine().get(ENGINE_REGION, SEQUENCE_KEY) {
-        Some(bytes) => decode_sequence(&bytes).map_err(|error| {
-            OpenError::Damaged(Damage::of_frame(store.dir(), "the batch sequence", &error))
-        }),
-        None if store.engine().is_empty() => Ok(0),
-        None => Err(OpenError::Damaged(Damage::of_file(
-            store.dir(),
-            "there are groups but no batch sequence",
-            REPLACE_GROUP,
-        ))),
-    }
+/// What every step of opening looks at.
+struct Opening<'a, F> {
+    dir: &'a Path,
+    identity: &'a Identity,
+    disk: &'a F,
 }
 
-/// A snapshot beyond the first one follows a group record. Without one the log is gone, and the
-/// directory must not pass for one that was never used. (The first one may stand alone: a crash
-/// came between it and its record.)
-fn refuse_orphans(
-    snapshots: &SnapshotStore,
-    groups: &BTreeMap<GroupId, RecoveredGroup>,
-) -> Result<(), OpenError> {
-    for group in snapshots.groups().map_err(OpenError::names)? {
-        if groups.contains_key(&group) {
-            continue;
+struct Recovered {
+    groups: BTreeMap<GroupId, crate::engine::RecoveredGroup>,
+    damaged: BTreeMap<GroupId, Vec<Damage>>,
+}
+
+impl<F: Disk + 'static> Opening<'_, F> {
+    /// Puts the whole directory into quarantine for what was found, if anything was.
+    fn condemn_if(&self, findings: &[Damage], survey: &Survey) -> Result<(), OpenError> {
+        if findings.is_empty() {
+            return Ok(());
         }
-        let latest = snapshots.latest(group).map_err(OpenError::names)?;
-        if latest.is_some_and(|id| id.index > 1) {
+        if findings.iter().any(Damage::is_loss) {
+            self.quarantine(None, findings, survey)?;
+        }
+        Err(OpenError::Damaged { findings: findings.to_vec() })
+    }
+
+    fn quarantine(
+        &self,
+        group: Option<GroupId>,
+        findings: &[Damage],
+        survey: &Survey,
+    ) -> Result<(), OpenError> {
+        let sequence = survey.scan.last.map_or(0, |last| last.sequence);
+        let (directory, findings) = (self.identity.directory_id, findings.to_vec());
+        let quarantine = Quarantine { group, directory, sequence, findings };
+        let path = quarantine.path(self.dir);
+        quarantine.write(self.disk, self.dir).map_err(OpenError::io(&path))
+    }
+
+    /// Removes what a crash or a full disk left, and makes the directories.
+    fn clear_leftovers(&self, survey: &Survey) -> Result<SnapshotStore, OpenError> {
+        let log_dir = self.dir.join(LOG);
+        // raft-engine neither creates parents nor syncs them (trap E09).
+        directory::create_dir_durable(&log_dir).map_err(OpenError::io(&log_dir))?;
+        for path in &survey.headerless {
+            self.disk.delete(path).map_err(OpenError::io(path))?;
+        }
+        self.disk.sync_dir(&log_dir).map_err(OpenError::io(&log_dir))?;
+        let snapshots = self.dir.join(SNAPSHOTS);
+        SnapshotStore::in_dir(snapshots.clone()).map_err(OpenError::snapshots(&snapshots))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is a part of the engine being opened")]
+    fn recover(
+        &self,
+        store: &Store<F>,
+        reader: &LogReader,
+        snapshots: &SnapshotStore,
+        cache: &CacheBudget,
+        survey: &Survey,
+        quarantines: &[Quarantine],
+        writer: &mut LogWriter<F>,
+    ) -> Result<Recovered, OpenError> {
+        self.check_stamp(store, survey)?;
+        let source = Source { store, reader, snapshots, cache, scan: &survey.scan };
+        let Recoveries { groups, mut damaged } = recovery::recover_all(&source, quarantines)?;
+        for (group, findings) in &damaged {
+            if !findings.iter().any(Damage::is_loss) {
+                return Err(OpenError::Damaged { findings: findings.clone() });
+            }
+            self.quarantine(Some(*group), findings, survey)?;
+        }
+        let (mut recovered, mut stale) = (BTreeMap::new(), Vec::new());
+        for (group, recovery) in groups {
+            stale.extend(recovery.stale.map(|stale| (group, stale)));
+            writer.recovered(group, recovery.on_disk);
+            recovered.insert(group, recovery.recovered);
+        }
+        let is_explained =
+            !damaged.is_empty() || quarantines.iter().any(|old| old.sequence >= writer.sequence());
+        if !is_explained {
+            self.check_tally(survey, writer, snapshots)?;
+        }
+        for quarantine in quarantines {
+            // One that was renewed meanwhile is a group again.
+            if let Some(group) = quarantine.group.filter(|group| !recovered.contains_key(group)) {
+                damaged.insert(group, quarantine.findings.clone());
+            }
+        }
+        store.hold_purge(!damaged.is_empty());
+        self.make_durable(survey, store)?;
+        writer.vouch().map_err(OpenError::Write)?;
+        writer.repeat_compactions(stale).map_err(OpenError::Write)?;
+        Ok(Recovered { groups: recovered, damaged })
+    }
+
+    /// raft-engine must have found the same last batch as the scan.
+    fn check_stamp(&self, store: &Store<F>, survey: &Survey) -> Result<(), OpenError> {
+        let found = store.engine().get(ENGINE_REGION, STAMP_KEY);
+        let found = found.map(|bytes| Stamp::decode(&bytes)).transpose();
+        let what = match found {
+            Ok(found) if found == survey.scan.last => return Ok(()),
+            Ok(found) => format!(
+                "raft-engine recovered batch {}, and the last one on disk is {}",
+                found.map_or(0, |stamp| stamp.sequence),
+                survey.scan.last.map_or(0, |stamp| stamp.sequence),
+            ),
+            Err(error) => format!("raft-engine's stamp is damaged: {error}"),
+        };
+        self.condemn_if(&[Damage::of_file(store.dir(), what, REPLACE_NODE)], survey)
+    }
+
+    /// The last batch said how many groups there are, and in which version. (One that was found
+    /// damaged after it cannot be counted, and explains any difference. The next batch counts
+    /// without it.)
+    fn check_tally(
+        &self,
+        survey: &Survey,
+        writer: &LogWriter<F>,
+        snapshots: &SnapshotStore,
+    ) -> Result<(), OpenError> {
+        let Some(last) = survey.scan.last else { return Ok(()) };
+        let found = writer.tally();
+        if found == last.tally {
+            return Ok(());
+        }
+        let log_dir = self.dir.join(LOG);
+        let mut findings = Vec::new();
+        let with_snapshots =
+            snapshots.groups().map_err(OpenError::snapshots(&self.dir.join(SNAPSHOTS)))?;
+        for group in with_snapshots.into_iter().filter(|group| !writer.holds(*group)) {
             let what = "there is a snapshot, and no log that it belongs to: the log is lost";
-            return Err(OpenError::Damaged(Damage::of_group(
-                group,
-                &snapshots.group_dir(group),
-                what,
-            )));
+            findings.push(Damage::of_group(group, &snapshots.group_dir(group), what));
         }
+        let what = format!(
+            "the last batch counted {} groups, {} are found, or one of them is older than it was",
+            last.tally.groups(),
+            found.groups()
+        );
+        findings.push(Damage::of_file(&log_dir, what, REPLACE_NODE));
+        self.condemn_if(&findings, survey)
     }
-    Ok(())
-}
 
-fn recover_groups<F: Disk>(
-    store: &Store<F>,
-    reader: &LogReader,
-    snapshots: &SnapshotStore,
-    cache: &CacheBudget,
-    writer: &mut LogWriter<F>,
-) -> Result<BTreeMap<GroupId, RecoveredGroup>, OpenError> {
-    let mut regions = store.engine().raft_groups();
-    regions.sort_unstable();
-    let (mut groups, mut stale) = (BTreeMap::new(), Vec::new());
-    for group in regions.into_iter().filter_map(GroupId::new) {
-        let recovery = recovery::recover(store, reader, snapshots, cache, group)?;
-        let Some(Recovery { recovered, on_disk, stale: of_group }) = recovery else { continue };
-        stale.extend(of_group.map(|stale| (group, stale)));
-        writer.recovered(group, on_disk);
-        groups.insert(group, recovered);
+    /// After a kill the end of the log may be in memory only.
+    fn make_durable(&self, survey: &Survey, store: &Store<F>) -> Result<(), OpenError> {
+        for path in [Queue::Append, Queue::Rewrite].into_iter().filter_map(|q| survey.files.last(q))
+        {
+            let handle =
+                self.disk.open(&path, Permission::ReadWrite).map_err(OpenError::io(&path))?;
+            handle
+                .sync()
+                .map_err(|error| OpenError::Disk { path, source: store.latch().set(error) })?;
+        }
+        // What raft-engine made, and the directory of the log itself (trap E09).
+        for dir in [store.dir(), self.dir] {
+            self.disk.sync_dir(dir).map_err(OpenError::io(dir))?;
+        }
+        Ok(())
     }
-    writer.repeat_compactions(stale).map_err(OpenError::Write)?;
-    Ok(groups)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{Config, RawNode};
 
-use crate::testing::{Node, TestFileSystem, one, open, small_files};
+use crate::testing::{Node, TestFileSystem, one, open, small_files, tempdir};
 use crate::{GroupLog, GroupWrite, LogId};
 
 /// Writes whose receipts are kept back: how far a member runs ahead of its disk.
@@ -27,7 +27,7 @@ fn logger() -> slog::Logger {
 
 impl Member {
     fn new(id: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         let mut node = open(dir.path(), &small_files(), &Arc::default()).unwrap();
         node.found(one());
         let log = node.logs.remove(&one()).unwrap();

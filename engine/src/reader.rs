@@ -183,7 +183,8 @@ impl LogReader {
     }
 
     /// Gives back the space of compacted entries, and names the groups that hold old files back:
-    /// each needs a snapshot and a compaction.
+    /// each needs a snapshot and a compaction. Does nothing while a group is damaged: its entries
+    /// stay where they are until it is renewed.
     ///
     /// # Errors
     ///
@@ -269,10 +270,13 @@ fn read<F: Disk>(store: &Store<F>, fetch: &Fetch) -> Result<Vec<Entry>, ReadErro
     let mut next = low;
     while next < high && !limit.is_reached() {
         let end = high.min(next.saturating_add(CHUNK_ENTRIES));
-        let chunk = read_chunk(store, group, next, end, limit.bytes_left())?;
-        if chunk.is_empty() {
-            break;
-        }
+        let chunk = match read_chunk(store, group, next, end, limit.bytes_left()) {
+            Ok(chunk) if chunk.is_empty() => break,
+            Ok(chunk) => chunk,
+            Err(error) if entries.is_empty() => return Err(error),
+            // What was read before is whole; the next request fails at the very entry.
+            Err(_) => break,
+        };
         next += chunk.len() as u64;
         for entry in chunk {
             if !limit.admits(&entry) {
@@ -314,6 +318,9 @@ fn read_chunk<F: Disk>(
 }
 
 fn purge<F: Disk>(store: &Store<F>) -> Result<Vec<GroupId>, ReadError> {
+    if store.is_purge_held() {
+        return Ok(Vec::new());
+    }
     let regions = store.run(|engine| engine.purge_expired_files())?;
     let mut groups: Vec<_> = regions.into_iter().filter_map(GroupId::new).collect();
     groups.sort_unstable();

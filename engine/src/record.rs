@@ -4,6 +4,7 @@
 //! Since the record rides in the same batch as the entries it speaks of, hard state, entries,
 //! truncation and membership can never be seen apart (traps I03, I04, I05).
 
+use bytes::Bytes;
 use prost::Message;
 use raft::eraftpb::{ConfState, HardState};
 
@@ -13,14 +14,11 @@ use crate::ids::{GroupId, LogId};
 const KIND: [u8; 4] = *b"QGRP";
 const VERSION: u16 = 1;
 const GENESIS_KIND: [u8; 4] = *b"QGEN";
-const SEQUENCE_KIND: [u8; 4] = *b"QSEQ";
 
 /// Key of the record under the group's own id.
 pub(crate) const RECORD_KEY: &[u8] = b"record";
 /// Key of the loop's founding record under the group's own id.
 pub(crate) const GENESIS_KEY: &[u8] = b"genesis";
-/// Key of the batch sequence under [`ENGINE_REGION`].
-pub(crate) const SEQUENCE_KEY: &[u8] = b"sequence";
 /// The region of raft-engine that belongs to the engine itself: no group has the number 0.
 pub(crate) const ENGINE_REGION: u64 = 0;
 
@@ -68,6 +66,25 @@ struct RecordBody {
     conf_state: Option<ConfStateBody>,
     #[prost(uint64, tag = "12")]
     conf_index: u64,
+    #[prost(uint64, tag = "13")]
+    sequence: u64,
+    #[prost(uint64, tag = "14")]
+    incarnation: u64,
+    #[prost(fixed32, optional, tag = "15")]
+    genesis_crc: Option<u32>,
+}
+
+/// A record as it stands on disk: with what the engine adds for itself.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StoredRecord {
+    /// What the group's writer gave.
+    pub record: GroupRecord,
+    /// The batch that wrote it.
+    pub sequence: u64,
+    /// The batch that wrote the first record of this life of the group.
+    pub incarnation: u64,
+    /// The CRC of the founding record beside it, where there is one.
+    pub genesis_crc: Option<u32>,
 }
 
 /// A ConfState in our own stable encoding.
@@ -138,22 +155,29 @@ impl GroupRecord {
         }
         None
     }
+}
 
+impl StoredRecord {
     /// The bytes on disk. The group is part of them, so that a misplaced record is found.
     pub(crate) fn encode(&self, group: GroupId) -> Vec<u8> {
+        let GroupRecord { hard_state, truncated, last, snapshot, conf_state, conf_index } =
+            &self.record;
         let body = RecordBody {
             group: group.get(),
-            term: self.hard_state.term,
-            vote: self.hard_state.vote,
-            commit: self.hard_state.commit,
-            truncated_index: self.truncated.index,
-            truncated_term: self.truncated.term,
-            last_index: self.last.index,
-            last_term: self.last.term,
-            snapshot_index: self.snapshot.index,
-            snapshot_term: self.snapshot.term,
-            conf_state: Some((&self.conf_state).into()),
-            conf_index: self.conf_index,
+            term: hard_state.term,
+            vote: hard_state.vote,
+            commit: hard_state.commit,
+            truncated_index: truncated.index,
+            truncated_term: truncated.term,
+            last_index: last.index,
+            last_term: last.term,
+            snapshot_index: snapshot.index,
+            snapshot_term: snapshot.term,
+            conf_state: Some(conf_state.into()),
+            conf_index: *conf_index,
+            sequence: self.sequence,
+            incarnation: self.incarnation,
+            genesis_crc: self.genesis_crc,
         };
         frame::seal(KIND, VERSION, &body.encode_to_vec())
     }
@@ -172,14 +196,16 @@ impl GroupRecord {
             commit: body.commit,
             ..HardState::default()
         };
-        Ok(Self {
+        let record = GroupRecord {
             hard_state,
             truncated: LogId::new(body.truncated_index, body.truncated_term),
             last: LogId::new(body.last_index, body.last_term),
             snapshot: LogId::new(body.snapshot_index, body.snapshot_term),
             conf_state: body.conf_state.unwrap_or_default().into(),
             conf_index: body.conf_index,
-        })
+        };
+        let RecordBody { sequence, incarnation, genesis_crc, .. } = body;
+        Ok(Self { record, sequence, incarnation, genesis_crc })
     }
 }
 
@@ -191,26 +217,13 @@ pub(crate) fn encode_genesis(group: GroupId, genesis: &[u8]) -> Vec<u8> {
 }
 
 /// The loop's founding record in `bytes`, which must be that of `group`.
-pub(crate) fn decode_genesis(group: GroupId, bytes: &[u8]) -> Result<bytes::Bytes, FrameError> {
+pub(crate) fn decode_genesis(group: GroupId, bytes: &[u8]) -> Result<Bytes, FrameError> {
     let body = frame::unseal(GENESIS_KIND, VERSION, bytes)?;
     match body.split_first_chunk::<8>() {
         Some((number, genesis)) if u64::from_le_bytes(*number) == group.get() => {
-            Ok(bytes::Bytes::copy_from_slice(genesis))
+            Ok(Bytes::copy_from_slice(genesis))
         }
         _ => Err(FrameError::Body("it is not the founding record of this group".to_owned())),
-    }
-}
-
-/// The engine-wide batch sequence, as it stands on disk.
-pub(crate) fn encode_sequence(sequence: u64) -> Vec<u8> {
-    frame::seal(SEQUENCE_KIND, VERSION, &sequence.to_le_bytes())
-}
-
-/// The engine-wide batch sequence in `bytes`.
-pub(crate) fn decode_sequence(bytes: &[u8]) -> Result<u64, FrameError> {
-    match frame::unseal(SEQUENCE_KIND, VERSION, bytes)?.try_into() {
-        Ok(number) => Ok(u64::from_le_bytes(number)),
-        Err(_) => Err(FrameError::Body("it is no number of 8 bytes".to_owned())),
     }
 }
 
@@ -239,35 +252,42 @@ mod tests {
         }
     }
 
+    fn stored() -> StoredRecord {
+        StoredRecord { record: record(), sequence: 900, incarnation: 17, genesis_crc: Some(0) }
+    }
+
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        let record = record();
-        assert_eq!(record.fault(), None);
-        assert_eq!(GroupRecord::decode(group(5), &record.encode(group(5))), Ok(record));
-        let empty = GroupRecord::default();
-        assert_eq!(GroupRecord::decode(group(5), &empty.encode(group(5))), Ok(empty));
+        let stored = stored();
+        assert_eq!(stored.record.fault(), None);
+        assert_eq!(StoredRecord::decode(group(5), &stored.encode(group(5))), Ok(stored));
+        let empty = StoredRecord {
+            record: GroupRecord::default(),
+            sequence: 1,
+            incarnation: 1,
+            genesis_crc: None,
+        };
+        assert_eq!(StoredRecord::decode(group(5), &empty.encode(group(5))), Ok(empty));
     }
 
     #[test]
     fn trap_I04_a_record_of_another_kind_or_group_is_never_taken() {
-        let bytes = record().encode(group(5));
-        assert!(GroupRecord::decode(group(6), &bytes).is_err());
+        let bytes = stored().encode(group(5));
+        assert!(StoredRecord::decode(group(6), &bytes).is_err());
         assert!(decode_genesis(group(5), &bytes).is_err());
-        assert!(decode_sequence(&bytes).is_err());
         let genesis = encode_genesis(group(5), b"founding");
         assert_eq!(decode_genesis(group(5), &genesis).unwrap(), &b"founding"[..]);
         assert!(decode_genesis(group(6), &genesis).is_err());
-        assert!(GroupRecord::decode(group(5), &genesis).is_err());
-        assert_eq!(decode_sequence(&encode_sequence(42)), Ok(42));
+        assert!(StoredRecord::decode(group(5), &genesis).is_err());
     }
 
     #[test]
     fn every_flipped_bit_of_a_record_is_found() {
-        let bytes = record().encode(group(5));
+        let bytes = stored().encode(group(5));
         for at in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[at / 8] ^= 1 << (at % 8);
-            assert!(GroupRecord::decode(group(5), &flipped).is_err(), "bit {at}");
+            assert!(StoredRecord::decode(group(5), &flipped).is_err(), "bit {at}");
         }
     }
 

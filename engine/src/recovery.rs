@@ -1,21 +1,25 @@
-//! Recovering one group: its record against its entries, its entries against each other, its
-//! snapshot against both.
+//! Recovering the groups: each one's record against its entries, its entries against each other,
+//! its snapshot against both.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::disk::Disk;
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
 
 use crate::cache::CacheBudget;
 use crate::damage::Damage;
+use crate::disk::Disk;
 use crate::engine::RecoveredGroup;
+use crate::frame::FrameError;
 use crate::ids::{GroupId, LogId};
 use crate::log::GroupLog;
+use crate::log_scan::Scan;
 use crate::open::OpenError;
-use crate::reader::LogReader;
-use crate::record::{GENESIS_KEY, GroupRecord, RECORD_KEY, decode_genesis};
-use crate::snapshot::SnapshotMeta;
+use crate::quarantine::Quarantine;
+use crate::reader::{LogReader, ReadError};
+use crate::record::{GENESIS_KEY, GroupRecord, RECORD_KEY, StoredRecord, decode_genesis};
+use crate::snapshot::{SnapshotError, SnapshotMeta};
 use crate::snapshot_store::SnapshotStore;
 use crate::store::Store;
 use crate::write::OnDisk;
@@ -24,6 +28,15 @@ use crate::writer::Stale;
 /// Bytes of entries read at a time: what opening holds in memory beside the cache.
 const READ_BYTES_MAX: u64 = 4 << 20;
 
+/// Where groups are recovered from.
+pub(crate) struct Source<'a, F: Disk> {
+    pub store: &'a Store<F>,
+    pub reader: &'a LogReader,
+    pub snapshots: &'a SnapshotStore,
+    pub cache: &'a CacheBudget,
+    pub scan: &'a Scan,
+}
+
 /// A group as it was found, and what is left to do about it.
 pub(crate) struct Recovery {
     pub recovered: RecoveredGroup,
@@ -31,156 +44,242 @@ pub(crate) struct Recovery {
     pub stale: Option<Stale>,
 }
 
-/// Verifies `group`. `None` if it is only a name: raft-engine keeps one for a while after the
-/// last of a group is gone.
-pub(crate) fn recover<F: Disk>(
-    store: &Store<F>,
-    reader: &LogReader,
-    snapshots: &SnapshotStore,
-    cache: &CacheBudget,
-    group: GroupId,
-) -> Result<Option<Recovery>, OpenError> {
-    let (engine, dir, region) = (store.engine(), store.dir(), group.get());
-    let span = engine.first_index(region).zip(engine.last_index(region));
-    let Some(record_bytes) = engine.get(region, RECORD_KEY) else {
-        return match span {
-            None => Ok(None),
-            Some((first, _)) => {
-                let what = "there are entries, but no record of the group";
-                Err(OpenError::Damaged(Damage::of_group(group, dir, what).at_index(first)))
+/// What became of the groups.
+pub(crate) struct Recoveries {
+    pub groups: BTreeMap<GroupId, Recovery>,
+    /// Those that were not in quarantine before.
+    pub damaged: BTreeMap<GroupId, Vec<Damage>>,
+}
+
+/// Why a group was not recovered.
+enum Fault {
+    /// It is not what was written.
+    Damaged(Damage),
+    /// It could not be read: that says nothing about what is there.
+    Failed(OpenError),
+}
+
+impl From<Damage> for Fault {
+    fn from(damage: Damage) -> Self {
+        Self::Damaged(damage)
+    }
+}
+
+/// Recovers every group that raft-engine knows, but for those in quarantine.
+///
+/// # Errors
+///
+/// When something could not be read.
+pub(crate) fn recover_all<F: Disk>(
+    source: &Source<'_, F>,
+    quarantines: &[Quarantine],
+) -> Result<Recoveries, OpenError> {
+    let mut regions = source.store.engine().raft_groups();
+    regions.sort_unstable();
+    let (mut groups, mut damaged) = (BTreeMap::new(), BTreeMap::new());
+    for group in regions.into_iter().filter_map(GroupId::new) {
+        let quarantine = quarantines.iter().find(|old| old.group == Some(group));
+        match source.recover(group, quarantine) {
+            Ok(Some(recovery)) => {
+                groups.insert(group, recovery);
             }
+            Ok(None) => {}
+            Err(Fault::Damaged(_)) if quarantine.is_some() => {}
+            Err(Fault::Damaged(damage)) => {
+                damaged.insert(group, vec![damage]);
+            }
+            Err(Fault::Failed(error)) => return Err(error),
+        }
+    }
+    Ok(Recoveries { groups, damaged })
+}
+
+impl<F: Disk> Source<'_, F> {
+    /// Verifies `group`. `None` if it is only a name, which raft-engine keeps for a while after
+    /// the last of a group is gone, or if it is still in quarantine.
+    fn recover(
+        &self,
+        group: GroupId,
+        quarantine: Option<&Quarantine>,
+    ) -> Result<Option<Recovery>, Fault> {
+        let (engine, dir, region) = (self.store.engine(), self.store.dir(), group.get());
+        let span = engine.first_index(region).zip(engine.last_index(region));
+        let Some(record_bytes) = engine.get(region, RECORD_KEY) else {
+            return match span {
+                None => Ok(None),
+                Some((first, _)) => {
+                    let what = "there are entries, but no record of the group";
+                    Err(self.lost(group, first, what).into())
+                }
+            };
         };
-    };
-    let mut record = decode_record(group, dir, &record_bytes)?;
-    let genesis_bytes = engine.get(region, GENESIS_KEY);
-    let genesis = genesis_bytes
-        .as_deref()
+        let stored = StoredRecord::decode(group, &record_bytes)
+            .map_err(|error| of_frame(group, dir, "the group's record", &error))?;
+        if quarantine.is_some_and(|quarantine| stored.incarnation <= quarantine.sequence) {
+            return Ok(None);
+        }
+        let on_disk = OnDisk::of(&stored);
+        let StoredRecord { mut record, incarnation, genesis_crc, .. } = stored;
+        if let Some(what) = record.fault() {
+            return Err(Damage::of_group(group, dir, what).into());
+        }
+        let genesis_bytes = engine.get(region, GENESIS_KEY);
+        let genesis = check_genesis(group, dir, genesis_bytes.as_deref(), genesis_crc)?;
+        let stale = match span {
+            Some((first, _)) if first <= record.truncated.index => {
+                Some(if record.last == record.truncated {
+                    Stale::All { record: record_bytes, genesis: genesis_bytes }
+                } else {
+                    Stale::Below(record.truncated.index + 1)
+                })
+            }
+            _ => None,
+        };
+        self.check_span(group, &record, span)?;
+        // The commit index rides in the next batch, so that the last one may lag behind what is
+        // known to be committed: the snapshot, and a membership that was applied.
+        let committed = record.snapshot.index.max(record.conf_index);
+        record.hard_state.commit = record.hard_state.commit.max(committed);
+        let snapshot = self.verify_snapshot(group, record.snapshot)?;
+        let conf_state = snapshot.conf_state.clone();
+        let log = GroupLog::recovered(group, record.clone(), conf_state, self.cache);
+        let log = self.load_entries(log, &record)?;
+        if log.term(record.snapshot.index) != Some(record.snapshot.term) {
+            let what = format!("the snapshot {} is not of this log", record.snapshot);
+            return Err(Damage::of_group(group, dir, what).at_index(record.snapshot.index).into());
+        }
+        let recovered = RecoveredGroup { log, genesis, snapshot, incarnation };
+        Ok(Some(Recovery { recovered, on_disk, stale }))
+    }
+
+    /// Compares the first and the last entry with the record. Entries that are compacted by the
+    /// record may be back (trap E05).
+    fn check_span(
+        &self,
+        group: GroupId,
+        record: &GroupRecord,
+        span: Option<(u64, u64)>,
+    ) -> Result<(), Damage> {
+        let GroupRecord { truncated, last, .. } = record;
+        let is_empty = last == truncated;
+        let (index, what) = match span {
+            Some((_, found)) if found > last.index => {
+                (found, format!("there are entries up to here, recorded is {last} as the last one"))
+            }
+            Some((_, found)) if !is_empty && found < last.index => {
+                let what = format!("entries up to {last} are recorded, and missing from here on");
+                (found + 1, what)
+            }
+            Some((found, _)) if !is_empty && found > truncated.index + 1 => {
+                let (first, before) = (truncated.index + 1, found - 1);
+                (first, format!("entries up to {before} are recorded, and are missing"))
+            }
+            None if !is_empty => {
+                let what = format!("entries up to {last} are recorded, and there is none");
+                (truncated.index + 1, what)
+            }
+            _ => return Ok(()),
+        };
+        Err(self.lost(group, index, what))
+    }
+
+    /// The finding that an entry is not there or cannot be read, with the place of the bad record
+    /// that explains it, where there is one.
+    fn lost(&self, group: GroupId, index: u64, what: impl Into<String>) -> Damage {
+        let place = self.scan.suspect(group, index).or_else(|| self.scan.rewrite_ends());
+        let damage = match place {
+            Some((file, offset)) => Damage::of_group(group, file, what).at_offset(offset),
+            None => Damage::of_group(group, self.store.dir(), what),
+        };
+        damage.at_index(index)
+    }
+
+    /// Reads the whole snapshot file.
+    fn verify_snapshot(&self, group: GroupId, id: LogId) -> Result<SnapshotMeta, Fault> {
+        if id.index == 0 {
+            let (conf_state, members) = (ConfState::default(), Bytes::new());
+            return Ok(SnapshotMeta { group, id, conf_state, members });
+        }
+        let path = self.snapshots.path(group, id);
+        let verified = self.snapshots.open(group, id).and_then(|mut reader| {
+            reader.verify()?;
+            Ok(reader.meta().clone())
+        });
+        verified.map_err(|error| match error {
+            SnapshotError::Io { path, source } => Fault::Failed(OpenError::Io { path, source }),
+            SnapshotError::Damaged(damage) => Damage { group: Some(group), ..damage }.into(),
+            SnapshotError::Missing { .. } => {
+                let what = "the snapshot that the state is restored from is missing";
+                Damage::of_group(group, &path, what).into()
+            }
+            error => Damage::of_group(group, &path, error.to_string()).into(),
+        })
+    }
+
+    /// Reads every live entry, in order, on the reader thread. raft-engine verifies the CRC of
+    /// what it reads.
+    fn load_entries(&self, mut log: GroupLog, record: &GroupRecord) -> Result<GroupLog, Fault> {
+        let group = log.group();
+        let mut before = record.truncated;
+        while before.index < record.last.index {
+            let low = before.index + 1;
+            let entries = self
+                .reader
+                .fetch_now(group, low, record.last.index + 1, READ_BYTES_MAX)
+                .map_err(|error| self.of_read(group, low, error))?;
+            for entry in entries {
+                let found = LogId::new(entry.index, entry.term);
+                let follows = found.index == before.index + 1
+                    && found.term >= before.term
+                    && found.term <= record.last.term;
+                if !follows {
+                    let what = format!("entry {found} cannot follow {before}");
+                    return Err(self.lost(group, before.index + 1, what).into());
+                }
+                before = found;
+                log.load(entry);
+            }
+        }
+        if before != record.last {
+            let what = format!("the last entry is {before}, recorded is {}", record.last);
+            return Err(self.lost(group, before.index, what).into());
+        }
+        Ok(log)
+    }
+
+    fn of_read(&self, group: GroupId, index: u64, error: ReadError) -> Fault {
+        let path = self.store.dir().to_owned();
+        match error {
+            ReadError::Disk { source } => Fault::Failed(OpenError::Disk { path, source }),
+            ReadError::Engine { source }
+                if matches!(source.as_ref(), raft_engine::Error::Io(_)) =>
+            {
+                Fault::Failed(OpenError::of_raft_engine(path, &source))
+            }
+            ReadError::Engine { source } => {
+                self.lost(group, index, format!("the entry cannot be read: {source}")).into()
+            }
+            error => self.lost(group, index, error.to_string()).into(),
+        }
+    }
+}
+
+fn check_genesis(
+    group: GroupId,
+    dir: &Path,
+    bytes: Option<&[u8]>,
+    expected_crc: Option<u32>,
+) -> Result<Option<Bytes>, Damage> {
+    if bytes.map(crc32fast::hash) != expected_crc {
+        let what = "the founding record is not the one that the group's record speaks of";
+        return Err(Damage::of_group(group, dir, what));
+    }
+    bytes
         .map(|bytes| decode_genesis(group, bytes))
         .transpose()
-        .map_err(|error| of_frame(group, dir, "the founding record", &error))?;
-    let stale = match span {
-        Some((first, _)) if first <= record.truncated.index => {
-            Some(if record.last == record.truncated {
-                Stale::All { record: record_bytes, genesis: genesis_bytes }
-            } else {
-                Stale::Below(record.truncated.index + 1)
-            })
-        }
-        _ => None,
-    };
-    check_span(group, dir, &record, span)?;
-    let on_disk = OnDisk { truncated: record.truncated.index, last: record.last, number: None };
-    // The commit index rides in the next batch, so that the last one may lag behind what is
-    // known to be committed: the snapshot, and a membership that was applied.
-    let committed = record.snapshot.index.max(record.conf_index);
-    record.hard_state.commit = record.hard_state.commit.max(committed);
-    let snapshot = open_snapshot(group, snapshots, record.snapshot)?;
-    let conf_state = snapshot.conf_state.clone();
-    let log = GroupLog::recovered(group, record.clone(), conf_state, cache);
-    let log = load_entries(log, &record, reader, dir)?;
-    if log.term(record.snapshot.index) != Some(record.snapshot.term) {
-        let what = format!("the snapshot {} is not of this log", record.snapshot);
-        let damage = Damage::of_group(group, dir, what).at_index(record.snapshot.index);
-        return Err(OpenError::Damaged(damage));
-    }
-    let recovered = RecoveredGroup { log, genesis, snapshot };
-    Ok(Some(Recovery { recovered, on_disk, stale }))
+        .map_err(|error| of_frame(group, dir, "the founding record", &error))
 }
 
-fn of_frame(
-    group: GroupId,
-    dir: &Path,
-    thing: &str,
-    error: &crate::frame::FrameError,
-) -> OpenError {
-    let damage = Damage::of_frame(dir, thing, error);
-    OpenError::Damaged(Damage { group: Some(group), ..damage })
-}
-
-fn decode_record(group: GroupId, dir: &Path, bytes: &[u8]) -> Result<GroupRecord, OpenError> {
-    let record = GroupRecord::decode(group, bytes)
-        .map_err(|error| of_frame(group, dir, "the group's record", &error))?;
-    match record.fault() {
-        None => Ok(record),
-        Some(what) => Err(OpenError::Damaged(Damage::of_group(group, dir, what))),
-    }
-}
-
-/// Compares the first and the last entry with the record. Entries that are compacted by the
-/// record may be back (trap E05).
-fn check_span(
-    group: GroupId,
-    dir: &Path,
-    record: &GroupRecord,
-    span: Option<(u64, u64)>,
-) -> Result<(), OpenError> {
-    let GroupRecord { truncated, last, .. } = record;
-    let is_empty = last == truncated;
-    let (index, what) = match span {
-        Some((_, found)) if found > last.index => {
-            (found, format!("there are entries up to here, beyond the recorded last one {last}"))
-        }
-        Some((_, found)) if !is_empty && found < last.index => {
-            (found + 1, format!("entries up to {last} are recorded, and are missing from here on"))
-        }
-        Some((found, _)) if !is_empty && found > truncated.index + 1 => {
-            let (first, before) = (truncated.index + 1, found - 1);
-            (first, format!("entries up to {before} are recorded, and are missing"))
-        }
-        None if !is_empty => {
-            (truncated.index + 1, format!("entries up to {last} are recorded, and there is none"))
-        }
-        _ => return Ok(()),
-    };
-    Err(OpenError::Damaged(Damage::of_group(group, dir, what).at_index(index)))
-}
-
-fn open_snapshot(
-    group: GroupId,
-    snapshots: &SnapshotStore,
-    id: LogId,
-) -> Result<SnapshotMeta, OpenError> {
-    if id.index == 0 {
-        let (conf_state, members) = (ConfState::default(), Bytes::new());
-        return Ok(SnapshotMeta { group, id, conf_state, members });
-    }
-    let reader = snapshots
-        .open(group, id)
-        .map_err(|error| OpenError::snapshot(group, &snapshots.path(group, id), error))?;
-    Ok(reader.meta().clone())
-}
-
-/// Reads every live entry, in order, on the reader thread.
-fn load_entries(
-    mut log: GroupLog,
-    record: &GroupRecord,
-    reader: &LogReader,
-    dir: &Path,
-) -> Result<GroupLog, OpenError> {
-    let group = log.group();
-    let mut before = record.truncated;
-    while before.index < record.last.index {
-        let low = before.index + 1;
-        let entries = reader
-            .fetch_now(group, low, record.last.index + 1, READ_BYTES_MAX)
-            .map_err(|error| OpenError::read(group, low, dir, error))?;
-        for entry in entries {
-            let found = LogId::new(entry.index, entry.term);
-            let follows = found.index == before.index + 1
-                && found.term >= before.term
-                && found.term <= record.last.term;
-            if !follows {
-                let what = format!("entry {found} cannot follow {before}");
-                let damage = Damage::of_group(group, dir, what).at_index(before.index + 1);
-                return Err(OpenError::Damaged(damage));
-            }
-            before = found;
-            log.load(entry);
-        }
-    }
-    if before != record.last {
-        let what = format!("the last entry is {before}, recorded is {}", record.last);
-        return Err(OpenError::Damaged(Damage::of_group(group, dir, what).at_index(before.index)));
-    }
-    Ok(log)
+fn of_frame(group: GroupId, dir: &Path, thing: &str, error: &FrameError) -> Damage {
+    Damage { group: Some(group), ..Damage::of_frame(dir, thing, error) }
 }

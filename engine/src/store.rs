@@ -4,6 +4,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::disk::Disk;
 use raft::eraftpb::Entry;
@@ -55,6 +56,8 @@ pub(crate) struct Store<F: Disk> {
     lock: Option<Lock>,
     latch: Latch,
     dir: PathBuf,
+    file_system: Arc<LatchedFileSystem<F>>,
+    purge_is_held: AtomicBool,
 }
 
 impl<F: Disk> Store<F> {
@@ -72,8 +75,16 @@ impl<F: Disk> Store<F> {
         };
         let config = raft_engine_config(name, config);
         let file_system = Arc::new(LatchedFileSystem::new(file_system, latch.clone()));
-        let engine = guarded(&latch, || RaftEngine::open_with_file_system(config, file_system))?;
-        let store = Self { engine: Some(engine), lock: Some(lock), latch, dir };
+        let for_engine = file_system.clone();
+        let engine = guarded(&latch, || RaftEngine::open_with_file_system(config, for_engine))?;
+        let store = Self {
+            engine: Some(engine),
+            lock: Some(lock),
+            latch,
+            dir,
+            file_system,
+            purge_is_held: AtomicBool::new(false),
+        };
         // Opening syncs too, where it cuts off a torn tail.
         match store.latch.error() {
             Some(error) => Err(StoreError::Disk(error)),
@@ -84,6 +95,22 @@ impl<F: Disk> Store<F> {
     /// Where raft-engine keeps its files.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The disk behind the latch, for files beside those of raft-engine.
+    pub(crate) fn file_system(&self) -> &LatchedFileSystem<F> {
+        &self.file_system
+    }
+
+    /// Says whether a purge may work. It would read and move the entries of a damaged group too:
+    /// it would fail on them, or put them where nobody looks for them.
+    pub(crate) fn hold_purge(&self, is_held: bool) {
+        self.purge_is_held.store(is_held, Ordering::SeqCst);
+    }
+
+    /// Whether a purge must not work.
+    pub(crate) fn is_purge_held(&self) -> bool {
+        self.purge_is_held.load(Ordering::SeqCst)
     }
 
     /// The latch over the disk.

@@ -12,8 +12,8 @@ use raft::eraftpb::{ConfState, Entry, HardState};
 use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, WriteExt};
 
 use crate::{
-    ClusterId, Disk, Durable, Engine, EngineConfig, Fetch, Formatted, Founding, GroupId, GroupLog,
-    GroupWrite, LogId, NodeId, OpenError, ReadError, SnapshotMeta, Voter, WriteError,
+    ClusterId, Damage, Disk, Durable, Engine, EngineConfig, Fetch, Formatted, Founding, GroupId,
+    GroupLog, GroupWrite, LogId, NodeId, OpenError, ReadError, SnapshotMeta, Voter, WriteError,
 };
 
 /// Group 1.
@@ -75,9 +75,25 @@ impl Faults {
 #[derive(Default)]
 pub(crate) struct TestFileSystem(pub Arc<Faults>);
 
-pub(crate) struct TestHandle(Arc<<DefaultFileSystem as FileSystem>::Handle>, Arc<Faults>);
+pub(crate) struct TestHandle {
+    inner: Arc<<DefaultFileSystem as FileSystem>::Handle>,
+    faults: Arc<Faults>,
+    /// It has all its room already, and is only overwritten.
+    is_witness: bool,
+}
 
-pub(crate) struct TestFile<T>(T, Arc<Faults>);
+pub(crate) struct TestFile<T> {
+    inner: T,
+    faults: Arc<Faults>,
+    is_witness: bool,
+}
+
+impl TestFileSystem {
+    fn handle(&self, path: &Path, inner: <DefaultFileSystem as FileSystem>::Handle) -> TestHandle {
+        let is_witness = path.ends_with("witness");
+        TestHandle { inner: Arc::new(inner), faults: self.0.clone(), is_witness }
+    }
+}
 
 impl FileSystem for TestFileSystem {
     type Handle = TestHandle;
@@ -85,11 +101,11 @@ impl FileSystem for TestFileSystem {
     type Writer = TestFile<<DefaultFileSystem as FileSystem>::Writer>;
 
     fn create<P: AsRef<Path>>(&self, path: P) -> io::Result<TestHandle> {
-        Ok(TestHandle(Arc::new(DefaultFileSystem.create(path)?), self.0.clone()))
+        Ok(self.handle(path.as_ref(), DefaultFileSystem.create(&path)?))
     }
 
     fn open<P: AsRef<Path>>(&self, path: P, perm: Permission) -> io::Result<TestHandle> {
-        Ok(TestHandle(Arc::new(DefaultFileSystem.open(path, perm)?), self.0.clone()))
+        Ok(self.handle(path.as_ref(), DefaultFileSystem.open(&path, perm)?))
     }
 
     fn delete<P: AsRef<Path>>(&self, path: P) -> io::Result<()> {
@@ -101,11 +117,15 @@ impl FileSystem for TestFileSystem {
     }
 
     fn new_reader(&self, handle: Arc<TestHandle>) -> io::Result<Self::Reader> {
-        Ok(TestFile(DefaultFileSystem.new_reader(handle.0.clone())?, self.0.clone()))
+        let inner = DefaultFileSystem.new_reader(handle.inner.clone())?;
+        let (faults, is_witness) = (handle.faults.clone(), handle.is_witness);
+        Ok(TestFile { inner, faults, is_witness })
     }
 
     fn new_writer(&self, handle: Arc<TestHandle>) -> io::Result<Self::Writer> {
-        Ok(TestFile(DefaultFileSystem.new_writer(handle.0.clone())?, self.0.clone()))
+        let inner = DefaultFileSystem.new_writer(handle.inner.clone())?;
+        let (faults, is_witness) = (handle.faults.clone(), handle.is_witness);
+        Ok(TestFile { inner, faults, is_witness })
     }
 }
 
@@ -118,53 +138,55 @@ impl Disk for TestFileSystem {
 
 impl Handle for TestHandle {
     fn truncate(&self, offset: usize) -> io::Result<()> {
-        self.0.truncate(offset)
+        self.inner.truncate(offset)
     }
 
     fn file_size(&self) -> io::Result<usize> {
-        self.0.file_size()
+        self.inner.file_size()
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.1.syncs.fetch_add(1, Ordering::SeqCst);
-        Faults::check(&self.1.sync_fails, io::ErrorKind::Other)?;
-        self.0.sync()
+        self.faults.syncs.fetch_add(1, Ordering::SeqCst);
+        Faults::check(&self.faults.sync_fails, io::ErrorKind::Other)?;
+        self.inner.sync()
     }
 }
 
 impl<T: Read> Read for TestFile<T> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        Faults::check(&self.1.read_fails, io::ErrorKind::Other)?;
-        self.0.read(buf)
+        Faults::check(&self.faults.read_fails, io::ErrorKind::Other)?;
+        self.inner.read(buf)
     }
 }
 
 impl<T: Write> Write for TestFile<T> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        Faults::check(&self.1.disk_is_full, io::ErrorKind::StorageFull)?;
-        let written = self.0.write(buf)?;
-        self.1.written.fetch_add(written as u64, Ordering::SeqCst);
+        if !self.is_witness {
+            Faults::check(&self.faults.disk_is_full, io::ErrorKind::StorageFull)?;
+        }
+        let written = self.inner.write(buf)?;
+        self.faults.written.fetch_add(written as u64, Ordering::SeqCst);
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.inner.flush()
     }
 }
 
 impl<T: Seek> Seek for TestFile<T> {
     fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
-        self.0.seek(pos)
+        self.inner.seek(pos)
     }
 }
 
 impl<T: WriteExt> WriteExt for TestFile<T> {
     fn truncate(&mut self, offset: usize) -> io::Result<()> {
-        self.0.truncate(offset)
+        self.inner.truncate(offset)
     }
 
     fn allocate(&mut self, offset: usize, size: usize) -> io::Result<()> {
-        self.0.allocate(offset, size)
+        self.inner.allocate(offset, size)
     }
 }
 
@@ -207,6 +229,52 @@ pub(crate) fn open(
     let groups = std::mem::take(&mut engine.groups);
     let logs = groups.into_iter().map(|(group, recovered)| (group, recovered.log)).collect();
     Ok(Node { engine, logs, number: 0 })
+}
+
+/// A directory for a test, in memory where there is such a file system: tests count syncs, and do
+/// not wait for them.
+pub(crate) fn tempdir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
+/// What is found wrong with a copy of `dir`, for one group or for all; nothing, if nothing is. A
+/// copy, since a finding puts a directory into quarantine for good.
+pub(crate) fn findings(dir: &Path) -> Vec<Damage> {
+    let copy = tempdir();
+    copy_dir(dir, copy.path());
+    let mut findings = match open(copy.path(), &small_files(), &Arc::default()) {
+        Ok(node) => node.engine.damaged.values().flatten().cloned().collect(),
+        Err(OpenError::Damaged { findings }) => findings,
+        Err(error) => panic!("{error}"),
+    };
+    for finding in &mut findings {
+        let path = finding.file.strip_prefix(copy.path()).unwrap_or(&finding.file);
+        finding.file = dir.join(path);
+    }
+    findings
+}
+
+/// The one thing that is wrong with `dir`.
+pub(crate) fn damage(dir: &Path) -> Damage {
+    match findings(dir).as_slice() {
+        [damage] => damage.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Copies all that is in a directory.
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 /// As [`open`], with small files, and nothing that fails.

@@ -10,7 +10,7 @@ use raft::eraftpb::Entry;
 use thiserror::Error;
 
 use crate::ids::{GroupId, LogId};
-use crate::record::GroupRecord;
+use crate::record::{GroupRecord, StoredRecord};
 
 /// One group's part of a batch: what one Ready changes.
 #[derive(Debug, Clone)]
@@ -66,10 +66,10 @@ impl Durable {
     }
 }
 
-/// Why a batch was not written. Fatal and sticky: every later write fails with the same.
+/// Why a batch was not written. Nothing of it may be acknowledged.
 ///
-/// Nothing of the batch may be acknowledged; whether it is on disk is only known after the next
-/// open.
+/// All but [`WriteError::Full`] are fatal and sticky: every later write fails with the same, and
+/// whether the batch is on disk is only known after the next open.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -82,8 +82,9 @@ pub enum WriteError {
         /// The first failure.
         source: Arc<io::Error>,
     },
-    /// The disk is full.
-    #[error("the disk is full: make room, and start the node again: {source}")]
+    /// The disk is full. The batch is kept, and is written with the next call of
+    /// [`LogWriter::write`](crate::LogWriter::write) for which there is room.
+    #[error("the disk is full: make room, the batch is kept until then: {source}")]
     Full {
         /// What raft-engine says.
         source: Arc<raft_engine::Error>,
@@ -130,8 +131,15 @@ pub enum WriteError {
     },
 }
 
+impl WriteError {
+    /// Whether the storage failed, so that the node must stop.
+    pub fn is_fatal(&self) -> bool {
+        !matches!(self, Self::Full { .. })
+    }
+}
+
 /// What the disk holds of a group, as far as the next write must know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct OnDisk {
     /// The last index that is compacted away.
     pub truncated: u64,
@@ -139,6 +147,34 @@ pub(crate) struct OnDisk {
     pub last: LogId,
     /// Number of the last write in this process.
     pub number: Option<u64>,
+    /// Term and vote.
+    pub ballot: (u64, u64),
+    /// The batch that wrote the record; 0 when there is none yet.
+    pub sequence: u64,
+    /// The batch that wrote the first record; 0 as above.
+    pub incarnation: u64,
+    /// The CRC of the founding record, where there is one.
+    pub genesis_crc: Option<u32>,
+}
+
+impl OnDisk {
+    /// A group as it was found.
+    pub(crate) fn of(stored: &StoredRecord) -> Self {
+        let StoredRecord { record, sequence, incarnation, genesis_crc } = stored;
+        Self {
+            truncated: record.truncated.index,
+            last: record.last,
+            number: None,
+            ballot: ballot(record),
+            sequence: *sequence,
+            incarnation: *incarnation,
+            genesis_crc: *genesis_crc,
+        }
+    }
+}
+
+fn ballot(record: &GroupRecord) -> (u64, u64) {
+    (record.hard_state.term, record.hard_state.vote)
 }
 
 /// One group's writes of a round, merged.
@@ -165,29 +201,31 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Merges `writes` over what is `on_disk`.
-    pub(crate) fn new(
+    /// Adds `writes` to what is planned already, over what is `on_disk`. After an error the plan
+    /// is void.
+    pub(crate) fn merge(
+        &mut self,
         writes: Vec<GroupWrite>,
         on_disk: &BTreeMap<GroupId, OnDisk>,
-    ) -> Result<Self, WriteError> {
-        let mut plan = Self::default();
+    ) -> Result<(), WriteError> {
         for write in writes {
             let group = write.group;
-            let before = on_disk.get(&group).copied();
-            match plan.groups.remove(&group) {
-                None => {
-                    let merged = Merged::begin(&write, before);
-                    plan.groups.insert(group, merged.add(write)?);
-                }
-                Some(merged) => {
-                    plan.groups.insert(group, merged.add(write)?);
-                }
-            }
+            let merged = match self.groups.remove(&group) {
+                None => Merged::begin(&write, on_disk.get(&group).copied()),
+                Some(merged) => merged,
+            };
+            self.groups.insert(group, merged.add(write)?);
         }
-        for (group, merged) in &mut plan.groups {
+        for (group, merged) in &mut self.groups {
             merged.finish(*group, on_disk.get(group))?;
         }
-        Ok(plan)
+        Ok(())
+    }
+
+    /// Whether it changes a term or a vote of what is `on_disk`.
+    pub(crate) fn changes_ballot(&self, on_disk: &BTreeMap<GroupId, OnDisk>) -> bool {
+        let before = |group| on_disk.get(group).map_or((0, 0), |on_disk| on_disk.ballot);
+        self.groups.iter().any(|(group, merged)| merged.after.ballot != before(group))
     }
 }
 
@@ -195,7 +233,8 @@ impl Merged {
     fn begin(write: &GroupWrite, before: Option<OnDisk>) -> Self {
         // A group that is not on disk begins where its first record says.
         let base = write.record.truncated;
-        let after = before.unwrap_or(OnDisk { truncated: base.index, last: base, number: None });
+        let fresh = OnDisk { truncated: base.index, last: base, ..OnDisk::default() };
+        let after = before.unwrap_or(fresh);
         Self {
             clean: false,
             entries: Vec::new(),
@@ -233,6 +272,7 @@ impl Merged {
             return Err(WriteError::Record { group, what });
         }
         self.after.truncated = record.truncated.index;
+        self.after.ballot = ballot(&record);
         self.record = record;
         self.genesis = genesis.or(self.genesis);
         Ok(self)

@@ -7,13 +7,13 @@ use std::thread::JoinHandle;
 use crate::disk::Disk;
 use raft_engine::{Command, LogBatch};
 
-use crate::ids::GroupId;
-use crate::latch::Latch;
+use crate::ids::{DirectoryId, GroupId};
+use crate::latch::{Latch, LatchedFileSystem};
 use crate::reader::LogReader;
-use crate::record::{
-    ENGINE_REGION, GENESIS_KEY, RECORD_KEY, SEQUENCE_KEY, encode_genesis, encode_sequence,
-};
+use crate::record::{ENGINE_REGION, GENESIS_KEY, RECORD_KEY, StoredRecord, encode_genesis};
+use crate::stamp::{STAMP_KEY, Stamp, Tally};
 use crate::store::{EntryExt, Store, StoreError, is_full};
+use crate::witness::Witness;
 use crate::write::{Durable, GroupWrite, Merged, OnDisk, Plan, WriteError};
 
 /// The one writer of an engine, and the owner of its life: when it is closed or dropped, the
@@ -26,9 +26,22 @@ pub struct LogWriter<F: Disk> {
     store: Option<Arc<Store<F>>>,
     reader: LogReader,
     reader_thread: Option<JoinHandle<()>>,
+    witness: Witness<LatchedFileSystem<F>>,
+    directory: DirectoryId,
     on_disk: BTreeMap<GroupId, OnDisk>,
+    tally: Tally,
     sequence: u64,
+    /// What waits for room on the disk.
+    waiting: Waiting,
     failure: Option<WriteError>,
+}
+
+/// A batch on its way to the disk.
+#[derive(Default)]
+struct Waiting {
+    plan: Plan,
+    /// Group and number of each write in it, in the order of their receipts.
+    numbers: Vec<(GroupId, u64)>,
 }
 
 impl<F: Disk> std::fmt::Debug for LogWriter<F> {
@@ -42,68 +55,127 @@ impl<F: Disk> std::fmt::Debug for LogWriter<F> {
 }
 
 impl<F: Disk> LogWriter<F> {
+    /// The writer of `directory`, whose last batch is `sequence`.
     pub(crate) fn new(
         store: Arc<Store<F>>,
         reader: LogReader,
         reader_thread: JoinHandle<()>,
+        witness: Witness<LatchedFileSystem<F>>,
+        directory: DirectoryId,
         sequence: u64,
     ) -> Self {
         Self {
             store: Some(store),
             reader,
             reader_thread: Some(reader_thread),
+            witness,
+            directory,
             on_disk: BTreeMap::new(),
+            tally: Tally::default(),
             sequence,
+            waiting: Waiting::default(),
             failure: None,
         }
     }
 
     /// Takes over a group as it was found at open.
     pub(crate) fn recovered(&mut self, group: GroupId, on_disk: OnDisk) {
+        self.tally.add(group, on_disk.sequence);
         self.on_disk.insert(group, on_disk);
     }
 
+    /// Whether the group is on disk, and not damaged.
+    pub(crate) fn holds(&self, group: GroupId) -> bool {
+        self.on_disk.contains_key(&group)
+    }
+
+    /// The groups that were taken over, and the batches that wrote them.
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
+    }
+
     /// Makes `writes` durable: all of them in one record with one fsync, each receipt in the
-    /// order of its write. Blocks on the disk; gather what waits before calling. No writes, no
-    /// fsync and no receipts.
+    /// order of its write. Blocks on the disk; gather what waits before calling. Nothing to
+    /// write: no fsync and no receipts.
     ///
     /// The writes of one group are merged in their order: a later record replaces an earlier
-    /// one, and later entries the suffix that they overlap.
+    /// one, and later entries the suffix that they overlap. Before the receipts are returned the
+    /// [witness](crate::witness) knows of the batch; a batch that changes a term or a vote costs
+    /// a second fsync for it.
     ///
     /// # Errors
     ///
-    /// [`WriteError`]: nothing of the batch may be acknowledged, and every later call returns the
-    /// same.
+    /// [`WriteError::Full`]: the batch is kept and is tried again by the next call, together
+    /// with what that brings; call it with nothing to try again. Its receipts come then.
+    ///
+    /// Any other [`WriteError`] is final: nothing of the batch may be acknowledged, and every
+    /// later call returns the same.
     pub fn write(&mut self, writes: Vec<GroupWrite>) -> Result<Vec<Durable>, WriteError> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        if writes.is_empty() {
-            return Ok(Vec::new());
+        let result = self.write_all(writes);
+        if let Err(error) = &result
+            && error.is_fatal()
+        {
+            self.failure = Some(error.clone());
         }
-        self.write_checked(writes).inspect_err(|error| self.failure = Some(error.clone()))
+        result
     }
 
-    fn write_checked(&mut self, writes: Vec<GroupWrite>) -> Result<Vec<Durable>, WriteError> {
-        let numbers: Vec<_> = writes.iter().map(|write| (write.group, write.number)).collect();
-        let plan = Plan::new(writes, &self.on_disk)?;
-        let mut batch = LogBatch::default();
-        for (group, merged) in &plan.groups {
-            self.add(&mut batch, *group, merged)?;
+    /// Whether a batch waits for room on the disk.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.numbers.is_empty()
+    }
+
+    fn write_all(&mut self, writes: Vec<GroupWrite>) -> Result<Vec<Durable>, WriteError> {
+        self.waiting.numbers.extend(writes.iter().map(|write| (write.group, write.number)));
+        self.waiting.plan.merge(writes, &self.on_disk)?;
+        if !self.is_waiting() {
+            return Ok(Vec::new());
         }
-        let sequence = self.commit(batch)?;
-        for (group, merged) in plan.groups {
-            self.on_disk.insert(group, merged.after);
-        }
+        let sequence = self.sequence + 1;
+        let (batch, changed, tally) = self.batch(sequence)?;
+        let reveals_ballot = self.waiting.plan.changes_ballot(&self.on_disk);
+        self.commit(batch, tally, reveals_ballot)?;
+        self.on_disk.extend(changed);
+        let Waiting { numbers, .. } = std::mem::take(&mut self.waiting);
         let receipt = |(group, number)| Durable::after_sync(group, number, sequence);
         Ok(numbers.into_iter().map(receipt).collect())
     }
 
-    /// Adds one group's part. The order matters: what is cleaned goes first, and entries are
-    /// compacted after others are appended, so that the group is never empty in between.
-    fn add(&self, batch: &mut LogBatch, group: GroupId, merged: &Merged) -> Result<(), WriteError> {
-        let region = group.get();
+    /// The batch of what waits, and what will be on disk after it. It is made anew for every
+    /// attempt: raft-engine spoils one that it could not write (trap E11).
+    fn batch(
+        &self,
+        sequence: u64,
+    ) -> Result<(LogBatch, Vec<(GroupId, OnDisk)>, Tally), WriteError> {
+        let (mut batch, mut changed, mut tally) = (LogBatch::default(), Vec::new(), self.tally);
+        for (group, merged) in &self.waiting.plan.groups {
+            if let Some(before) = self.on_disk.get(group) {
+                tally.remove(*group, before.sequence);
+            }
+            tally.add(*group, sequence);
+            changed.push((*group, self.add(&mut batch, *group, merged, sequence)?));
+        }
+        Ok((batch, changed, tally))
+    }
+
+    /// Adds one group's part, and returns what will be on disk of it. The order matters: what is
+    /// cleaned goes first, and entries are compacted after others are appended, so that the group
+    /// is never empty in between.
+    fn add(
+        &self,
+        batch: &mut LogBatch,
+        group: GroupId,
+        merged: &Merged,
+        sequence: u64,
+    ) -> Result<OnDisk, WriteError> {
+        let (region, mut after) = (group.get(), merged.after);
         let mut genesis = merged.genesis.as_ref().map(|genesis| encode_genesis(group, genesis));
+        if let Some(genesis) = &genesis {
+            after.genesis_crc = Some(crc32fast::hash(genesis));
+        }
         if merged.clean {
             // A clean drops the founding record too: it is written again.
             genesis = genesis.or_else(|| self.store().engine().get(region, GENESIS_KEY));
@@ -113,29 +185,83 @@ impl<F: Disk> LogWriter<F> {
         if let Some(index) = merged.compact_below {
             batch.add_command(region, Command::Compact { index });
         }
-        put(batch, region, RECORD_KEY, merged.record.encode(group))?;
+        after.sequence = sequence;
+        if after.incarnation == 0 {
+            after.incarnation = sequence;
+        }
+        let stored = StoredRecord {
+            record: merged.record.clone(),
+            sequence,
+            incarnation: after.incarnation,
+            genesis_crc: after.genesis_crc,
+        };
+        put(batch, region, RECORD_KEY, stored.encode(group))?;
         if let Some(genesis) = genesis {
             put(batch, region, GENESIS_KEY, genesis)?;
         }
-        Ok(())
+        Ok(after)
     }
 
-    /// Writes the batch under the next sequence number, with one fsync.
-    fn commit(&mut self, mut batch: LogBatch) -> Result<u64, WriteError> {
+    /// Writes the batch under the next sequence number, with one fsync, and has it witnessed.
+    fn commit(
+        &mut self,
+        mut batch: LogBatch,
+        tally: Tally,
+        reveals_ballot: bool,
+    ) -> Result<(), WriteError> {
         let sequence = self.sequence + 1;
-        put(&mut batch, ENGINE_REGION, SEQUENCE_KEY, encode_sequence(sequence))?;
+        let stamp = Stamp { directory: self.directory, sequence, tally };
+        put(&mut batch, ENGINE_REGION, STAMP_KEY, stamp.encode())?;
         // `Store::run` looks at the latch after the write: what raft-engine calls a success may
         // be an fsync that failed (trap E03).
         self.store().run(|engine| engine.write(&mut batch, true)).map_err(|error| match error {
             StoreError::Disk(source) => WriteError::Disk { source },
             StoreError::Engine(source) => classify(source),
         })?;
-        self.sequence = sequence;
-        Ok(sequence)
+        (self.sequence, self.tally) = (sequence, tally);
+        // Only a batch that is durable: a witness that is ahead of the log would condemn it.
+        let written = self.witness.write(sequence);
+        self.witnessed(written)?;
+        if reveals_ballot {
+            self.sync_witness()?;
+        }
+        Ok(())
+    }
+
+    /// Whether everything witnessed so far would survive a power loss. If not, call
+    /// [`Self::sync_witness`] within a bounded time.
+    pub fn is_witness_synced(&self) -> bool {
+        self.witness.is_synced()
+    }
+
+    /// Makes the [witness](crate::witness) durable: from then on not even a power loss *together*
+    /// with damage to the end of the log can hide that a batch is missing. No fsync if there is
+    /// nothing new.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::write`]; always fatal.
+    pub fn sync_witness(&mut self) -> Result<(), WriteError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let synced = self.witness.sync();
+        self.witnessed(synced).inspect_err(|error| self.failure = Some(error.clone()))
+    }
+
+    /// The outcome of an operation on the witness: whatever fails there is final.
+    fn witnessed(&self, result: std::io::Result<()>) -> Result<(), WriteError> {
+        let latch = self.store().latch();
+        match (result, latch.error()) {
+            (Ok(()), None) => Ok(()),
+            (_, Some(source)) => Err(WriteError::Disk { source }),
+            (Err(error), None) => Err(WriteError::Disk { source: latch.set(error) }),
+        }
     }
 
     /// Repeats the compactions that raft-engine may have forgotten (trap E05), all in one batch;
-    /// none, if there are none. Only at open.
+    /// none, if there are none. Only at open. A full disk is no error: what is compacted is not
+    /// seen through the [`GroupLog`](crate::GroupLog), and the next open tries again.
     pub(crate) fn repeat_compactions(
         &mut self,
         stale: Vec<(GroupId, Stale)>,
@@ -157,7 +283,18 @@ impl<F: Disk> LogWriter<F> {
                 }
             }
         }
-        self.commit(batch).map(drop)
+        match self.commit(batch, self.tally, false) {
+            Err(WriteError::Full { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Has the witness say that the log is durable up to its end, as it must before anything
+    /// relies on what was found there. Only at open.
+    pub(crate) fn vouch(&mut self) -> Result<(), WriteError> {
+        let written = self.witness.write(self.sequence);
+        self.witnessed(written)?;
+        self.sync_witness()
     }
 
     /// The engine-wide number of the last batch that is durable; 0 before the first.
@@ -170,7 +307,8 @@ impl<F: Disk> LogWriter<F> {
         self.store().engine().get_used_size() as u64
     }
 
-    /// Ends the reader thread and closes raft-engine. Joins threads and syncs.
+    /// Ends the reader thread, closes raft-engine and has the witness say so in both of its slots.
+    /// Joins threads and syncs. A batch that waits for room is dropped: it was not acknowledged.
     ///
     /// # Errors
     ///
@@ -191,6 +329,13 @@ impl<F: Disk> LogWriter<F> {
             let _ = thread.join();
         }
         let latch = self.store().latch().clone();
+        // While the directory is still locked.
+        if self.failure.is_none()
+            && latch.error().is_none()
+            && let Err(error) = self.witness.close()
+        {
+            latch.set(error);
+        }
         // The reader's share is gone with its thread: this one is the last.
         self.store = None;
         latch

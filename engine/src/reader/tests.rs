@@ -2,14 +2,16 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
 use super::*;
-use crate::testing::{Faults, Node, entries, entry_of, one, open, open_small, small_files, two};
+use crate::testing::{
+    Faults, Node, entries, entry_of, one, open, open_small, small_files, tempdir, two,
+};
 use raft_engine::env::DefaultFileSystem;
 
 /// To see it fail: share one thread among engines. The two logs have different bytes at the same
 /// place of a file of the same name, and raft-engine's cache knows the place only.
 #[test]
 fn trap_E02_two_engines_read_their_own_bytes() {
-    let dirs: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let dirs: Vec<_> = (0..2).map(|_| tempdir()).collect();
     let mut nodes: Vec<_> = dirs.iter().map(|dir| open_small(dir.path())).collect();
     for (node, letter) in nodes.iter_mut().zip([b'a', b'b']) {
         node.found(one());
@@ -37,8 +39,8 @@ fn trap_E02_two_engines_read_their_own_bytes() {
     // Reopened in the same place, with other bytes there.
     let faults = std::sync::Arc::default();
     drop(nodes);
-    std::fs::remove_dir_all(dirs[0].path().join("log")).unwrap();
-    std::fs::rename(dirs[1].path().join("log"), dirs[0].path().join("log")).unwrap();
+    std::fs::remove_dir_all(dirs[0].path()).unwrap();
+    std::fs::rename(dirs[1].path(), dirs[0].path()).unwrap();
     let node = open(dirs[0].path(), &small_files(), &faults).unwrap();
     (2..=20).for_each(|index| check(&node, b'b', index));
 }
@@ -46,7 +48,7 @@ fn trap_E02_two_engines_read_their_own_bytes() {
 /// To see it fail: drop the bound of `CHUNK_ENTRIES` and of the last index in `read`.
 #[test]
 fn trap_E10_a_huge_range_is_read_in_bounds() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let mut node = open_small(dir.path());
     node.found(one());
     let all = entries(2..=3000, 1);
@@ -71,7 +73,7 @@ fn trap_E10_a_huge_range_is_read_in_bounds() {
 
 #[test]
 fn trap_E10_reads_beside_purges_give_the_right_bytes() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let mut node = open_small(dir.path());
     node.found(one());
     node.found(two());
@@ -105,7 +107,7 @@ fn trap_E10_reads_beside_purges_give_the_right_bytes() {
 
 #[test]
 fn a_failing_disk_is_never_taken_for_a_missing_entry() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let faults = std::sync::Arc::<Faults>::default();
     let mut node = open(dir.path(), &small_files(), &faults).unwrap();
     node.found(one());
@@ -118,7 +120,7 @@ fn a_failing_disk_is_never_taken_for_a_missing_entry() {
 
 #[test]
 fn the_queue_is_bounded_and_every_request_answered_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     crate::testing::format(dir.path());
     let formatted = crate::Formatted::open(dir.path()).unwrap();
     let config = crate::EngineConfig { reader_queue_max: 2, ..small_files() };

@@ -18,12 +18,19 @@ fn write(number: u64, entries: Vec<Entry>, record: GroupRecord) -> GroupWrite {
 
 /// A disk that holds (5, 20] of group 1.
 fn disk() -> BTreeMap<GroupId, OnDisk> {
-    let on_disk = OnDisk { truncated: 5, last: LogId::new(20, 1), number: Some(7) };
+    let last = LogId::new(20, 1);
+    let on_disk = OnDisk { truncated: 5, last, number: Some(7), ..OnDisk::default() };
     BTreeMap::from([(one(), on_disk)])
 }
 
 fn plan(writes: Vec<GroupWrite>) -> Result<Merged, WriteError> {
-    Ok(Plan::new(writes, &disk())?.groups.remove(&one()).unwrap())
+    Ok(whole_plan(writes)?.groups.remove(&one()).unwrap())
+}
+
+fn whole_plan(writes: Vec<GroupWrite>) -> Result<Plan, WriteError> {
+    let mut plan = Plan::default();
+    plan.merge(writes, &disk())?;
+    Ok(plan)
 }
 
 fn at(index: u64, term: u64) -> LogId {
@@ -84,7 +91,8 @@ fn writes_of_a_group_are_merged() {
     expected.push(entry(27, 3));
     assert_eq!(merged.entries, expected);
     assert_eq!((merged.record.truncated.index, merged.compact_below), (10, Some(11)));
-    assert_eq!(merged.after, OnDisk { truncated: 10, last: at(27, 3), number: Some(11) });
+    let OnDisk { truncated, last, number, ballot, .. } = merged.after;
+    assert_eq!((truncated, last, number, ballot), (10, at(27, 3), Some(11), (9, 1)));
     // A suffix that begins before the round's own entries replaces all of them.
     let merged = plan(vec![
         write(8, entries(21..=30, 1), record(5, 6, at(30, 1))),
@@ -127,7 +135,35 @@ fn a_group_that_is_not_on_disk_begins_where_its_record_says() {
     first.group = two();
     let mut second = write(2, entries(2..=3, 1), record(1, 1, at(3, 1)));
     second.group = two();
-    let plan = Plan::new(vec![first, second], &disk()).unwrap();
+    let plan = whole_plan(vec![first, second]).unwrap();
     assert_eq!(plan.groups[&two()].entries, entries(2..=3, 1));
     assert_eq!(plan.groups[&two()].compact_below, None);
+}
+
+#[test]
+fn what_waits_for_room_is_merged_with_what_comes_later() {
+    let first = write(8, entries(21..=30, 1), record(5, 6, at(30, 1)));
+    let second = write(9, entries(25..=26, 2), record(5, 6, at(26, 2)));
+    let mut plan = Plan::default();
+    plan.merge(vec![first.clone()], &disk()).unwrap();
+    plan.merge(vec![second.clone()], &disk()).unwrap();
+    let at_once = whole_plan(vec![first, second]).unwrap();
+    assert_eq!(plan.groups[&one()].entries, at_once.groups[&one()].entries);
+    assert_eq!(plan.groups[&one()].after, at_once.groups[&one()].after);
+}
+
+#[test]
+fn a_change_of_term_or_vote_is_seen() {
+    let mut on_disk = disk();
+    on_disk.get_mut(&one()).unwrap().ballot = (9, 1);
+    let changes = |term, vote| {
+        let mut record = record(5, 6, at(20, 1));
+        (record.hard_state.term, record.hard_state.vote) = (term, vote);
+        let mut plan = Plan::default();
+        plan.merge(vec![write(8, vec![], record)], &on_disk).unwrap();
+        plan.changes_ballot(&on_disk)
+    };
+    assert!(!changes(9, 1));
+    assert!(changes(9, 2));
+    assert!(changes(10, 0));
 }
