@@ -62,6 +62,7 @@ mod record;
 mod recovery;
 mod snapshot;
 mod snapshot_file;
+mod snapshot_parser;
 mod snapshot_store;
 mod store;
 mod terms;

@@ -41,6 +41,10 @@ pub(crate) const FILE_BYTES_MAX: u64 = 64 << 30;
 pub(crate) const REMEDY: &str = "the file is damaged: keep it for inspection; the group needs a \
      snapshot of its leader, or must be replaced";
 
+/// What to do about a damaged snapshot file of a peer, which is not kept.
+pub(crate) const REMEDY_RECEIVED: &str = "the leader sends it again; if that goes on, its own \
+     file is damaged: make another member the leader and verify the directory of this one";
+
 /// What a snapshot is of.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotMeta {

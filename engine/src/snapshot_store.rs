@@ -75,6 +75,16 @@ impl SnapshotStore {
         Ok(reader)
     }
 
+    /// Reads a snapshot to its end and verifies every block, the footer, and that its position is
+    /// that of its name. One block in memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`SnapshotStore::open`].
+    pub fn verify(&self, group: GroupId, id: LogId) -> Result<(), SnapshotError> {
+        self.open(group, id)?.verify()
+    }
+
     /// Begins to receive a peer's file of `file_len` bytes.
     ///
     /// # Errors

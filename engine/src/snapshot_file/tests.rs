@@ -1,7 +1,6 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::ids::GroupId;
 use crate::snapshot_store::SnapshotStore;
 use crate::testing::{one, two, voters};
 
@@ -28,11 +27,18 @@ fn make(store: &SnapshotStore, index: u64, data: &[u8]) -> LogId {
     finished.id
 }
 
+/// Reads a snapshot, and sees that verifying it says the same.
 fn read(store: &SnapshotStore, group: GroupId, id: LogId) -> Result<Vec<u8>, String> {
-    let mut reader = store.open(group, id).map_err(|error| error.to_string())?;
-    let mut found = Vec::new();
-    reader.read_to_end(&mut found).map_err(|error| error.to_string())?;
-    Ok(found)
+    let read = || {
+        let mut reader = store.open(group, id).map_err(|error| error.to_string())?;
+        let mut found = Vec::new();
+        reader.read_to_end(&mut found).map_err(|error| error.to_string())?;
+        Ok(found)
+    };
+    let found = read();
+    let verified = store.verify(group, id).map_err(|error| error.to_string());
+    assert_eq!(verified.as_ref().err(), found.as_ref().err());
+    found
 }
 
 #[test]
@@ -178,4 +184,56 @@ fn a_file_under_another_name_is_refused() {
     let other = LogId::new(11, 2);
     std::fs::rename(store.path(one(), id), store.path(one(), other)).unwrap();
     assert!(matches!(store.open(one(), other), Err(SnapshotError::Mismatch { .. })));
+}
+
+#[test]
+fn a_flaw_is_found_when_it_is_received_and_not_at_the_end() {
+    let (_a, from) = store();
+    let (_b, to) = store();
+    let id = make(&from, 10, &data(3 * BLOCK_LEN));
+    let mut bytes = std::fs::read(from.path(one(), id)).unwrap();
+    let flaw = bytes.len() / 2;
+    bytes[flaw] ^= 1;
+    let mut receiver = to.receive(one(), id, bytes.len() as u64).unwrap();
+    let failed = bytes.iter().position(|byte| receiver.write(&[*byte]).is_err()).unwrap();
+    assert!((flaw..flaw + BLOCK_LEN).contains(&failed), "{failed}");
+    assert!(receiver.write(&bytes[failed..]).is_err(), "damage stays");
+    let received = receiver.received_bytes();
+    assert_eq!(received, failed as u64);
+    assert!(matches!(receiver.finish(), Err(SnapshotError::Length { .. })));
+
+    let mut receiver = to.receive(one(), LogId::new(11, 2), bytes.len() as u64).unwrap();
+    let refused = receiver.write(&bytes[..200]).unwrap_err();
+    assert!(matches!(refused, SnapshotError::Mismatch { .. }), "{refused}");
+    assert_eq!(std::fs::read_dir(to.group_dir(one())).unwrap().count(), 1);
+    drop(receiver);
+    assert_eq!(std::fs::read_dir(to.group_dir(one())).unwrap().count(), 0);
+}
+
+#[test]
+fn no_more_than_a_block_is_in_memory() {
+    let (_a, from) = store();
+    let (_b, to) = store();
+    let chunk = data(100_000);
+    let mut writer = from.create(meta(10)).unwrap();
+    for _ in 0..50 {
+        writer.write_all(&chunk).unwrap();
+        assert!(writer.capacity() <= BLOCK_HEADER_LEN + BLOCK_LEN);
+    }
+    let id = writer.finish().unwrap().id;
+    let mut reader = from.open(one(), id).unwrap();
+    let mut found = vec![0; chunk.len()];
+    for _ in 0..50 {
+        reader.read_exact(&mut found).unwrap();
+        assert!(found == chunk);
+        assert!(reader.capacity() <= BLOCK_LEN);
+    }
+    assert_eq!(reader.read(&mut found).unwrap(), 0);
+    let bytes = std::fs::read(from.path(one(), id)).unwrap();
+    let mut receiver = to.receive(one(), id, bytes.len() as u64).unwrap();
+    for chunk in bytes.chunks(250_000) {
+        receiver.write(chunk).unwrap();
+        assert!(receiver.capacity() <= BLOCK_LEN);
+    }
+    receiver.finish().unwrap();
 }
