@@ -13,6 +13,7 @@ use crate::damage::{Damage, REPLACE_GROUP};
 use crate::directory;
 use crate::disk::Disk;
 use crate::engine::{Engine, RecoveredGroup};
+use crate::files::DiskFiles;
 use crate::identity::Formatted;
 use crate::ids::GroupId;
 use crate::log_files::{self, LogFilesError};
@@ -113,7 +114,9 @@ impl OpenError {
     /// The error of listing snapshots: no file is read for that.
     fn names(error: SnapshotError) -> Self {
         match error {
-            SnapshotError::Io { path, source } => Self::Io { path, source },
+            SnapshotError::Io { path, source } | SnapshotError::Full { path, source } => {
+                Self::Io { path, source }
+            }
             error => {
                 Self::Damaged(Damage::of_file(Path::new(""), error.to_string(), REPLACE_GROUP))
             }
@@ -123,7 +126,9 @@ impl OpenError {
     /// The error of opening the snapshot that a group is restored from.
     pub(crate) fn snapshot(group: GroupId, path: &Path, error: SnapshotError) -> Self {
         match error {
-            SnapshotError::Io { path, source } => Self::Io { path, source },
+            SnapshotError::Io { path, source } | SnapshotError::Full { path, source } => {
+                Self::Io { path, source }
+            }
             SnapshotError::Damaged(damage) => {
                 Self::Damaged(Damage { group: Some(group), ..damage })
             }
@@ -151,11 +156,9 @@ pub(crate) fn open<F: Disk + 'static>(
 ) -> Result<Engine<F>, OpenError> {
     config.validate().map_err(|faults| OpenError::Config { faults })?;
     let Formatted { dir, identity, lock } = formatted;
-    let snapshots =
-        SnapshotStore::in_dir(dir.join(directory::SNAPSHOTS)).map_err(|error| match error {
-            SnapshotError::Io { path, source } => OpenError::Io { path, source },
-            error => OpenError::Damaged(Damage::of_file(&dir, error.to_string(), REPLACE_GROUP)),
-        })?;
+    let files = DiskFiles::over(file_system.clone());
+    let snapshots = SnapshotStore::in_dir(dir.join(directory::SNAPSHOTS), files);
+    snapshots.remove_temporaries().map_err(OpenError::names)?;
     let log_dir = dir.join(directory::LOG);
     // raft-engine neither creates parents nor syncs them.
     directory::create_dir_durable(&log_dir).map_err(OpenError::io(&log_dir))?;

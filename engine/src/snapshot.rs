@@ -169,6 +169,15 @@ pub enum SnapshotError {
         /// Bytes allowed.
         max: u64,
     },
+    /// There is no room for the file. Nothing of it is left, and nothing is lost: the log keeps
+    /// what the snapshot would have replaced.
+    #[error("{}: {source}: free some room on the disk", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
     /// A file operation failed.
     #[error("{}: {source}: check the disk", path.display())]
     Io {
@@ -183,7 +192,21 @@ impl SnapshotError {
     /// The error of an operation on `path`.
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { path, source }
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { path, source }
+            }
+            _ => Self::Io { path, source },
+        }
+    }
+
+    /// The error of opening `path`.
+    pub(crate) fn opening(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing { path },
+            _ => Self::io(&path)(error),
+        }
     }
 }
 

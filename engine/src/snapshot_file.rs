@@ -1,56 +1,17 @@
 //! Writing and reading one snapshot file, a block at a time.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::directory;
+use crate::files::{Files, InFile, OutFile};
 use crate::ids::{GroupId, LogId};
 use crate::snapshot::{
     BLOCK_HEADER_LEN, BLOCK_LEN, REMEDY, REMEDY_RECEIVED, SnapshotError, SnapshotMeta, block_crc,
     footer,
 };
 use crate::snapshot_parser::{Parsed, SnapshotParser};
-
-/// A file that is removed when dropped, unless it is given its final name.
-#[derive(Debug)]
-pub(crate) struct Temporary {
-    path: PathBuf,
-    is_kept: bool,
-}
-
-impl Temporary {
-    /// Creates the file; there must be none of this name.
-    pub(crate) fn create(path: PathBuf) -> Result<(Self, File), SnapshotError> {
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(SnapshotError::io(&path))?;
-        Ok((Self { path, is_kept: false }, file))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Gives the file, which is synced, its final name, and makes the name durable.
-    pub(crate) fn keep_as(mut self, path: &Path) -> Result<(), SnapshotError> {
-        std::fs::rename(&self.path, path).map_err(SnapshotError::io(path))?;
-        self.is_kept = true;
-        let dir = directory::parent_of(path);
-        directory::sync_dir(&dir).map_err(SnapshotError::io(&dir))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            // What cannot be removed now is removed at the next open.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
+use crate::temporary::Temporary;
 
 /// Writes a snapshot: a stream of bytes that gets its name only when it is complete and durable.
 ///
@@ -60,8 +21,9 @@ impl Drop for Temporary {
 pub struct SnapshotWriter {
     meta: SnapshotMeta,
     target: PathBuf,
+    // Before the temporary, to be closed before it is removed.
+    file: Box<dyn OutFile>,
     temporary: Temporary,
-    file: File,
     header_crc: u32,
     /// Room for the block's header, and its data so far.
     block: Vec<u8>,
@@ -72,18 +34,20 @@ pub struct SnapshotWriter {
 
 impl SnapshotWriter {
     pub(crate) fn create(
+        files: &Arc<dyn Files>,
         meta: SnapshotMeta,
-        temporary: PathBuf,
+        temporary: &Path,
         target: PathBuf,
     ) -> Result<Self, SnapshotError> {
-        let (temporary, mut file) = Temporary::create(temporary)?;
+        let (temporary, mut file) =
+            Temporary::create(files, temporary).map_err(SnapshotError::io(temporary))?;
         let header = meta.encode();
         file.write_all(&header).map_err(SnapshotError::io(temporary.path()))?;
         Ok(Self {
             meta,
             target,
-            temporary,
             file,
+            temporary,
             header_crc: crc32fast::hash(&header),
             block: empty_block(),
             blocks: 0,
@@ -122,13 +86,19 @@ impl SnapshotWriter {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Io`]; nothing is left behind.
+    /// [`SnapshotError::Full`], [`SnapshotError::Io`]; nothing is left behind, and the node goes
+    /// on: a snapshot that is not finished acknowledges nothing. A file whose fsync failed is not
+    /// synced again but removed, and the next attempt writes a new one.
+    ///
+    /// One failure leaves the file, complete, under its name: that of making the name durable.
+    /// It may be gone after a power loss. That is harmless as long as it does not count as made:
+    /// no record names it, and a later attempt at the same position makes the name durable.
     pub fn finish(mut self) -> Result<SnapshotMeta, SnapshotError> {
-        let path = self.temporary.path().to_owned();
-        self.write_end().map_err(SnapshotError::io(&path))?;
-        drop(self.file);
-        self.temporary.keep_as(&self.target)?;
-        Ok(self.meta)
+        self.write_end().map_err(SnapshotError::io(self.temporary.path()))?;
+        let Self { meta, target, file, temporary, .. } = self;
+        drop(file);
+        temporary.keep_as(&target).map_err(SnapshotError::io(&target))?;
+        Ok(meta)
     }
 
     fn write_end(&mut self) -> io::Result<()> {
@@ -138,7 +108,7 @@ impl SnapshotWriter {
         let data_crc = self.data_hasher.clone().finalize();
         let footer = footer(self.blocks, self.data_len, data_crc, self.header_crc);
         self.file.write_all(&footer)?;
-        self.file.sync_all()
+        self.file.sync()
     }
 }
 
@@ -149,10 +119,13 @@ fn empty_block() -> Vec<u8> {
     block
 }
 
+/// An error is of the kind of the disk's, around a [`SnapshotError`].
 impl Write for SnapshotWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.block_len() == BLOCK_LEN {
-            self.write_block()?;
+            self.write_block().map_err(|error| {
+                io::Error::new(error.kind(), SnapshotError::io(self.temporary.path())(error))
+            })?;
         }
         let len = buf.len().min(BLOCK_LEN - self.block_len());
         self.block.extend_from_slice(&buf[..len]);
@@ -175,7 +148,7 @@ impl Write for SnapshotWriter {
 pub struct SnapshotReader {
     meta: SnapshotMeta,
     path: PathBuf,
-    file: File,
+    file: Box<dyn InFile>,
     file_len: u64,
     parser: SnapshotParser,
     /// Bytes of the parser's block that are given out.
@@ -184,18 +157,12 @@ pub struct SnapshotReader {
 
 impl SnapshotReader {
     /// Opens a file and verifies its header.
-    pub(crate) fn open(path: PathBuf) -> Result<Self, SnapshotError> {
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(SnapshotError::Missing { path });
-            }
-            Err(source) => return Err(SnapshotError::Io { path, source }),
-        };
-        let file_len = file.metadata().map_err(SnapshotError::io(&path))?.len();
+    pub(crate) fn open(files: &Arc<dyn Files>, path: PathBuf) -> Result<Self, SnapshotError> {
+        let mut file = files.open(&path).map_err(SnapshotError::opening(&path))?;
+        let file_len = file.len().map_err(SnapshotError::io(&path))?;
         let mut parser = SnapshotParser::new(path.clone(), REMEDY, file_len);
         let meta = loop {
-            parse_some(&mut parser, &mut file, &path)?;
+            parse_some(&mut parser, file.as_mut(), &path)?;
             if let Some(meta) = parser.meta() {
                 break meta.clone();
             }
@@ -226,7 +193,7 @@ impl SnapshotReader {
     fn next_block(&mut self) -> Result<(), SnapshotError> {
         self.given = 0;
         loop {
-            match parse_some(&mut self.parser, &mut self.file, &self.path)? {
+            match parse_some(&mut self.parser, self.file.as_mut(), &self.path)? {
                 Parsed::Block => return Ok(()),
                 Parsed::End if self.parser.verified_bytes() == self.file_len => return Ok(()),
                 Parsed::End => return Err(self.parser.goes_on()),
@@ -239,7 +206,7 @@ impl SnapshotReader {
 /// Reads what the parser wants, or a part of it.
 fn parse_some(
     parser: &mut SnapshotParser,
-    file: &mut impl Read,
+    file: &mut dyn InFile,
     path: &Path,
 ) -> Result<Parsed, SnapshotError> {
     let wanted = parser.wanted()?;
@@ -248,7 +215,7 @@ fn parse_some(
         Ok(0) if !is_at_end => Err(parser.ends_early()),
         Ok(len) => parser.filled(len),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Parsed::Partly),
-        Err(source) => Err(SnapshotError::Io { path: path.to_owned(), source }),
+        Err(error) => Err(SnapshotError::io(path)(error)),
     }
 }
 
@@ -259,7 +226,7 @@ impl Read for SnapshotReader {
         }
         if self.given == self.parser.block().len() && !self.parser.is_at_end() {
             self.next_block().map_err(|error| match error {
-                SnapshotError::Io { source, .. } => source,
+                SnapshotError::Io { source, .. } | SnapshotError::Full { source, .. } => source,
                 error => io::Error::new(io::ErrorKind::InvalidData, error),
             })?;
         }
@@ -285,18 +252,21 @@ pub struct SnapshotReceiver {
     received: u64,
     parser: SnapshotParser,
     target: PathBuf,
-    file: File,
+    // Before the temporary, to be closed before it is removed.
+    file: Box<dyn OutFile>,
     temporary: Temporary,
 }
 
 impl SnapshotReceiver {
     pub(crate) fn create(
+        files: &Arc<dyn Files>,
         expected: (GroupId, LogId),
         announced: u64,
-        temporary: PathBuf,
+        temporary: &Path,
         target: PathBuf,
     ) -> Result<Self, SnapshotError> {
-        let (temporary, file) = Temporary::create(temporary)?;
+        let (temporary, file) =
+            Temporary::create(files, temporary).map_err(SnapshotError::io(temporary))?;
         let parser = SnapshotParser::new(temporary.path().to_owned(), REMEDY_RECEIVED, announced);
         Ok(Self { expected, announced, received: 0, parser, target, file, temporary })
     }
@@ -318,7 +288,8 @@ impl SnapshotReceiver {
     /// # Errors
     ///
     /// [`SnapshotError::Length`] when they are more than announced; [`SnapshotError::Damaged`],
-    /// [`SnapshotError::Mismatch`], [`SnapshotError::Io`]. Drop the receiver then.
+    /// [`SnapshotError::Mismatch`], [`SnapshotError::Full`], [`SnapshotError::Io`]. Drop the
+    /// receiver then.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         let received = self.received + bytes.len() as u64;
         if received > self.announced {
@@ -349,7 +320,8 @@ impl SnapshotReceiver {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError`]; nothing is left behind.
+    /// [`SnapshotError`]; nothing is left behind, but for a failure to make the name durable, as
+    /// with [`SnapshotWriter::finish`]: then nothing may be installed from the file either.
     pub fn finish(mut self) -> Result<SnapshotMeta, SnapshotError> {
         let (announced, received) = (self.announced, self.received);
         if received != announced {
@@ -360,10 +332,38 @@ impl SnapshotReceiver {
             _ => return Err(self.parser.ends_early()),
         };
         let Self { target, file, temporary, .. } = self;
-        file.sync_all().map_err(SnapshotError::io(temporary.path()))?;
+        file.sync().map_err(SnapshotError::io(temporary.path()))?;
         drop(file);
-        temporary.keep_as(&target)?;
+        temporary.keep_as(&target).map_err(SnapshotError::io(&target))?;
         Ok(meta)
+    }
+}
+
+/// A snapshot file as it is, to be sent to a peer, who verifies it.
+///
+/// It stays readable when the snapshot is superseded meanwhile. Blocks on the disk.
+#[derive(Debug)]
+pub struct SnapshotFile {
+    file: Box<dyn InFile>,
+    len_bytes: u64,
+}
+
+impl SnapshotFile {
+    pub(crate) fn open(files: &Arc<dyn Files>, path: &Path) -> Result<Self, SnapshotError> {
+        let file = files.open(path).map_err(SnapshotError::opening(path))?;
+        let len_bytes = file.len().map_err(SnapshotError::io(path))?;
+        Ok(Self { file, len_bytes })
+    }
+
+    /// Bytes in the file.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}
+
+impl Read for SnapshotFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buf)
     }
 }
 

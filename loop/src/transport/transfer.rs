@@ -3,13 +3,12 @@
 //! Both ends run on a thread of their own: files are blocking, and the tokio runtime does no disk
 //! I/O. The receiver verifies the whole file and makes it durable before it says so.
 
-use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use quorate_engine::{GroupId, LogId, NodeId, SnapshotError, SnapshotStore};
+use quorate_engine::{GroupId, LogId, NodeId, SnapshotError, SnapshotFile, SnapshotStore};
 use raft::eraftpb::Message;
 use tokio::runtime::Handle;
 use tokio_util::codec::{Decoder as _, Encoder as _};
@@ -42,13 +41,12 @@ impl From<std::io::Error> for TransferError {
 }
 
 /// A snapshot on its way to a peer.
-pub(crate) struct SnapshotFile {
+pub(crate) struct SnapshotTransfer {
     pub(crate) to: NodeId,
     pub(crate) group: GroupId,
     /// The MsgSnapshot that the file belongs to.
     pub(crate) message: Message,
-    pub(crate) file: File,
-    pub(crate) bytes: u64,
+    pub(crate) file: SnapshotFile,
 }
 
 /// Sends a snapshot; returns when the receiver has made it durable. Blocks; not for a thread of
@@ -61,18 +59,19 @@ pub(crate) fn send_snapshot(
     runtime: &Handle,
     roster: &SharedRoster,
     timeout: Duration,
-    mut snapshot: SnapshotFile,
+    transfer: SnapshotTransfer,
 ) -> Result<(), TransferError> {
-    let stream = runtime.block_on(dial(roster, snapshot.to, true, timeout))?;
+    let SnapshotTransfer { to, group, message, mut file } = transfer;
+    let stream = runtime.block_on(dial(roster, to, true, timeout))?;
     let mut stream = blocking(stream, timeout)?;
-    let SnapshotFile { group, message, bytes: file_bytes, .. } = snapshot;
+    let file_bytes = file.len_bytes();
     write_frame(&mut stream, &Frame::Snapshot { group, file_bytes, message })?;
     let mut left = file_bytes;
     let mut buffer = vec![0; CHUNK_BYTES];
     while left > 0 {
         let length = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let chunk = &mut buffer[..length];
-        snapshot.file.read_exact(chunk)?;
+        file.read_exact(chunk)?;
         write_frame(&mut stream, &Frame::Chunk(Bytes::copy_from_slice(chunk)))?;
         left -= length as u64;
     }
