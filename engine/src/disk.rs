@@ -10,9 +10,12 @@ use crate::directory;
 
 /// A [`FileSystem`] that can also make names durable.
 ///
-/// Contents, and every name that the engine creates, removes or changes, go through it, but for
-/// `identity` and `LOCK`. Listing a directory uses the real file system (trap E13): what keeps
-/// contents elsewhere mirrors the names there.
+/// Contents, and every name of a file that the engine creates, removes or changes, go through it,
+/// but for `identity` and `LOCK`. Listing and making directories uses the real file system (trap
+/// E13): what keeps contents elsewhere mirrors the names there.
+///
+/// Beyond what raft-engine needs: a rename replaces the file that has the name, and a file that is
+/// open stays readable when its name is removed or given to another.
 pub trait Disk: FileSystem {
     /// Makes the names in `dir` durable.
     ///

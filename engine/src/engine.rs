@@ -11,6 +11,7 @@ use crate::cache::CacheBudget;
 use crate::config::EngineConfig;
 use crate::damage::Damage;
 use crate::disk::Disk;
+use crate::files::Files;
 use crate::identity::{Formatted, Identity};
 use crate::ids::GroupId;
 use crate::log::GroupLog;
@@ -25,7 +26,7 @@ pub struct Engine<F: Disk> {
     /// Who the directory is.
     pub identity: Identity,
     pub(crate) dir: PathBuf,
-    pub(crate) disk: Arc<F>,
+    pub(crate) files: Arc<dyn Files>,
     /// For the log writer's thread. It is the engine's life: closed or dropped last.
     pub writer: LogWriter<F>,
     /// For everybody.

@@ -36,7 +36,8 @@
 //! - A snapshot file with its final name is complete and durable.
 //! - What is read back is verified; what does not match is a [`Damage`] with a remedy, never a
 //!   panic and never "not found".
-//! - After the first fsync error no file is touched any more.
+//! - After the first fsync error no file of the log is touched any more. A snapshot file whose fsync
+//!   fails is given up: nothing names it yet.
 //! - No clock, no async, and no thread but the log reader's.
 
 // Tests carry the number of the trap that they guard against.
@@ -50,6 +51,7 @@ mod delivery;
 mod directory;
 mod disk;
 mod engine;
+mod files;
 mod frame;
 mod identity;
 mod ids;
@@ -65,10 +67,12 @@ mod record;
 mod recovery;
 mod snapshot;
 mod snapshot_file;
+mod snapshot_parser;
 mod snapshot_store;
 mod stamp;
 mod store;
 mod survey;
+mod temporary;
 mod terms;
 mod witness;
 mod write;
@@ -94,7 +98,7 @@ pub use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, Wr
 pub use reader::{Fetched, LogReader, ReadError};
 pub use record::GroupRecord;
 pub use snapshot::{SnapshotError, SnapshotMeta};
-pub use snapshot_file::{SnapshotReader, SnapshotReceiver, SnapshotWriter};
+pub use snapshot_file::{SnapshotFile, SnapshotReader, SnapshotReceiver, SnapshotWriter};
 pub use snapshot_store::SnapshotStore;
 pub use write::{Durable, GroupWrite, WriteError};
 pub use writer::LogWriter;

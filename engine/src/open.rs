@@ -14,6 +14,7 @@ use crate::damage::{Damage, Findings, REPLACE_NODE};
 use crate::directory::{self, LOG, SNAPSHOTS, WITNESS};
 use crate::disk::Disk;
 use crate::engine::Engine;
+use crate::files::{DiskFiles, Files};
 use crate::identity::{Formatted, Identity};
 use crate::ids::GroupId;
 use crate::log_files::Queue;
@@ -111,7 +112,9 @@ impl OpenError {
     fn snapshots(dir: &Path) -> impl FnOnce(SnapshotError) -> Self {
         let dir = dir.to_owned();
         move |error| match error {
-            SnapshotError::Io { path, source } => Self::Io { path, source },
+            SnapshotError::Io { path, source } | SnapshotError::Full { path, source } => {
+                Self::Io { path, source }
+            }
             error => Damage::of_file(&dir, error.to_string(), REPLACE_NODE).into(),
         }
     }
@@ -137,12 +140,13 @@ pub(crate) fn open<F: Disk + 'static>(
 ) -> Result<Engine<F>, OpenError> {
     config.validate().map_err(|faults| OpenError::Config { faults })?;
     let Formatted { dir, identity, lock } = formatted;
-    let opening = Opening { dir: &dir, identity: &identity, disk: disk.as_ref() };
-    let quarantines = quarantine::read_all(opening.disk, &dir, identity.directory_id)?;
+    let files = DiskFiles::over(disk.clone());
+    let opening = Opening { dir: &dir, identity: &identity, disk: disk.as_ref(), files: &files };
+    let quarantines = quarantine::read_all(files.as_ref(), &dir, identity.directory_id)?;
     if let Some(of_node) = quarantines.iter().find(|quarantine| quarantine.group.is_none()) {
         return Err(OpenError::Damaged { findings: of_node.findings.clone() });
     }
-    let survey = Survey::of(opening.disk, &dir, identity.directory_id)?;
+    let survey = Survey::of(opening.disk, files.as_ref(), &dir, identity.directory_id)?;
     opening.condemn_if(&survey.findings, &survey)?;
     for note in &survey.notes {
         tracing::warn!(%note, "something on disk is not as it was written; nothing is lost");
@@ -156,9 +160,8 @@ pub(crate) fn open<F: Disk + 'static>(
         .map_err(OpenError::io(&log_dir))?;
     let testimony = survey.testimony.expect("without one there was a finding");
     let witness_path = dir.join(WITNESS);
-    let witness =
-        Witness::open(store.file_system(), &witness_path, identity.directory_id, &testimony)
-            .map_err(OpenError::io(&witness_path))?;
+    let witness = Witness::open(files.as_ref(), &witness_path, identity.directory_id, &testimony)
+        .map_err(OpenError::io(&witness_path))?;
     // From here on the writer's drop ends the thread and closes raft-engine.
     let sequence = survey.scan.last.map_or(0, |last| last.sequence);
     let mut writer = LogWriter::new(
@@ -175,7 +178,7 @@ pub(crate) fn open<F: Disk + 'static>(
     // Before an error is returned: the writer's share must be the last one.
     drop(store);
     let Recovered { groups, damaged } = recovered?;
-    Ok(Engine { identity, dir, disk, writer, reader, snapshots, cache, groups, damaged })
+    Ok(Engine { identity, dir, files, writer, reader, snapshots, cache, groups, damaged })
 }
 
 /// What every step of opening looks at.
@@ -183,6 +186,7 @@ struct Opening<'a, F> {
     dir: &'a Path,
     identity: &'a Identity,
     disk: &'a F,
+    files: &'a Arc<dyn Files>,
 }
 
 struct Recovered {
@@ -212,7 +216,7 @@ impl<F: Disk + 'static> Opening<'_, F> {
         let (directory, findings) = (self.identity.directory_id, findings.to_vec());
         let quarantine = Quarantine { group, directory, sequence, findings };
         let path = quarantine.path(self.dir);
-        quarantine.write(self.disk, self.dir).map_err(OpenError::io(&path))
+        quarantine.write(self.files, self.dir).map_err(OpenError::io(&path))
     }
 
     /// Removes what a crash or a full disk left, and makes the directories.
@@ -221,11 +225,13 @@ impl<F: Disk + 'static> Opening<'_, F> {
         // raft-engine neither creates parents nor syncs them (trap E09).
         directory::create_dir_durable(&log_dir).map_err(OpenError::io(&log_dir))?;
         for path in &survey.headerless {
-            self.disk.delete(path).map_err(OpenError::io(path))?;
+            self.files.remove(path).map_err(OpenError::io(path))?;
         }
         self.disk.sync_dir(&log_dir).map_err(OpenError::io(&log_dir))?;
-        let snapshots = self.dir.join(SNAPSHOTS);
-        SnapshotStore::in_dir(snapshots.clone()).map_err(OpenError::snapshots(&snapshots))
+        let dir = self.dir.join(SNAPSHOTS);
+        let snapshots = SnapshotStore::in_dir(dir.clone(), self.files.clone());
+        snapshots.remove_temporaries().map_err(OpenError::snapshots(&dir))?;
+        Ok(snapshots)
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is a part of the engine being opened")]

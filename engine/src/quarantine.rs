@@ -8,27 +8,27 @@
 //! A file is a frame of kind `QQTN`. It names the directory id and the batch sequence of its
 //! time, and so ends to count when the directory is renewed, or the group.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prost::Message;
-use raft_engine::env::{Handle as _, Permission};
 
 use crate::damage::{Damage, REPLACE_GROUP, REPLACE_NODE};
 use crate::directory::{self, QUARANTINE};
-use crate::disk::Disk;
+use crate::files::Files;
 use crate::frame;
 use crate::ids::{DirectoryId, GroupId};
+use crate::temporary::write_whole;
 
 const KIND: [u8; 4] = *b"QQTN";
 const VERSION: u16 = 1;
 const NODE: &str = "node";
-const TEMPORARY_SUFFIX: &str = ".tmp";
+const TEMPORARY_SUFFIX: &str = "tmp";
 /// Findings kept in a file: the first ones tell enough.
 const FINDINGS_MAX: usize = 64;
 /// Files beyond this are not ours.
-const FILE_BYTES_MAX: usize = 1 << 20;
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// See the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +72,8 @@ struct FindingBody {
 /// # Errors
 ///
 /// Of the file system: the file, and what it said.
-pub(crate) fn read_all<F: Disk>(
-    disk: &F,
+pub(crate) fn read_all(
+    files: &dyn Files,
     dir: &Path,
     directory: DirectoryId,
 ) -> Result<Vec<Quarantine>, (PathBuf, io::Error)> {
@@ -89,7 +89,7 @@ pub(crate) fn read_all<F: Disk>(
         let path = entry.map_err(io_at)?.path();
         // A temporary one never took effect, and its finding is found again.
         let Some(group) = group_of(&path) else { continue };
-        let bytes = read(disk, &path).map_err(|error| (path.clone(), error))?;
+        let bytes = read(files, &path).map_err(|error| (path.clone(), error))?;
         let quarantine = Quarantine::decode(&path, group, directory, &bytes);
         if quarantine.directory == directory {
             found.push(quarantine);
@@ -106,10 +106,9 @@ fn group_of(path: &Path) -> Option<Option<GroupId>> {
     }
 }
 
-fn read<F: Disk>(disk: &F, path: &Path) -> io::Result<Vec<u8>> {
-    let handle = Arc::new(disk.open(path, Permission::ReadOnly)?);
-    let mut bytes = vec![0; handle.file_size()?.min(FILE_BYTES_MAX)];
-    disk.new_reader(handle)?.read_exact(&mut bytes)?;
+fn read(files: &dyn Files, path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    files.open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -119,19 +118,10 @@ impl Quarantine {
     /// # Errors
     ///
     /// Of the file system. Nothing else may be written then: the finding is found again.
-    pub(crate) fn write<F: Disk>(&self, disk: &F, dir: &Path) -> io::Result<()> {
-        let folder = dir.join(QUARANTINE);
-        directory::create_dir_durable(&folder)?;
+    pub(crate) fn write(&self, files: &Arc<dyn Files>, dir: &Path) -> io::Result<()> {
+        directory::create_dir_durable(&dir.join(QUARANTINE))?;
         let path = self.path(dir);
-        let temporary = path.with_extension(&TEMPORARY_SUFFIX[1..]);
-        if temporary.exists() {
-            disk.delete(&temporary)?;
-        }
-        let handle = Arc::new(disk.create(&temporary)?);
-        disk.new_writer(handle.clone())?.write_all(&self.encode())?;
-        handle.sync()?;
-        disk.rename(&temporary, &path)?;
-        disk.sync_dir(&folder)
+        write_whole(files, &path, &path.with_extension(TEMPORARY_SUFFIX), &self.encode())
     }
 
     /// Its file in the directory `dir`.
@@ -189,6 +179,11 @@ mod tests {
     use raft_engine::env::DefaultFileSystem;
 
     use super::*;
+    use crate::files::DiskFiles;
+
+    fn files() -> Arc<dyn Files> {
+        DiskFiles::over(Arc::new(DefaultFileSystem))
+    }
 
     fn quarantine(group: Option<GroupId>) -> Quarantine {
         let remedy = if group.is_some() { REPLACE_GROUP } else { REPLACE_NODE };
@@ -202,32 +197,32 @@ mod tests {
     fn a_quarantine_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
         let directory = DirectoryId::from_bytes([3; 16]);
-        assert_eq!(read_all(&DefaultFileSystem, dir.path(), directory).unwrap(), []);
+        assert_eq!(read_all(files().as_ref(), dir.path(), directory).unwrap(), []);
         for group in [None, GroupId::new(4)] {
-            quarantine(group).write(&DefaultFileSystem, dir.path()).unwrap();
+            quarantine(group).write(&files(), dir.path()).unwrap();
             // Once more, over what a crash left.
             std::fs::write(quarantine(group).path(dir.path()).with_extension("tmp"), b"x").unwrap();
-            quarantine(group).write(&DefaultFileSystem, dir.path()).unwrap();
+            quarantine(group).write(&files(), dir.path()).unwrap();
         }
-        let mut found = read_all(&DefaultFileSystem, dir.path(), directory).unwrap();
+        let mut found = read_all(files().as_ref(), dir.path(), directory).unwrap();
         found.sort_by_key(|quarantine| quarantine.group);
         assert_eq!(found, [quarantine(None), quarantine(GroupId::new(4))]);
         let renewed = DirectoryId::from_bytes([4; 16]);
-        assert_eq!(read_all(&DefaultFileSystem, dir.path(), renewed).unwrap(), []);
+        assert_eq!(read_all(files().as_ref(), dir.path(), renewed).unwrap(), []);
     }
 
     #[test]
     fn a_quarantine_that_rots_stays_in_force() {
         let dir = tempfile::tempdir().unwrap();
         let written = quarantine(GroupId::new(4));
-        written.write(&DefaultFileSystem, dir.path()).unwrap();
+        written.write(&files(), dir.path()).unwrap();
         let path = written.path(dir.path());
         let bytes = std::fs::read(&path).unwrap();
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 0x40;
             std::fs::write(&path, &flipped).unwrap();
-            let found = read_all(&DefaultFileSystem, dir.path(), written.directory).unwrap();
+            let found = read_all(files().as_ref(), dir.path(), written.directory).unwrap();
             assert_eq!((found.len(), found[0].group), (1, GroupId::new(4)), "byte {at}");
             assert!(found[0].findings[0].what.contains("cannot be read"), "byte {at}");
         }

@@ -184,11 +184,11 @@ impl Cluster {
         let metadata = message.get_snapshot().get_metadata();
         let id = LogId::new(metadata.index, metadata.term);
         let sender = &self.members[&message.from].node.engine.snapshots;
-        let (mut file, len) = sender.raw(one(), id).unwrap();
+        let mut file = sender.raw(one(), id).unwrap();
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
         let receiver = &self.members[&message.to].node.engine.snapshots;
-        let mut receiver = receiver.receive(one(), id, len).unwrap();
+        let mut receiver = receiver.receive(one(), id, file.len_bytes()).unwrap();
         receiver.write(&bytes).unwrap();
         assert_eq!(receiver.finish().unwrap().conf_state, *metadata.get_conf_state());
     }

@@ -201,12 +201,14 @@ impl<F: Disk> Source<'_, F> {
             return Ok(SnapshotMeta { group, id, conf_state, members });
         }
         let path = self.snapshots.path(group, id);
-        let verified = self.snapshots.open(group, id).and_then(|mut reader| {
-            reader.verify()?;
-            Ok(reader.meta().clone())
-        });
+        let verified = self
+            .snapshots
+            .verify(group, id)
+            .and_then(|()| self.snapshots.open(group, id).map(|reader| reader.meta().clone()));
         verified.map_err(|error| match error {
-            SnapshotError::Io { path, source } => Fault::Failed(OpenError::Io { path, source }),
+            SnapshotError::Io { path, source } | SnapshotError::Full { path, source } => {
+                Fault::Failed(OpenError::Io { path, source })
+            }
             SnapshotError::Damaged(damage) => Damage { group: Some(group), ..damage }.into(),
             SnapshotError::Missing { .. } => {
                 let what = "the snapshot that the state is restored from is missing";

@@ -41,6 +41,10 @@ pub(crate) const FILE_BYTES_MAX: u64 = 64 << 30;
 pub(crate) const REMEDY: &str = "the file is damaged: keep it for inspection; the group needs a \
      snapshot of its leader, or must be replaced";
 
+/// What to do about a damaged snapshot file of a peer, which is not kept.
+pub(crate) const REMEDY_RECEIVED: &str = "the leader sends it again; if that goes on, its own \
+     file is damaged: make another member the leader and verify the directory of this one";
+
 /// What a snapshot is of.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotMeta {
@@ -165,6 +169,15 @@ pub enum SnapshotError {
         /// Bytes allowed.
         max: u64,
     },
+    /// There is no room for the file. Nothing of it is left, and nothing is lost: the log keeps
+    /// what the snapshot would have replaced.
+    #[error("{}: {source}: free some room on the disk", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
     /// A file operation failed.
     #[error("{}: {source}: check the disk", path.display())]
     Io {
@@ -179,7 +192,21 @@ impl SnapshotError {
     /// The error of an operation on `path`.
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { path, source }
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { path, source }
+            }
+            _ => Self::Io { path, source },
+        }
+    }
+
+    /// The error of opening `path`.
+    pub(crate) fn opening(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing { path },
+            _ => Self::io(&path)(error),
+        }
     }
 }
 

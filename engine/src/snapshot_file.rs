@@ -1,57 +1,17 @@
 //! Writing and reading one snapshot file, a block at a time.
 
-use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::damage::Damage;
-use crate::directory;
-use crate::frame;
-use crate::ids::LogId;
+use crate::files::{Files, InFile, OutFile};
+use crate::ids::{GroupId, LogId};
 use crate::snapshot::{
-    BLOCK_HEADER_LEN, BLOCK_LEN, FOOTER_LEN, KIND, META_BYTES_MAX, REMEDY, SnapshotError,
-    SnapshotMeta, block_crc, footer,
+    BLOCK_HEADER_LEN, BLOCK_LEN, REMEDY, REMEDY_RECEIVED, SnapshotError, SnapshotMeta, block_crc,
+    footer,
 };
-
-/// A file that is removed when dropped, unless it is given its final name.
-#[derive(Debug)]
-pub(crate) struct Temporary {
-    path: PathBuf,
-    is_kept: bool,
-}
-
-impl Temporary {
-    /// Creates the file; there must be none of this name.
-    pub(crate) fn create(path: PathBuf) -> Result<(Self, File), SnapshotError> {
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(SnapshotError::io(&path))?;
-        Ok((Self { path, is_kept: false }, file))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Gives the file, which is synced, its final name, and makes the name durable.
-    pub(crate) fn keep_as(mut self, path: &Path) -> Result<(), SnapshotError> {
-        std::fs::rename(&self.path, path).map_err(SnapshotError::io(path))?;
-        self.is_kept = true;
-        let dir = directory::parent_of(path);
-        directory::sync_dir(&dir).map_err(SnapshotError::io(&dir))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            // What cannot be removed now is removed at the next open.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
+use crate::snapshot_parser::{Parsed, SnapshotParser};
+use crate::temporary::Temporary;
 
 /// Writes a snapshot: a stream of bytes that gets its name only when it is complete and durable.
 ///
@@ -61,9 +21,11 @@ impl Drop for Temporary {
 pub struct SnapshotWriter {
     meta: SnapshotMeta,
     target: PathBuf,
+    // Before the temporary, to be closed before it is removed.
+    file: Box<dyn OutFile>,
     temporary: Temporary,
-    file: BufWriter<File>,
     header_crc: u32,
+    /// Room for the block's header, and its data so far.
     block: Vec<u8>,
     blocks: u64,
     data_len: u64,
@@ -72,37 +34,50 @@ pub struct SnapshotWriter {
 
 impl SnapshotWriter {
     pub(crate) fn create(
+        files: &Arc<dyn Files>,
         meta: SnapshotMeta,
-        temporary: PathBuf,
+        temporary: &Path,
         target: PathBuf,
     ) -> Result<Self, SnapshotError> {
-        let (temporary, file) = Temporary::create(temporary)?;
-        let mut file = BufWriter::with_capacity(BLOCK_LEN, file);
+        let (temporary, mut file) =
+            Temporary::create(files, temporary).map_err(SnapshotError::io(temporary))?;
         let header = meta.encode();
         file.write_all(&header).map_err(SnapshotError::io(temporary.path()))?;
         Ok(Self {
             meta,
             target,
-            temporary,
             file,
+            temporary,
             header_crc: crc32fast::hash(&header),
-            block: Vec::with_capacity(BLOCK_LEN),
+            block: empty_block(),
             blocks: 0,
             data_len: 0,
             data_hasher: crc32fast::Hasher::new(),
         })
     }
 
+    /// Bytes of data in the block so far.
+    fn block_len(&self) -> usize {
+        self.block.len() - BLOCK_HEADER_LEN
+    }
+
+    /// Bytes of memory held.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.block.capacity()
+    }
+
     fn write_block(&mut self) -> io::Result<()> {
-        let len = u32::try_from(self.block.len()).expect("a block is small");
-        let crc = block_crc(self.blocks, self.header_crc, &self.block);
-        self.file.write_all(&len.to_le_bytes())?;
-        self.file.write_all(&crc.to_le_bytes())?;
+        let (header, data) = self.block.split_at_mut(BLOCK_HEADER_LEN);
+        let len = u32::try_from(data.len()).expect("a block is small");
+        header[..4].copy_from_slice(&len.to_le_bytes());
+        let crc = block_crc(self.blocks, self.header_crc, data);
+        header[4..].copy_from_slice(&crc.to_le_bytes());
         self.file.write_all(&self.block)?;
-        self.data_hasher.update(&self.block);
+        self.data_hasher.update(&self.block[BLOCK_HEADER_LEN..]);
         self.data_len += u64::from(len);
         self.blocks += 1;
-        self.block.clear();
+        self.block.truncate(BLOCK_HEADER_LEN);
         Ok(())
     }
 
@@ -111,33 +86,48 @@ impl SnapshotWriter {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Io`]; nothing is left behind.
+    /// [`SnapshotError::Full`], [`SnapshotError::Io`]; nothing is left behind, and the node goes
+    /// on: a snapshot that is not finished acknowledges nothing. A file whose fsync failed is not
+    /// synced again but removed, and the next attempt writes a new one.
+    ///
+    /// One failure leaves the file, complete, under its name: that of making the name durable.
+    /// It may be gone after a power loss. That is harmless as long as it does not count as made:
+    /// no record names it, and a later attempt at the same position makes the name durable.
     pub fn finish(mut self) -> Result<SnapshotMeta, SnapshotError> {
-        let path = self.temporary.path().to_owned();
-        self.write_end().map_err(SnapshotError::io(&path))?;
-        drop(self.file);
-        self.temporary.keep_as(&self.target)?;
-        Ok(self.meta)
+        self.write_end().map_err(SnapshotError::io(self.temporary.path()))?;
+        let Self { meta, target, file, temporary, .. } = self;
+        drop(file);
+        temporary.keep_as(&target).map_err(SnapshotError::io(&target))?;
+        Ok(meta)
     }
 
     fn write_end(&mut self) -> io::Result<()> {
-        if !self.block.is_empty() {
+        if self.block_len() > 0 {
             self.write_block()?;
         }
         let data_crc = self.data_hasher.clone().finalize();
         let footer = footer(self.blocks, self.data_len, data_crc, self.header_crc);
         self.file.write_all(&footer)?;
-        self.file.flush()?;
-        self.file.get_ref().sync_all()
+        self.file.sync()
     }
 }
 
+/// A block without data, with room for it.
+fn empty_block() -> Vec<u8> {
+    let mut block = Vec::with_capacity(BLOCK_HEADER_LEN + BLOCK_LEN);
+    block.resize(BLOCK_HEADER_LEN, 0);
+    block
+}
+
+/// An error is of the kind of the disk's, around a [`SnapshotError`].
 impl Write for SnapshotWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if self.block.len() == BLOCK_LEN {
-            self.write_block()?;
+        if self.block_len() == BLOCK_LEN {
+            self.write_block().map_err(|error| {
+                io::Error::new(error.kind(), SnapshotError::io(self.temporary.path())(error))
+            })?;
         }
-        let len = buf.len().min(BLOCK_LEN - self.block.len());
+        let len = buf.len().min(BLOCK_LEN - self.block_len());
         self.block.extend_from_slice(&buf[..len]);
         Ok(len)
     }
@@ -158,57 +148,26 @@ impl Write for SnapshotWriter {
 pub struct SnapshotReader {
     meta: SnapshotMeta,
     path: PathBuf,
-    file: BufReader<File>,
+    file: Box<dyn InFile>,
     file_len: u64,
-    header_crc: u32,
-    block: Vec<u8>,
-    /// Bytes of the block that are given out.
+    parser: SnapshotParser,
+    /// Bytes of the parser's block that are given out.
     given: usize,
-    /// Bytes of the file that are read.
-    offset: u64,
-    blocks: u64,
-    data_len: u64,
-    data_hasher: crc32fast::Hasher,
-    state: State,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
-    Reading,
-    Verified,
-    Damaged(Damage),
 }
 
 impl SnapshotReader {
     /// Opens a file and verifies its header.
-    pub(crate) fn open(path: PathBuf) -> Result<Self, SnapshotError> {
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(SnapshotError::Missing { path });
+    pub(crate) fn open(files: &Arc<dyn Files>, path: PathBuf) -> Result<Self, SnapshotError> {
+        let mut file = files.open(&path).map_err(SnapshotError::opening(&path))?;
+        let file_len = file.len().map_err(SnapshotError::io(&path))?;
+        let mut parser = SnapshotParser::new(path.clone(), REMEDY, file_len);
+        let meta = loop {
+            parse_some(&mut parser, file.as_mut(), &path)?;
+            if let Some(meta) = parser.meta() {
+                break meta.clone();
             }
-            Err(source) => return Err(SnapshotError::Io { path, source }),
         };
-        let file_len = file.metadata().map_err(SnapshotError::io(&path))?.len();
-        let mut file = BufReader::with_capacity(BLOCK_LEN, file);
-        let header = read_header(&mut file, &path, file_len)?;
-        let meta = SnapshotMeta::decode(&header).map_err(|error| {
-            SnapshotError::Damaged(Damage::of_frame(&path, "the header", &error))
-        })?;
-        Ok(Self {
-            meta,
-            path,
-            file,
-            file_len,
-            header_crc: crc32fast::hash(&header),
-            block: Vec::new(),
-            given: 0,
-            offset: header.len() as u64,
-            blocks: 0,
-            data_len: 0,
-            data_hasher: crc32fast::Hasher::new(),
-            state: State::Reading,
-        })
+        Ok(Self { meta, path, file, file_len, parser, given: 0 })
     }
 
     /// What the snapshot is of.
@@ -216,105 +175,48 @@ impl SnapshotReader {
         &self.meta
     }
 
-    /// Whether the whole file was read and verified.
-    pub(crate) fn is_verified(&self) -> bool {
-        self.state == State::Verified
-    }
-
     /// Reads the file to its end and verifies all of it.
     pub(crate) fn verify(&mut self) -> Result<(), SnapshotError> {
-        while !self.is_verified() {
+        while !self.parser.is_at_end() {
             self.next_block()?;
         }
         Ok(())
     }
 
-    fn damaged(&mut self, what: impl Into<String>) -> SnapshotError {
-        let damage = Damage {
-            group: Some(self.meta.group),
-            ..Damage::of_file(&self.path, what, REMEDY).at_offset(self.offset)
-        };
-        self.state = State::Damaged(damage.clone());
-        SnapshotError::Damaged(damage)
-    }
-
-    fn read_exact(&mut self, buf: &mut [u8]) -> Result<(), SnapshotError> {
-        match self.file.read_exact(buf) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(self.damaged("the file ends too early"))
-            }
-            Err(source) => Err(SnapshotError::Io { path: self.path.clone(), source }),
-        }
+    /// Bytes of memory held.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.parser.capacity()
     }
 
     /// Reads and verifies the next block, or the footer.
     fn next_block(&mut self) -> Result<(), SnapshotError> {
-        if let State::Damaged(damage) = &self.state {
-            return Err(SnapshotError::Damaged(damage.clone()));
+        self.given = 0;
+        loop {
+            match parse_some(&mut self.parser, self.file.as_mut(), &self.path)? {
+                Parsed::Block => return Ok(()),
+                Parsed::End if self.parser.verified_bytes() == self.file_len => return Ok(()),
+                Parsed::End => return Err(self.parser.goes_on()),
+                Parsed::Partly | Parsed::Header => {}
+            }
         }
-        let is_short = self.blocks > 0 && self.block.len() < BLOCK_LEN;
-        (self.given, self.block) = (0, std::mem::take(&mut self.block));
-        let mut len = [0; 4];
-        self.read_exact(&mut len)?;
-        let len = u32::from_le_bytes(len) as usize;
-        if len == 0 {
-            self.block.clear();
-            return self.read_footer();
-        }
-        if len > BLOCK_LEN || is_short {
-            self.block.clear();
-            return Err(self.damaged(format!("a block of {len} bytes cannot be here")));
-        }
-        let mut crc = [0; 4];
-        self.read_exact(&mut crc)?;
-        let mut block = std::mem::take(&mut self.block);
-        block.resize(len, 0);
-        self.read_exact(&mut block)?;
-        if block_crc(self.blocks, self.header_crc, &block) != u32::from_le_bytes(crc) {
-            return Err(self.damaged(format!("the CRC of block {} does not match", self.blocks)));
-        }
-        self.data_hasher.update(&block);
-        self.data_len += len as u64;
-        self.offset += (BLOCK_HEADER_LEN + len) as u64;
-        self.blocks += 1;
-        self.block = block;
-        Ok(())
-    }
-
-    fn read_footer(&mut self) -> Result<(), SnapshotError> {
-        let mut found = [0; FOOTER_LEN];
-        self.read_exact(&mut found[4..])?;
-        let data_crc = self.data_hasher.clone().finalize();
-        if found != footer(self.blocks, self.data_len, data_crc, self.header_crc) {
-            return Err(self.damaged("the footer does not match the file"));
-        }
-        if self.offset + FOOTER_LEN as u64 != self.file_len {
-            return Err(self.damaged("there is something behind the footer"));
-        }
-        self.state = State::Verified;
-        Ok(())
     }
 }
 
-fn read_header(file: &mut impl Read, path: &Path, file_len: u64) -> Result<Vec<u8>, SnapshotError> {
-    let damaged = |what: &str| SnapshotError::Damaged(Damage::of_file(path, what, REMEDY));
-    let eof = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => damaged("the file ends within its header"),
-        _ => SnapshotError::Io { path: path.to_owned(), source: error },
-    };
-    let mut head = [0; frame::HEADER_LEN];
-    file.read_exact(&mut head).map_err(eof)?;
-    let body_len = frame::body_len(KIND, &head)
-        .map_err(|error| SnapshotError::Damaged(Damage::of_frame(path, "the header", &error)))?;
-    // Before the memory is reserved: the length is not verified yet.
-    if body_len > META_BYTES_MAX || u64::from(body_len) > file_len {
-        return Err(damaged("the header announces a length that cannot be"));
+/// Reads what the parser wants, or a part of it.
+fn parse_some(
+    parser: &mut SnapshotParser,
+    file: &mut dyn InFile,
+    path: &Path,
+) -> Result<Parsed, SnapshotError> {
+    let wanted = parser.wanted()?;
+    let is_at_end = wanted.is_empty();
+    match file.read(wanted) {
+        Ok(0) if !is_at_end => Err(parser.ends_early()),
+        Ok(len) => parser.filled(len),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Parsed::Partly),
+        Err(error) => Err(SnapshotError::io(path)(error)),
     }
-    let mut header = head.to_vec();
-    header.resize(frame::HEADER_LEN + body_len as usize + frame::FOOTER_LEN, 0);
-    file.read_exact(&mut header[frame::HEADER_LEN..]).map_err(eof)?;
-    Ok(header)
 }
 
 impl Read for SnapshotReader {
@@ -322,42 +224,57 @@ impl Read for SnapshotReader {
         if buf.is_empty() {
             return Ok(0);
         }
-        if self.given == self.block.len() && !self.is_verified() {
+        if self.given == self.parser.block().len() && !self.parser.is_at_end() {
             self.next_block().map_err(|error| match error {
-                SnapshotError::Io { source, .. } => source,
+                SnapshotError::Io { source, .. } | SnapshotError::Full { source, .. } => source,
                 error => io::Error::new(io::ErrorKind::InvalidData, error),
             })?;
         }
-        let len = buf.len().min(self.block.len() - self.given);
-        buf[..len].copy_from_slice(&self.block[self.given..self.given + len]);
+        let left = &self.parser.block()[self.given..];
+        let len = buf.len().min(left.len());
+        buf[..len].copy_from_slice(&left[..len]);
         self.given += len;
         Ok(len)
     }
 }
 
-/// Receives a peer's snapshot file, byte for byte.
+/// Receives a peer's snapshot file, byte for byte, and verifies it as it comes.
 ///
 /// It gets its name only after all of it is verified. Dropping it leaves nothing behind. Blocks
 /// on the disk.
+///
+/// The file is not read again before it is used: that would come from the page cache, and say
+/// nothing about the disk. Whoever opens it verifies it anyway.
 #[derive(Debug)]
 pub struct SnapshotReceiver {
-    expected: (crate::ids::GroupId, LogId),
+    expected: (GroupId, LogId),
     announced: u64,
     received: u64,
+    parser: SnapshotParser,
     target: PathBuf,
+    // Before the temporary, to be closed before it is removed.
+    file: Box<dyn OutFile>,
     temporary: Temporary,
-    file: File,
 }
 
 impl SnapshotReceiver {
     pub(crate) fn create(
-        expected: (crate::ids::GroupId, LogId),
+        files: &Arc<dyn Files>,
+        expected: (GroupId, LogId),
         announced: u64,
-        temporary: PathBuf,
+        temporary: &Path,
         target: PathBuf,
     ) -> Result<Self, SnapshotError> {
-        let (temporary, file) = Temporary::create(temporary)?;
-        Ok(Self { expected, announced, received: 0, target, temporary, file })
+        let (temporary, file) =
+            Temporary::create(files, temporary).map_err(SnapshotError::io(temporary))?;
+        let parser = SnapshotParser::new(temporary.path().to_owned(), REMEDY_RECEIVED, announced);
+        Ok(Self { expected, announced, received: 0, parser, target, file, temporary })
+    }
+
+    /// Bytes of memory held.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.parser.capacity()
     }
 
     /// Bytes received so far.
@@ -365,43 +282,88 @@ impl SnapshotReceiver {
         self.received
     }
 
-    /// Adds the next bytes of the file.
+    /// Adds the next bytes of the file, verified as far as they complete a block. What cannot
+    /// become the announced file is refused as early as that shows.
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Length`] when they are more than announced; [`SnapshotError::Io`]. Drop
-    /// the receiver then.
+    /// [`SnapshotError::Length`] when they are more than announced; [`SnapshotError::Damaged`],
+    /// [`SnapshotError::Mismatch`], [`SnapshotError::Full`], [`SnapshotError::Io`]. Drop the
+    /// receiver then.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         let received = self.received + bytes.len() as u64;
         if received > self.announced {
             return Err(SnapshotError::Length { announced: self.announced, received });
         }
+        self.parser.push(bytes)?;
+        self.meta()?;
         self.file.write_all(bytes).map_err(SnapshotError::io(self.temporary.path()))?;
+        // Not before: after a failed write the parser is ahead of the file for good, and the
+        // file can never be finished.
         self.received = received;
         Ok(())
     }
 
-    /// Verifies every block, the footer, and that it is the snapshot announced; makes the file
-    /// and its name durable. Only then may it be installed.
+    /// What is being received, when that is known, and if it is what was announced.
+    fn meta(&self) -> Result<Option<&SnapshotMeta>, SnapshotError> {
+        let Some(meta) = self.parser.meta() else { return Ok(None) };
+        let (expected, found) = (self.expected, (meta.group, meta.id));
+        if found == expected {
+            Ok(Some(meta))
+        } else {
+            Err(SnapshotError::Mismatch { expected, found })
+        }
+    }
+
+    /// Verifies that the announced snapshot is there to its last byte; makes the file and its
+    /// name durable. Only then may it be installed.
     ///
     /// # Errors
     ///
-    /// [`SnapshotError`]; nothing is left behind.
-    pub fn finish(self) -> Result<SnapshotMeta, SnapshotError> {
-        let Self { expected, announced, received, target, temporary, file } = self;
+    /// [`SnapshotError`]; nothing is left behind, but for a failure to make the name durable, as
+    /// with [`SnapshotWriter::finish`]: then nothing may be installed from the file either.
+    pub fn finish(mut self) -> Result<SnapshotMeta, SnapshotError> {
+        let (announced, received) = (self.announced, self.received);
         if received != announced {
             return Err(SnapshotError::Length { announced, received });
         }
-        let mut reader = SnapshotReader::open(temporary.path().to_owned())?;
-        reader.verify()?;
-        let meta = reader.meta;
-        let found = (meta.group, meta.id);
-        if found != expected {
-            return Err(SnapshotError::Mismatch { expected, found });
-        }
-        file.sync_all().map_err(SnapshotError::io(temporary.path()))?;
-        temporary.keep_as(&target)?;
+        let meta = match self.meta()? {
+            Some(meta) if self.parser.is_at_end() => meta.clone(),
+            _ => return Err(self.parser.ends_early()),
+        };
+        let Self { target, file, temporary, .. } = self;
+        file.sync().map_err(SnapshotError::io(temporary.path()))?;
+        drop(file);
+        temporary.keep_as(&target).map_err(SnapshotError::io(&target))?;
         Ok(meta)
+    }
+}
+
+/// A snapshot file as it is, to be sent to a peer, who verifies it.
+///
+/// It stays readable when the snapshot is superseded meanwhile. Blocks on the disk.
+#[derive(Debug)]
+pub struct SnapshotFile {
+    file: Box<dyn InFile>,
+    len_bytes: u64,
+}
+
+impl SnapshotFile {
+    pub(crate) fn open(files: &Arc<dyn Files>, path: &Path) -> Result<Self, SnapshotError> {
+        let file = files.open(path).map_err(SnapshotError::opening(path))?;
+        let len_bytes = file.len().map_err(SnapshotError::io(path))?;
+        Ok(Self { file, len_bytes })
+    }
+
+    /// Bytes in the file.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}
+
+impl Read for SnapshotFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buf)
     }
 }
 

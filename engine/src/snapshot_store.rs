@@ -3,50 +3,64 @@
 //! Names are numbers, written without leading zeros, parsed strictly and ordered as numbers:
 //! as text, 9637 would come after 11192 (trap I10).
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::directory;
+use crate::files::Files;
 use crate::ids::{GroupId, LogId};
 use crate::snapshot::{FILE_BYTES_MAX, SnapshotError, SnapshotMeta};
-use crate::snapshot_file::{SnapshotReader, SnapshotReceiver, SnapshotWriter};
+use crate::snapshot_file::{SnapshotFile, SnapshotReader, SnapshotReceiver, SnapshotWriter};
 
 const SUFFIX: &str = ".snap";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// The snapshot files of all groups. Cheap to clone; every method blocks on the disk.
+///
+/// # Files that nobody asked for
+///
+/// The group's record names the snapshot that counts; a file is never taken for it because it is
+/// there. So these may be there, and change nothing:
+///
+/// - A file older than the record's: a power loss can bring back what was removed.
+/// - A newer one: a crash came between the file and its record, or its name could not be made
+///   durable.
+///
+/// Both go when [`SnapshotStore::retain`] is called for something newer still.
 #[derive(Debug, Clone)]
 pub struct SnapshotStore(Arc<Folder>);
 
 #[derive(Debug)]
 struct Folder {
     dir: PathBuf,
+    files: Arc<dyn Files>,
     /// Tells apart the temporary files of this process.
     next_temporary: AtomicU64,
 }
 
 impl SnapshotStore {
-    /// Opens the folder, creates it if need be, and removes temporary files that a crash left.
+    /// The snapshots in `dir`, which need not exist: then there are none, and the first one that
+    /// is written makes it. Nothing is read or changed now.
+    pub(crate) fn in_dir(dir: PathBuf, files: Arc<dyn Files>) -> Self {
+        Self(Arc::new(Folder { dir, files, next_temporary: AtomicU64::new(0) }))
+    }
+
+    /// Removes the temporary files that a crash left. Call it before anything is written.
     ///
     /// # Errors
     ///
     /// [`SnapshotError::Io`].
-    pub(crate) fn in_dir(dir: PathBuf) -> Result<Self, SnapshotError> {
-        directory::create_dir_durable(&dir).map_err(SnapshotError::io(&dir))?;
-        for (name, path) in names(&dir)? {
-            if number(&name).is_none() || !path.is_dir() {
-                continue;
-            }
-            for (name, path) in names(&path)? {
+    pub(crate) fn remove_temporaries(&self) -> Result<(), SnapshotError> {
+        for group in self.groups()? {
+            for (name, path) in names(&self.group_dir(group))? {
                 if name.ends_with(TEMPORARY_SUFFIX) {
-                    std::fs::remove_file(&path).map_err(SnapshotError::io(&path))?;
+                    self.0.files.remove(&path).map_err(SnapshotError::io(&path))?;
                 }
             }
         }
-        Ok(Self(Arc::new(Folder { dir, next_temporary: AtomicU64::new(0) })))
+        Ok(())
     }
 
     /// Begins the snapshot `meta`. One of the same group and position is replaced when it is
@@ -57,7 +71,7 @@ impl SnapshotStore {
     /// [`SnapshotError::Io`].
     pub fn create(&self, meta: SnapshotMeta) -> Result<SnapshotWriter, SnapshotError> {
         let (temporary, target) = self.paths(meta.group, meta.id)?;
-        SnapshotWriter::create(meta, temporary, target)
+        SnapshotWriter::create(&self.0.files, meta, &temporary, target)
     }
 
     /// Opens a snapshot to be read, its header verified and its position that of its name.
@@ -67,12 +81,22 @@ impl SnapshotStore {
     /// [`SnapshotError::Missing`], [`SnapshotError::Damaged`], [`SnapshotError::Mismatch`],
     /// [`SnapshotError::Io`].
     pub fn open(&self, group: GroupId, id: LogId) -> Result<SnapshotReader, SnapshotError> {
-        let reader = SnapshotReader::open(self.path(group, id))?;
+        let reader = SnapshotReader::open(&self.0.files, self.path(group, id))?;
         let found = (reader.meta().group, reader.meta().id);
         if found != (group, id) {
             return Err(SnapshotError::Mismatch { expected: (group, id), found });
         }
         Ok(reader)
+    }
+
+    /// Reads a snapshot to its end and verifies every block, the footer, and that its position is
+    /// that of its name. One block in memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`SnapshotStore::open`].
+    pub fn verify(&self, group: GroupId, id: LogId) -> Result<(), SnapshotError> {
+        self.open(group, id)?.verify()
     }
 
     /// Begins to receive a peer's file of `file_len` bytes.
@@ -90,24 +114,16 @@ impl SnapshotStore {
             return Err(SnapshotError::TooLarge { announced: file_len, max: FILE_BYTES_MAX });
         }
         let (temporary, target) = self.paths(group, id)?;
-        SnapshotReceiver::create((group, id), file_len, temporary, target)
+        SnapshotReceiver::create(&self.0.files, (group, id), file_len, &temporary, target)
     }
 
-    /// The file of a snapshot and its length in bytes, to be sent as it is. It stays readable
-    /// while it is open, also when it is superseded meanwhile. The receiver verifies it.
+    /// The file of a snapshot, to be sent as it is.
     ///
     /// # Errors
     ///
     /// [`SnapshotError::Missing`], [`SnapshotError::Io`].
-    pub fn raw(&self, group: GroupId, id: LogId) -> Result<(File, u64), SnapshotError> {
-        let path = self.path(group, id);
-        match File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file))) {
-            Ok((len, file)) => Ok((file, len)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(SnapshotError::Missing { path })
-            }
-            Err(source) => Err(SnapshotError::Io { path, source }),
-        }
+    pub fn raw(&self, group: GroupId, id: LogId) -> Result<SnapshotFile, SnapshotError> {
+        SnapshotFile::open(&self.0.files, &self.path(group, id))
     }
 
     /// The positions of a group's snapshots, ascending as numbers. Other files are passed over.
@@ -122,7 +138,8 @@ impl SnapshotStore {
         Ok(ids)
     }
 
-    /// The newest of a group's snapshots by its name.
+    /// The newest of a group's snapshots by its name. It need not be the one that counts: the
+    /// group's record names that.
     ///
     /// # Errors
     ///
@@ -134,22 +151,26 @@ impl SnapshotStore {
     /// Removes a group's snapshots that are older than `keep`, and returns how many. Call it only
     /// when a record that names `keep` is durable.
     ///
+    /// The removals are not made durable: a power loss may bring any of the files back, whole as
+    /// they were, and nothing names them. The next call lists and removes them again.
+    ///
     /// # Errors
     ///
-    /// [`SnapshotError::Io`].
+    /// [`SnapshotError::Io`]; what is left is removed by the next call.
     pub fn retain(&self, group: GroupId, keep: LogId) -> Result<usize, SnapshotError> {
         let mut ids = self.list(group)?;
         ids.retain(|id| *id < keep);
         for id in &ids {
             let path = self.path(group, *id);
-            std::fs::remove_file(&path).map_err(SnapshotError::io(&path))?;
+            self.0.files.remove(&path).map_err(SnapshotError::io(&path))?;
         }
         Ok(ids.len())
     }
 
     /// Groups that have a folder here, ascending.
     pub(crate) fn groups(&self) -> Result<Vec<GroupId>, SnapshotError> {
-        let numbers = names(&self.0.dir)?.into_iter().filter_map(|(name, _)| number(&name));
+        let names = names(&self.0.dir)?.into_iter().filter(|(_, path)| path.is_dir());
+        let numbers = names.filter_map(|(name, _)| number(&name));
         let mut groups: Vec<_> = numbers.filter_map(GroupId::new).collect();
         groups.sort_unstable();
         Ok(groups)
@@ -167,12 +188,33 @@ impl SnapshotStore {
 
     /// A fresh temporary name and the final one, in a group's folder that exists.
     fn paths(&self, group: GroupId, id: LogId) -> Result<(PathBuf, PathBuf), SnapshotError> {
-        let dir = self.group_dir(group);
-        directory::create_dir_durable(&dir).map_err(SnapshotError::io(&dir))?;
+        let dir = self.make_group_dir(group)?;
         let target = self.path(group, id);
         let number = self.0.next_temporary.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{}{SUFFIX}.{number}{TEMPORARY_SUFFIX}", id.index, id.term);
         Ok((dir.join(name), target))
+    }
+
+    /// The folder of a group, made if need be, its name durable.
+    ///
+    /// It is synced also when it is there: a crash or an error may have come between making it
+    /// and making it durable, and a snapshot in a folder without a name is lost. Next to writing
+    /// one that costs nothing.
+    fn make_group_dir(&self, group: GroupId) -> Result<PathBuf, SnapshotError> {
+        let dir = self.group_dir(group);
+        // Nothing above: the data directory is there, or is not to be written to.
+        for dir in [&self.0.dir, &dir] {
+            match std::fs::create_dir(dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(SnapshotError::io(dir)(error));
+                }
+                _ => {
+                    let parent = directory::parent_of(dir);
+                    self.0.files.sync_dir(&parent).map_err(SnapshotError::io(&parent))?;
+                }
+            }
+        }
+        Ok(dir)
     }
 }
 
@@ -181,7 +223,7 @@ fn names(dir: &Path) -> Result<Vec<(String, PathBuf)>, SnapshotError> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(SnapshotError::Io { path: dir.to_owned(), source }),
+        Err(error) => return Err(SnapshotError::io(dir)(error)),
     };
     let mut names = Vec::new();
     for entry in entries {
@@ -210,14 +252,22 @@ fn parse(name: &str) -> Option<LogId> {
 mod tests {
     use std::io::Write;
 
+    use raft_engine::env::DefaultFileSystem;
+
     use super::*;
+    use crate::files::DiskFiles;
+    use crate::testing::{Step, faulty};
 
     fn group() -> GroupId {
         GroupId::new(1).unwrap()
     }
 
     fn store(dir: &Path) -> SnapshotStore {
-        SnapshotStore::in_dir(dir.join("snapshots")).unwrap()
+        store_on(dir, DiskFiles::over(Arc::new(DefaultFileSystem)))
+    }
+
+    fn store_on(dir: &Path, files: Arc<dyn Files>) -> SnapshotStore {
+        SnapshotStore::in_dir(dir.join("snapshots"), files)
     }
 
     fn make(store: &SnapshotStore, id: LogId) {
@@ -269,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn trap_I10_what_a_crash_left_is_removed_at_open() {
+    fn trap_I10_what_a_crash_left_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let first = store(dir.path());
         make(&first, LogId::new(5, 1));
@@ -278,7 +328,66 @@ mod tests {
             |store: &SnapshotStore| std::fs::read_dir(store.group_dir(group())).unwrap().count();
         assert_eq!(count(&first), 2);
         let second = store(dir.path());
+        assert_eq!(count(&second), 2, "nothing is changed unasked");
+        second.remove_temporaries().unwrap();
         assert_eq!(count(&second), 1);
         assert_eq!(second.latest(group()).unwrap(), Some(LogId::new(5, 1)));
+    }
+
+    #[test]
+    fn looking_at_a_folder_that_is_not_there_does_not_make_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, id) = (store(dir.path()), LogId::new(5, 1));
+        store.remove_temporaries().unwrap();
+        assert_eq!(store.list(group()).unwrap(), []);
+        assert_eq!(store.latest(group()).unwrap(), None);
+        assert_eq!(store.groups().unwrap(), []);
+        assert_eq!(store.retain(group(), id).unwrap(), 0);
+        assert!(matches!(store.open(group(), id), Err(SnapshotError::Missing { .. })));
+        assert!(matches!(store.verify(group(), id), Err(SnapshotError::Missing { .. })));
+        assert!(matches!(store.raw(group(), id), Err(SnapshotError::Missing { .. })));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        make(&store, id);
+        assert_eq!(store.groups().unwrap(), [group()]);
+    }
+
+    #[test]
+    fn a_folder_whose_name_was_not_made_durable_is_synced_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (faults, files) = faulty();
+        let store = store_on(dir.path(), files);
+        let meta = SnapshotMeta {
+            group: group(),
+            id: LogId::new(5, 1),
+            conf_state: Default::default(),
+            members: Default::default(),
+        };
+        faults.fail(Step::SyncDir, 1);
+        assert!(store.create(meta.clone()).is_err());
+        assert!(faults.heal() && store.group_dir(group()).is_dir());
+        // It is there now, and is not taken for durable.
+        faults.fail(Step::SyncDir, 1);
+        assert!(store.create(meta).is_err());
+        // The data directory itself is never made.
+        let gone = store_on(&dir.path().join("gone"), faulty().1);
+        let error = gone.receive(group(), LogId::new(5, 1), 9).unwrap_err();
+        assert!(matches!(error, SnapshotError::Io { .. }), "{error}");
+        assert!(!dir.path().join("gone").exists());
+    }
+
+    #[test]
+    fn what_a_power_loss_brings_back_is_removed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let ids = [LogId::new(5, 1), LogId::new(9, 1), LogId::new(12, 2)];
+        ids[..2].iter().for_each(|id| make(&store, *id));
+        let (path, content) = (store.path(group(), ids[0]), dir.path().join("content"));
+        std::fs::copy(&path, &content).unwrap();
+        assert_eq!(store.retain(group(), ids[1]).unwrap(), 1);
+        std::fs::copy(&content, &path).unwrap();
+        assert_eq!(store.latest(group()).unwrap(), Some(ids[1]));
+        make(&store, ids[2]);
+        assert_eq!(store.retain(group(), ids[2]).unwrap(), 2);
+        assert_eq!(store.list(group()).unwrap(), ids[2..]);
     }
 }

@@ -56,7 +56,6 @@ pub(crate) struct Store<F: Disk> {
     lock: Option<Lock>,
     latch: Latch,
     dir: PathBuf,
-    file_system: Arc<LatchedFileSystem<F>>,
     purge_is_held: AtomicBool,
 }
 
@@ -75,14 +74,12 @@ impl<F: Disk> Store<F> {
         };
         let config = raft_engine_config(name, config);
         let file_system = Arc::new(LatchedFileSystem::new(file_system, latch.clone()));
-        let for_engine = file_system.clone();
-        let engine = guarded(&latch, || RaftEngine::open_with_file_system(config, for_engine))?;
+        let engine = guarded(&latch, || RaftEngine::open_with_file_system(config, file_system))?;
         let store = Self {
             engine: Some(engine),
             lock: Some(lock),
             latch,
             dir,
-            file_system,
             purge_is_held: AtomicBool::new(false),
         };
         // Opening syncs too, where it cuts off a torn tail.
@@ -95,11 +92,6 @@ impl<F: Disk> Store<F> {
     /// Where raft-engine keeps its files.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
-    }
-
-    /// The disk behind the latch, for files beside those of raft-engine.
-    pub(crate) fn file_system(&self) -> &LatchedFileSystem<F> {
-        &self.file_system
     }
 
     /// Says whether a purge may work. It would read and move the entries of a damaged group too:

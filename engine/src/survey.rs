@@ -8,6 +8,7 @@ use raft_engine::env::FileSystem;
 
 use crate::damage::{Damage, REPLACE_NODE};
 use crate::directory::{LOG, WITNESS};
+use crate::files::Files;
 use crate::ids::DirectoryId;
 use crate::log_files::LogFiles;
 use crate::log_scan::Scan;
@@ -38,17 +39,18 @@ impl Survey {
     /// Of the file system: the file, and what it said.
     pub(crate) fn of<F: FileSystem>(
         file_system: &F,
+        files: &dyn Files,
         dir: &Path,
         directory: DirectoryId,
     ) -> Result<Self, (PathBuf, io::Error)> {
         let (log, witness) = (dir.join(LOG), dir.join(WITNESS));
         // The witness first: on a directory in use the log can only be ahead of it.
-        let testimony = witness::read(file_system, &witness, directory)
-            .map_err(|error| (witness.clone(), error))?;
-        let (mut files, mut findings) =
+        let testimony =
+            witness::read(files, &witness, directory).map_err(|error| (witness.clone(), error))?;
+        let (mut log_files, mut findings) =
             LogFiles::list(&log).map_err(|error| (log.clone(), error))?;
-        let headerless = files.take_headerless(file_system)?;
-        let mut scan = Scan::run(file_system, &files, directory)?;
+        let headerless = log_files.take_headerless(file_system)?;
+        let mut scan = Scan::run(file_system, &log_files, directory)?;
         findings.append(&mut scan.findings);
         let mut notes = Vec::new();
         let testimony = match testimony {
@@ -71,7 +73,7 @@ impl Survey {
                 None
             }
         };
-        Ok(Self { files, headerless, scan, testimony, findings, notes })
+        Ok(Self { files: log_files, headerless, scan, testimony, findings, notes })
     }
 }
 

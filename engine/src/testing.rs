@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use raft::GetEntriesContext;
 use raft::eraftpb::{ConfState, Entry, HardState};
 use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, WriteExt};
 
+use crate::files::{DiskFiles, Files};
 use crate::{
     ClusterId, Damage, Disk, Durable, Engine, EngineConfig, Fetch, Formatted, Founding, GroupId,
     GroupLog, GroupWrite, LogId, NodeId, OpenError, ReadError, SnapshotMeta, Voter, WriteError,
@@ -59,9 +60,54 @@ pub(crate) struct Faults {
     pub sync_fails: AtomicBool,
     pub disk_is_full: AtomicBool,
     pub read_fails: AtomicBool,
+    /// Steps that fail once, and how many of their kind succeed before.
+    failing: Mutex<Vec<(Step, u64)>>,
+}
+
+/// A step of writing a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Create,
+    Write,
+    Sync,
+    Rename,
+    Remove,
+    SyncDir,
+}
+
+impl Step {
+    pub(crate) const ALL: [Step; 6] =
+        [Step::Create, Step::Write, Step::Sync, Step::Rename, Step::Remove, Step::SyncDir];
+}
+
+/// Files that fail when told to.
+pub(crate) fn faulty() -> (Arc<Faults>, Arc<dyn Files>) {
+    let faults = Arc::<Faults>::default();
+    (faults.clone(), DiskFiles::over(Arc::new(TestFileSystem(faults))))
 }
 
 impl Faults {
+    /// Lets one `step` fail, after `skipped` of its kind that succeed.
+    pub(crate) fn fail(&self, step: Step, skipped: u64) {
+        self.failing.lock().unwrap().push((step, skipped));
+    }
+
+    /// Lets no step fail any more. Returns whether all that were to fail have.
+    pub(crate) fn heal(&self) -> bool {
+        std::mem::take(&mut *self.failing.lock().unwrap()).is_empty()
+    }
+
+    fn step(&self, step: Step) -> io::Result<()> {
+        let mut failing = self.failing.lock().unwrap();
+        let Some(at) = failing.iter().position(|(other, _)| *other == step) else { return Ok(()) };
+        if failing[at].1 > 0 {
+            failing[at].1 -= 1;
+            return Ok(());
+        }
+        failing.remove(at);
+        Err(io::Error::other("injected"))
+    }
+
     pub(crate) fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::SeqCst)
     }
@@ -101,6 +147,7 @@ impl FileSystem for TestFileSystem {
     type Writer = TestFile<<DefaultFileSystem as FileSystem>::Writer>;
 
     fn create<P: AsRef<Path>>(&self, path: P) -> io::Result<TestHandle> {
+        self.0.step(Step::Create)?;
         Ok(self.handle(path.as_ref(), DefaultFileSystem.create(&path)?))
     }
 
@@ -109,10 +156,12 @@ impl FileSystem for TestFileSystem {
     }
 
     fn delete<P: AsRef<Path>>(&self, path: P) -> io::Result<()> {
+        self.0.step(Step::Remove)?;
         DefaultFileSystem.delete(path)
     }
 
     fn rename<P: AsRef<Path>>(&self, from: P, to: P) -> io::Result<()> {
+        self.0.step(Step::Rename)?;
         DefaultFileSystem.rename(from, to)
     }
 
@@ -132,6 +181,7 @@ impl FileSystem for TestFileSystem {
 impl Disk for TestFileSystem {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         Faults::check(&self.0.sync_fails, io::ErrorKind::Other)?;
+        self.0.step(Step::SyncDir)?;
         DefaultFileSystem.sync_dir(dir)
     }
 }
@@ -148,6 +198,7 @@ impl Handle for TestHandle {
     fn sync(&self) -> io::Result<()> {
         self.faults.syncs.fetch_add(1, Ordering::SeqCst);
         Faults::check(&self.faults.sync_fails, io::ErrorKind::Other)?;
+        self.faults.step(Step::Sync)?;
         self.inner.sync()
     }
 }
@@ -163,6 +214,11 @@ impl<T: Write> Write for TestFile<T> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if !self.is_witness {
             Faults::check(&self.faults.disk_is_full, io::ErrorKind::StorageFull)?;
+        }
+        if let Err(error) = self.faults.step(Step::Write) {
+            // As a disk does: a part of it may be there.
+            self.inner.write_all(&buf[..buf.len() / 2])?;
+            return Err(error);
         }
         let written = self.inner.write(buf)?;
         self.faults.written.fetch_add(written as u64, Ordering::SeqCst);

@@ -19,12 +19,10 @@
 //! has lost what was durable. At a clean close both slots are made the same, so that a slot that
 //! rots at rest takes nothing with it.
 
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _};
 use std::path::Path;
-use std::sync::Arc;
 
-use raft_engine::env::{FileSystem, Handle as _, Permission};
-
+use crate::files::{Files, OutFile};
 use crate::frame;
 use crate::ids::DirectoryId;
 
@@ -54,7 +52,7 @@ pub(crate) enum WitnessFault {
     #[error("it is missing")]
     Missing,
     #[error("it is {0} bytes long, not {FILE_LEN}")]
-    Length(usize),
+    Length(u64),
     #[error("neither of its slots can be read: {0}; {1}")]
     Slots(String, String),
 }
@@ -95,24 +93,24 @@ fn decode(directory: DirectoryId, slot: &[u8]) -> Result<u64, String> {
 /// # Errors
 ///
 /// Of the file system, but for a file that is missing.
-pub(crate) fn read<F: FileSystem>(
-    file_system: &F,
+pub(crate) fn read(
+    files: &dyn Files,
     path: &Path,
     directory: DirectoryId,
 ) -> io::Result<Result<Testimony, WitnessFault>> {
-    let handle = match file_system.open(path, Permission::ReadOnly) {
-        Ok(handle) => Arc::new(handle),
+    let mut file = match files.open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(Err(WitnessFault::Missing));
         }
         Err(error) => return Err(error),
     };
-    let len = handle.file_size()?;
-    if len != FILE_LEN {
+    let len = file.len()?;
+    if len != FILE_LEN as u64 {
         return Ok(Err(WitnessFault::Length(len)));
     }
     let mut bytes = vec![0; FILE_LEN];
-    file_system.new_reader(handle)?.read_exact(&mut bytes)?;
+    file.read_exact(&mut bytes)?;
     let (first, second) = bytes.split_at(SLOT_LEN);
     Ok(testimony(decode(directory, first), decode(directory, second)))
 }
@@ -133,35 +131,34 @@ fn testimony(
 }
 
 /// The witness, open to be written.
-pub(crate) struct Witness<F: FileSystem> {
+#[derive(Debug)]
+pub(crate) struct Witness {
     directory: DirectoryId,
-    handle: Arc<F::Handle>,
-    writer: F::Writer,
+    file: Box<dyn OutFile>,
     /// The slot that is written until the next sync.
     slot: usize,
     sequence: u64,
     is_synced: bool,
 }
 
-impl<F: FileSystem> Witness<F> {
+impl Witness {
     /// Opens the file that `testimony` was read from.
     ///
     /// # Errors
     ///
     /// Of the file system.
     pub(crate) fn open(
-        file_system: &F,
+        files: &dyn Files,
         path: &Path,
         directory: DirectoryId,
         testimony: &Testimony,
     ) -> io::Result<Self> {
-        let handle = Arc::new(file_system.open(path, Permission::ReadWrite)?);
-        let writer = file_system.new_writer(handle.clone())?;
+        let file = files.open_to_write(path)?;
         // After a kill the slot that speaks may be in memory only. Synced, it is the one to fall
         // back to, and the other is the one to write.
-        handle.sync()?;
+        file.sync()?;
         let Testimony { slot, sequence, .. } = *testimony;
-        Ok(Self { directory, handle, writer, slot: 1 - slot, sequence, is_synced: true })
+        Ok(Self { directory, file, slot: 1 - slot, sequence, is_synced: true })
     }
 
     /// Whether something was written since the last sync.
@@ -191,8 +188,7 @@ impl<F: FileSystem> Witness<F> {
 
     fn write_slot(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.is_synced = false;
-        self.writer.seek(SeekFrom::Start((self.slot * SLOT_LEN) as u64))?;
-        self.writer.write_all(bytes)
+        self.file.write_at((self.slot * SLOT_LEN) as u64, bytes)
     }
 
     /// Makes durable what was written, if anything was.
@@ -202,7 +198,7 @@ impl<F: FileSystem> Witness<F> {
     /// Of the file system. Fatal, and never to be tried again.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         if !self.is_synced {
-            self.handle.sync()?;
+            self.file.sync()?;
             self.is_synced = true;
             self.slot = 1 - self.slot;
         }
@@ -227,9 +223,16 @@ impl<F: FileSystem> Witness<F> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use raft_engine::env::DefaultFileSystem;
 
     use super::*;
+    use crate::files::DiskFiles;
+
+    fn files() -> Arc<dyn Files> {
+        DiskFiles::over(Arc::new(DefaultFileSystem))
+    }
 
     fn directory() -> DirectoryId {
         DirectoryId::from_bytes([7; 16])
@@ -238,20 +241,20 @@ mod tests {
     fn read_from(bytes: &[u8]) -> Result<Testimony, WitnessFault> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        read(&DefaultFileSystem, file.path(), directory()).unwrap()
+        read(files().as_ref(), file.path(), directory()).unwrap()
     }
 
     struct File {
         file: tempfile::NamedTempFile,
-        witness: Witness<DefaultFileSystem>,
+        witness: Witness,
     }
 
     fn open(bytes: &[u8]) -> File {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        let testimony = read(&DefaultFileSystem, file.path(), directory()).unwrap().unwrap();
+        let testimony = read(files().as_ref(), file.path(), directory()).unwrap().unwrap();
         let witness =
-            Witness::open(&DefaultFileSystem, file.path(), directory(), &testimony).unwrap();
+            Witness::open(files().as_ref(), file.path(), directory(), &testimony).unwrap();
         File { file, witness }
     }
 
@@ -314,7 +317,7 @@ mod tests {
     fn trap_E07_a_witness_that_is_missing_cut_or_of_another_directory_says_nothing() {
         let bytes = fresh(directory());
         assert_eq!(read_from(&bytes).unwrap().sequence, 0);
-        assert_eq!(read_from(&bytes[1..]), Err(WitnessFault::Length(FILE_LEN - 1)));
+        assert_eq!(read_from(&bytes[1..]), Err(WitnessFault::Length(FILE_LEN as u64 - 1)));
         assert_eq!(read_from(&[]), Err(WitnessFault::Length(0)));
         let mut both = bytes.clone();
         (both[3], both[FILE_LEN - 1]) = (1, 1);
@@ -322,7 +325,7 @@ mod tests {
         let other = fresh(DirectoryId::from_bytes([8; 16]));
         assert!(matches!(read_from(&other), Err(WitnessFault::Slots(..))));
         let missing = Path::new("/nowhere/witness");
-        let found = read(&DefaultFileSystem, missing, directory()).unwrap();
+        let found = read(files().as_ref(), missing, directory()).unwrap();
         assert_eq!(found, Err(WitnessFault::Missing));
     }
 

@@ -8,7 +8,7 @@ use crate::disk::Disk;
 use raft_engine::{Command, LogBatch};
 
 use crate::ids::{DirectoryId, GroupId};
-use crate::latch::{Latch, LatchedFileSystem};
+use crate::latch::Latch;
 use crate::reader::LogReader;
 use crate::record::{ENGINE_REGION, GENESIS_KEY, RECORD_KEY, StoredRecord, encode_genesis};
 use crate::stamp::{STAMP_KEY, Stamp, Tally};
@@ -26,7 +26,7 @@ pub struct LogWriter<F: Disk> {
     store: Option<Arc<Store<F>>>,
     reader: LogReader,
     reader_thread: Option<JoinHandle<()>>,
-    witness: Witness<LatchedFileSystem<F>>,
+    witness: Witness,
     directory: DirectoryId,
     on_disk: BTreeMap<GroupId, OnDisk>,
     tally: Tally,
@@ -60,7 +60,7 @@ impl<F: Disk> LogWriter<F> {
         store: Arc<Store<F>>,
         reader: LogReader,
         reader_thread: JoinHandle<()>,
-        witness: Witness<LatchedFileSystem<F>>,
+        witness: Witness,
         directory: DirectoryId,
         sequence: u64,
     ) -> Self {
@@ -245,7 +245,11 @@ impl<F: Disk> LogWriter<F> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        let synced = self.witness.sync();
+        let synced = match self.store().latch().error() {
+            // After a failed fsync no file is touched any more.
+            Some(_) => Ok(()),
+            None => self.witness.sync(),
+        };
         self.witnessed(synced).inspect_err(|error| self.failure = Some(error.clone()))
     }
 

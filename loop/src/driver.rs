@@ -24,7 +24,7 @@ use crate::log_writer;
 use crate::message::{Envelope, PeerMessage};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::{GroupStatus, Role};
-use crate::transport::{LinkEvent, SharedRoster, SnapshotFile, Transport, send_snapshot};
+use crate::transport::{LinkEvent, SharedRoster, SnapshotTransfer, Transport, send_snapshot};
 
 /// Events stepped before the effects are taken: what is ready by then shares one batch.
 const EVENTS_PER_ROUND: usize = 4_096;
@@ -345,9 +345,9 @@ impl<S: StateMachine> Driver<S> {
         };
         let failed = report.clone();
         let transfer = move || {
-            let sent = snapshots.raw(group, id).map_err(Into::into).and_then(|(file, bytes)| {
-                let snapshot = SnapshotFile { to, group, message, file, bytes };
-                send_snapshot(&runtime, &roster, timeout, snapshot)
+            let sent = snapshots.raw(group, id).map_err(Into::into).and_then(|file| {
+                let transfer = SnapshotTransfer { to, group, message, file };
+                send_snapshot(&runtime, &roster, timeout, transfer)
             });
             match &sent {
                 Ok(()) => tracing::info!(%to, %id, "a snapshot was sent"),

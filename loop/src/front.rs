@@ -104,15 +104,14 @@ impl<S: StateMachine> Ingress for Front<S> {
         }
         let (inbox, snapshots) = (self.inbox.clone(), self.snapshots.clone());
         let (receiving, timeout) = (self.limits.receiving.clone(), self.timeout);
-        let own = self.group;
+        let group = self.group;
         let transfer = move || {
             let _receiving = Busy(receiving);
-            match receive_snapshot(stream, timeout, &snapshots) {
-                Ok((group, message)) if group == own => {
+            match receive_snapshot(stream, timeout, &snapshots, group) {
+                Ok(message) => {
                     tracing::info!(%from, "a snapshot was received");
                     inbox.send(Event::Input(Input::SnapshotReceived { from, message }));
                 }
-                Ok(_) => {}
                 Err(error) => tracing::warn!(%from, %error, "a snapshot was not received"),
             }
         };

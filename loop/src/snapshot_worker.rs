@@ -69,8 +69,9 @@ fn run<S: StateMachine>(store: &SnapshotStore, inbox: &Inbox<S>, queue: &mpsc::R
         match job {
             Job::Take(take) => match write(store, take) {
                 Ok(meta) => inbox.send(Event::Input(Input::SnapshotTaken(meta))),
-                // The log keeps what the snapshot would have replaced: nothing is lost, and the
-                // next trigger tries again.
+                // Also on a full disk, and on one that fails: the log keeps what the snapshot
+                // would have replaced. Nothing is lost, nothing is left behind, and the next
+                // trigger tries again. A disk that fails the log too ends the node by that.
                 Err(error) => tracing::error!(%error, "a snapshot could not be written"),
             },
             Job::Retain(group, keep) => {
@@ -87,7 +88,7 @@ fn run<S: StateMachine>(store: &SnapshotStore, inbox: &Inbox<S>, queue: &mpsc::R
 pub(crate) enum TakeFailure {
     #[error(transparent)]
     File(#[from] SnapshotError),
-    #[error("snapshot {id}: {source}: check the disk")]
+    #[error("snapshot {id}: {source}")]
     Stream { id: LogId, source: io::Error },
 }
 

@@ -1,9 +1,10 @@
 use bytes::Bytes;
+use raft_engine::env::DefaultFileSystem;
 
 use super::*;
-use crate::ids::GroupId;
+use crate::files::DiskFiles;
 use crate::snapshot_store::SnapshotStore;
-use crate::testing::{one, two, voters};
+use crate::testing::{Step, faulty, one, two, voters};
 
 fn meta(index: u64) -> SnapshotMeta {
     let members = Bytes::from_static(b"members");
@@ -12,7 +13,8 @@ fn meta(index: u64) -> SnapshotMeta {
 
 fn store() -> (tempfile::TempDir, SnapshotStore) {
     let dir = tempfile::tempdir().unwrap();
-    let store = SnapshotStore::in_dir(dir.path().join("snapshots")).unwrap();
+    let files = DiskFiles::over(Arc::new(DefaultFileSystem));
+    let store = SnapshotStore::in_dir(dir.path().join("snapshots"), files);
     (dir, store)
 }
 
@@ -28,11 +30,18 @@ fn make(store: &SnapshotStore, index: u64, data: &[u8]) -> LogId {
     finished.id
 }
 
+/// Reads a snapshot, and sees that verifying it says the same.
 fn read(store: &SnapshotStore, group: GroupId, id: LogId) -> Result<Vec<u8>, String> {
-    let mut reader = store.open(group, id).map_err(|error| error.to_string())?;
-    let mut found = Vec::new();
-    reader.read_to_end(&mut found).map_err(|error| error.to_string())?;
-    Ok(found)
+    let read = || {
+        let mut reader = store.open(group, id).map_err(|error| error.to_string())?;
+        let mut found = Vec::new();
+        reader.read_to_end(&mut found).map_err(|error| error.to_string())?;
+        Ok(found)
+    };
+    let found = read();
+    let verified = store.verify(group, id).map_err(|error| error.to_string());
+    assert_eq!(verified.as_ref().err(), found.as_ref().err());
+    found
 }
 
 #[test]
@@ -126,7 +135,8 @@ fn a_file_is_received_byte_for_byte() {
     let (_a, from) = store();
     let (_b, to) = store();
     let id = make(&from, 10, &data(150_000));
-    let (mut file, len) = from.raw(one(), id).unwrap();
+    let mut file = from.raw(one(), id).unwrap();
+    let len = file.len_bytes();
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len() as u64, len);
@@ -178,4 +188,199 @@ fn a_file_under_another_name_is_refused() {
     let other = LogId::new(11, 2);
     std::fs::rename(store.path(one(), id), store.path(one(), other)).unwrap();
     assert!(matches!(store.open(one(), other), Err(SnapshotError::Mismatch { .. })));
+}
+
+#[test]
+fn a_flaw_is_found_when_it_is_received_and_not_at_the_end() {
+    let (_a, from) = store();
+    let (_b, to) = store();
+    let id = make(&from, 10, &data(3 * BLOCK_LEN));
+    let mut bytes = std::fs::read(from.path(one(), id)).unwrap();
+    let flaw = bytes.len() / 2;
+    bytes[flaw] ^= 1;
+    let mut receiver = to.receive(one(), id, bytes.len() as u64).unwrap();
+    let failed = bytes.iter().position(|byte| receiver.write(&[*byte]).is_err()).unwrap();
+    assert!((flaw..flaw + BLOCK_LEN).contains(&failed), "{failed}");
+    assert!(receiver.write(&bytes[failed..]).is_err(), "damage stays");
+    let received = receiver.received_bytes();
+    assert_eq!(received, failed as u64);
+    assert!(matches!(receiver.finish(), Err(SnapshotError::Length { .. })));
+
+    let mut receiver = to.receive(one(), LogId::new(11, 2), bytes.len() as u64).unwrap();
+    let refused = receiver.write(&bytes[..200]).unwrap_err();
+    assert!(matches!(refused, SnapshotError::Mismatch { .. }), "{refused}");
+    assert_eq!(std::fs::read_dir(to.group_dir(one())).unwrap().count(), 1);
+    drop(receiver);
+    assert_eq!(std::fs::read_dir(to.group_dir(one())).unwrap().count(), 0);
+}
+
+#[test]
+fn no_more_than_a_block_is_in_memory() {
+    let (_a, from) = store();
+    let (_b, to) = store();
+    let chunk = data(100_000);
+    let mut writer = from.create(meta(10)).unwrap();
+    for _ in 0..50 {
+        writer.write_all(&chunk).unwrap();
+        assert!(writer.capacity() <= BLOCK_HEADER_LEN + BLOCK_LEN);
+    }
+    let id = writer.finish().unwrap().id;
+    let mut reader = from.open(one(), id).unwrap();
+    let mut found = vec![0; chunk.len()];
+    for _ in 0..50 {
+        reader.read_exact(&mut found).unwrap();
+        assert!(found == chunk);
+        assert!(reader.capacity() <= BLOCK_LEN);
+    }
+    assert_eq!(reader.read(&mut found).unwrap(), 0);
+    let bytes = std::fs::read(from.path(one(), id)).unwrap();
+    let mut receiver = to.receive(one(), id, bytes.len() as u64).unwrap();
+    for chunk in bytes.chunks(250_000) {
+        receiver.write(chunk).unwrap();
+        assert!(receiver.capacity() <= BLOCK_LEN);
+    }
+    receiver.finish().unwrap();
+}
+
+/// Writes the snapshot at 10, of four blocks.
+fn write(store: &SnapshotStore) -> Result<(), SnapshotError> {
+    let mut writer = store.create(meta(10))?;
+    writer.write_all(&data(200_000)).map_err(SnapshotError::io(Path::new("")))?;
+    writer.finish().map(|_| ())
+}
+
+/// Receives the same.
+fn receive(store: &SnapshotStore, bytes: &[u8]) -> Result<(), SnapshotError> {
+    let mut receiver = store.receive(one(), meta(10).id, bytes.len() as u64)?;
+    for chunk in bytes.chunks(90_000) {
+        receiver.write(chunk)?;
+    }
+    receiver.finish().map(|_| ())
+}
+
+/// Lets each of the `steps` of `make` fail once, with and without a file there before.
+fn each_step_fails(steps: u32, make: impl Fn(&SnapshotStore) -> Result<(), SnapshotError>) {
+    let mut failed = 0;
+    for (step, is_there_before) in Step::ALL.iter().flat_map(|step| [(*step, false), (*step, true)])
+    {
+        for skipped in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            let (faults, files) = faulty();
+            let store = SnapshotStore::in_dir(dir.path().join("snapshots"), files);
+            if is_there_before {
+                make(&store).unwrap();
+            }
+            faults.fail(step, skipped);
+            let result = make(&store);
+            if !faults.heal() {
+                result.unwrap();
+                break;
+            }
+            failed += 1;
+            let case = format!("{step:?} after {skipped}, there before: {is_there_before}");
+            let error = result.expect_err(&case);
+            assert!(matches!(error, SnapshotError::Io { .. }), "{case}: {error}");
+            let names: Vec<_> = std::fs::read_dir(store.group_dir(one()))
+                .map(|names| names.map(|name| name.unwrap().file_name()).collect())
+                .unwrap_or_default();
+            match names.as_slice() {
+                [] => assert!(!is_there_before, "{case}"),
+                // What has the name is whole, and a new one has it only if nothing else failed.
+                [name] if name == "10-2.snap" => {
+                    assert!(is_there_before || step == Step::SyncDir, "{case}");
+                    store.verify(one(), meta(10).id).unwrap();
+                }
+                _ => panic!("{case}: {names:?}"),
+            }
+            make(&store).unwrap();
+            assert!(read(&store, one(), meta(10).id).unwrap() == data(200_000), "{case}");
+        }
+    }
+    assert_eq!(failed, 2 * steps);
+}
+
+#[test]
+fn whatever_fails_while_writing_leaves_nothing_or_a_whole_file() {
+    // One file created, six writes, a sync, a rename, and three directories synced.
+    each_step_fails(12, write);
+}
+
+#[test]
+fn whatever_fails_while_receiving_leaves_nothing_or_a_whole_file() {
+    let (_dir, store) = store();
+    write(&store).unwrap();
+    let bytes = std::fs::read(store.path(one(), meta(10).id)).unwrap();
+    // As above, but with a write for each chunk.
+    each_step_fails(9, |store| receive(store, &bytes));
+}
+
+#[test]
+fn trap_E03_a_file_whose_fsync_failed_is_not_synced_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (faults, files) = faulty();
+    let store = SnapshotStore::in_dir(dir.path().join("snapshots"), files);
+    faults.fail(Step::Sync, 0);
+    assert!(write(&store).is_err());
+    assert_eq!(faults.syncs(), 1);
+    assert_eq!(std::fs::read_dir(store.group_dir(one())).unwrap().count(), 0);
+}
+
+#[test]
+fn a_temporary_file_that_cannot_be_removed_is_removed_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (faults, files) = faulty();
+    let store = SnapshotStore::in_dir(dir.path().join("snapshots"), files);
+    faults.fail(Step::Sync, 0);
+    faults.fail(Step::Remove, 0);
+    assert!(write(&store).is_err());
+    assert!(faults.heal());
+    assert_eq!(store.list(one()).unwrap(), []);
+    assert_eq!(std::fs::read_dir(store.group_dir(one())).unwrap().count(), 1);
+    store.remove_temporaries().unwrap();
+    assert_eq!(std::fs::read_dir(store.group_dir(one())).unwrap().count(), 0);
+}
+
+#[test]
+fn trap_E06_a_full_disk_is_told_apart_and_leaves_nothing() {
+    let (_dir, from) = store();
+    write(&from).unwrap();
+    let bytes = std::fs::read(from.path(one(), meta(10).id)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (faults, files) = faulty();
+    let store = SnapshotStore::in_dir(dir.path().join("snapshots"), files);
+    let full = |is_full| faults.disk_is_full.store(is_full, std::sync::atomic::Ordering::SeqCst);
+    let is_empty = || std::fs::read_dir(store.group_dir(one())).unwrap().count() == 0;
+
+    full(true);
+    assert!(matches!(write(&store), Err(SnapshotError::Full { .. })));
+    assert!(matches!(receive(&store, &bytes), Err(SnapshotError::Full { .. })));
+    assert!(is_empty());
+
+    full(false);
+    let mut writer = store.create(meta(10)).unwrap();
+    writer.write_all(&data(BLOCK_LEN)).unwrap();
+    full(true);
+    let error = writer.write_all(&[0]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(error.to_string().contains("free some room"), "{error}");
+    assert!(matches!(writer.finish(), Err(SnapshotError::Full { .. })));
+    assert!(is_empty());
+
+    full(false);
+    write(&store).unwrap();
+    store.verify(one(), meta(10).id).unwrap();
+}
+
+#[test]
+fn a_file_that_is_being_sent_stays_readable_when_it_is_superseded() {
+    let (_dir, store) = store();
+    let id = make(&store, 10, &data(1000));
+    let bytes = std::fs::read(store.path(one(), id)).unwrap();
+    let mut file = store.raw(one(), id).unwrap();
+    store.retain(one(), LogId::new(11, 2)).unwrap();
+    assert!(matches!(store.raw(one(), id), Err(SnapshotError::Missing { .. })));
+    assert_eq!(file.len_bytes(), bytes.len() as u64);
+    let mut found = Vec::new();
+    file.read_to_end(&mut found).unwrap();
+    assert_eq!(found, bytes);
 }

@@ -314,11 +314,11 @@ impl Net {
             let id = LogId { index: meta.index, term: meta.term };
             let mut received = false;
             if self.peers.contains_key(&to.get()) {
-                let (mut file, length) = self.peer(n).snapshots.raw(group(), id).unwrap();
+                let mut file = self.peer(n).snapshots.raw(group(), id).unwrap();
                 let mut bytes = Vec::new();
                 std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
                 let store = &self.peer(to.get()).snapshots;
-                let mut receiver = store.receive(group(), id, length).unwrap();
+                let mut receiver = store.receive(group(), id, file.len_bytes()).unwrap();
                 receiver.write(&bytes).unwrap();
                 receiver.finish().unwrap();
                 self.step(to.get(), Input::SnapshotReceived { from: node(n), message });

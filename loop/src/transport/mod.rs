@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 pub(crate) use self::acceptor::{Acceptor, Ingress};
 pub(crate) use self::calls::Calls;
 pub(crate) use self::roster::{Roster, SharedRoster};
-pub(crate) use self::transfer::{SnapshotFile, receive_snapshot, send_snapshot};
+pub(crate) use self::transfer::{SnapshotTransfer, receive_snapshot, send_snapshot};
 use crate::config::LoopConfig;
 use crate::error::CallError;
 use crate::frame::{FRAME_BYTES_MAX, Frame, RefusalCode};
