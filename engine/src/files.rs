@@ -53,9 +53,6 @@ pub(crate) trait OutFile: fmt::Debug + Send {
     /// Makes contents and length durable. After an error nobody knows what is on disk, and a
     /// second sync that succeeds would not tell either: give the file up.
     fn sync(&self) -> io::Result<()>;
-
-    /// Bytes in the file.
-    fn len(&self) -> io::Result<u64>;
 }
 
 /// A file that is read. It stays readable when its name is removed or given to another.
@@ -129,12 +126,6 @@ struct DiskFile<F: Disk, T> {
     position: u64,
 }
 
-impl<F: Disk, T> DiskFile<F, T> {
-    fn file_len(&self) -> io::Result<u64> {
-        Ok(self.handle.file_size().map_err(told)? as u64)
-    }
-}
-
 impl<F: Disk, T> fmt::Debug for DiskFile<F, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DiskFile").field("path", &self.path).finish_non_exhaustive()
@@ -156,15 +147,11 @@ impl<F: Disk> OutFile for DiskFile<F, F::Writer> {
     fn sync(&self) -> io::Result<()> {
         self.handle.sync().map_err(told)
     }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file_len()
-    }
 }
 
 impl<F: Disk> InFile for DiskFile<F, F::Reader> {
     fn len(&self) -> io::Result<u64> {
-        self.file_len()
+        Ok(self.handle.file_size().map_err(told)? as u64)
     }
 }
 
@@ -207,11 +194,9 @@ mod tests {
         let (_dir, path, files) = real();
         std::fs::write(&path, "a longer content of another time").unwrap();
         let mut file = files.create(&path).unwrap();
-        assert_eq!(file.len().unwrap(), 0);
         file.write_all(b"one ").unwrap();
         file.write_all(b"two").unwrap();
         file.sync().unwrap();
-        assert_eq!(file.len().unwrap(), 7);
         let mut file = files.open(&path).unwrap();
         assert_eq!(file.len().unwrap(), 7);
         let mut text = String::new();

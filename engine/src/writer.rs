@@ -293,6 +293,18 @@ impl<F: Disk> LogWriter<F> {
         }
     }
 
+    /// Drops all that is left of a group that was damaged, so that it can begin anew.
+    pub(crate) fn clean(&mut self, group: GroupId) -> Result<(), WriteError> {
+        assert!(!self.holds(group), "group {group} is not damaged");
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let mut batch = LogBatch::default();
+        batch.add_command(group.get(), Command::Clean);
+        let tally = self.tally;
+        self.commit(batch, tally, false)
+    }
+
     /// Has the witness say that the log is durable up to its end, as it must before anything
     /// relies on what was found there. Only at open.
     pub(crate) fn vouch(&mut self) -> Result<(), WriteError> {
