@@ -235,7 +235,7 @@ mod tests {
         let mut torn = MAGIC.to_vec();
         torn.resize(HEADER_LEN, 0);
         std::fs::write(&path, torn).unwrap();
-        assert_eq!(headerless(dir.path()), [path.clone()], "torn");
+        assert_eq!(headerless(dir.path()), std::slice::from_ref(&path), "torn");
         let mut content = vec![0; PROBE_LEN + 10];
         content[PROBE_LEN + 5] = 1;
         std::fs::write(&path, content).unwrap();

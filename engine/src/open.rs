@@ -20,14 +20,12 @@ use crate::ids::GroupId;
 use crate::log_files::Queue;
 use crate::quarantine::{self, Quarantine};
 use crate::reader::LogReader;
-use crate::record::ENGINE_REGION;
 use crate::recovery::{self, Recoveries, Source};
 use crate::snapshot::SnapshotError;
 use crate::snapshot_store::SnapshotStore;
-use crate::stamp::{STAMP_KEY, Stamp};
 use crate::store::{Store, StoreError};
 use crate::survey::Survey;
-use crate::witness::Witness;
+use crate::witness::{self, Witness};
 use crate::write::WriteError;
 use crate::writer::LogWriter;
 
@@ -109,7 +107,7 @@ impl OpenError {
     }
 
     /// The error of what touches names only.
-    fn snapshots(dir: &Path) -> impl FnOnce(SnapshotError) -> Self {
+    pub(crate) fn snapshots(dir: &Path) -> impl FnOnce(SnapshotError) -> Self {
         let dir = dir.to_owned();
         move |error| match error {
             SnapshotError::Io { path, source } | SnapshotError::Full { path, source } => {
@@ -146,14 +144,17 @@ pub(crate) fn open<F: Disk + 'static>(
     if let Some(of_node) = quarantines.iter().find(|quarantine| quarantine.group.is_none()) {
         return Err(OpenError::Damaged { findings: of_node.findings.clone() });
     }
-    let survey = Survey::of(opening.disk, files.as_ref(), &dir, identity.directory_id)?;
+    let (log_dir, witness_path) = (dir.join(LOG), dir.join(WITNESS));
+    let testimony = witness::read(files.as_ref(), &witness_path, identity.directory_id)
+        .map_err(OpenError::io(&witness_path))?;
+    let testimony = (witness_path.as_path(), testimony);
+    let survey = Survey::of(opening.disk, &log_dir, identity.directory_id, testimony)?;
     opening.condemn_if(&survey.findings, &survey)?;
     for note in &survey.notes {
         tracing::warn!(%note, "something on disk is not as it was written; nothing is lost");
     }
     let snapshots = opening.clear_leftovers(&survey)?;
-    let log_dir = dir.join(LOG);
-    let store = Store::open(log_dir.clone(), config, disk.clone(), lock)
+    let store = Store::open(log_dir.clone(), config, disk.clone(), Some(lock))
         .map_err(|error| OpenError::store(&log_dir, error))?;
     let store = Arc::new(store);
     let (reader, thread) = LogReader::start(store.clone(), config.reader_queue_max)
@@ -163,7 +164,7 @@ pub(crate) fn open<F: Disk + 'static>(
     let witness = Witness::open(files.as_ref(), &witness_path, identity.directory_id, &testimony)
         .map_err(OpenError::io(&witness_path))?;
     // From here on the writer's drop ends the thread and closes raft-engine.
-    let sequence = survey.scan.last.map_or(0, |last| last.sequence);
+    let sequence = survey.sequence();
     let mut writer = LogWriter::new(
         store.clone(),
         reader.clone(),
@@ -212,7 +213,7 @@ impl<F: Disk + 'static> Opening<'_, F> {
         findings: &[Damage],
         survey: &Survey,
     ) -> Result<(), OpenError> {
-        let sequence = survey.scan.last.map_or(0, |last| last.sequence);
+        let sequence = survey.sequence();
         let (directory, findings) = (self.identity.directory_id, findings.to_vec());
         let quarantine = Quarantine { group, directory, sequence, findings };
         let path = quarantine.path(self.dir);
@@ -245,7 +246,7 @@ impl<F: Disk + 'static> Opening<'_, F> {
         quarantines: &[Quarantine],
         writer: &mut LogWriter<F>,
     ) -> Result<Recovered, OpenError> {
-        self.check_stamp(store, survey)?;
+        self.condemn_if(survey.check_stamp(store).as_slice(), survey)?;
         let source = Source { store, reader, snapshots, cache, scan: &survey.scan };
         let Recoveries { groups, mut damaged } = recovery::recover_all(&source, quarantines)?;
         for (group, findings) in &damaged {
@@ -263,7 +264,10 @@ impl<F: Disk + 'static> Opening<'_, F> {
         let is_explained =
             !damaged.is_empty() || quarantines.iter().any(|old| old.sequence >= writer.sequence());
         if !is_explained {
-            self.check_tally(survey, writer, snapshots)?;
+            let findings =
+                survey.check_tally(writer.tally(), |group| writer.holds(group), snapshots);
+            let findings = findings.map_err(OpenError::snapshots(&self.dir.join(SNAPSHOTS)))?;
+            self.condemn_if(&findings, survey)?;
         }
         for quarantine in quarantines {
             // One that was renewed meanwhile is a group again.
@@ -271,58 +275,16 @@ impl<F: Disk + 'static> Opening<'_, F> {
                 damaged.insert(group, quarantine.findings.clone());
             }
         }
+        if damaged.is_empty() {
+            for note in survey.dead_records() {
+                tracing::warn!(%note, "something on disk is not as it was written; nothing is lost");
+            }
+        }
         store.hold_purge(!damaged.is_empty());
         self.make_durable(survey, store)?;
         writer.vouch().map_err(OpenError::Write)?;
         writer.repeat_compactions(stale).map_err(OpenError::Write)?;
         Ok(Recovered { groups: recovered, damaged })
-    }
-
-    /// raft-engine must have found the same last batch as the scan.
-    fn check_stamp(&self, store: &Store<F>, survey: &Survey) -> Result<(), OpenError> {
-        let found = store.engine().get(ENGINE_REGION, STAMP_KEY);
-        let found = found.map(|bytes| Stamp::decode(&bytes)).transpose();
-        let what = match found {
-            Ok(found) if found == survey.scan.last => return Ok(()),
-            Ok(found) => format!(
-                "raft-engine recovered batch {}, and the last one on disk is {}",
-                found.map_or(0, |stamp| stamp.sequence),
-                survey.scan.last.map_or(0, |stamp| stamp.sequence),
-            ),
-            Err(error) => format!("raft-engine's stamp is damaged: {error}"),
-        };
-        self.condemn_if(&[Damage::of_file(store.dir(), what, REPLACE_NODE)], survey)
-    }
-
-    /// The last batch said how many groups there are, and in which version. (One that was found
-    /// damaged after it cannot be counted, and explains any difference. The next batch counts
-    /// without it.)
-    fn check_tally(
-        &self,
-        survey: &Survey,
-        writer: &LogWriter<F>,
-        snapshots: &SnapshotStore,
-    ) -> Result<(), OpenError> {
-        let Some(last) = survey.scan.last else { return Ok(()) };
-        let found = writer.tally();
-        if found == last.tally {
-            return Ok(());
-        }
-        let log_dir = self.dir.join(LOG);
-        let mut findings = Vec::new();
-        let with_snapshots =
-            snapshots.groups().map_err(OpenError::snapshots(&self.dir.join(SNAPSHOTS)))?;
-        for group in with_snapshots.into_iter().filter(|group| !writer.holds(*group)) {
-            let what = "there is a snapshot, and no log that it belongs to: the log is lost";
-            findings.push(Damage::of_group(group, &snapshots.group_dir(group), what));
-        }
-        let what = format!(
-            "the last batch counted {} groups, {} are found, or one of them is older than it was",
-            last.tally.groups(),
-            found.groups()
-        );
-        findings.push(Damage::of_file(&log_dir, what, REPLACE_NODE));
-        self.condemn_if(&findings, survey)
     }
 
     /// After a kill the end of the log may be in memory only.

@@ -21,6 +21,7 @@ use crate::reader::{LogReader, ReadError};
 use crate::record::{GENESIS_KEY, GroupRecord, RECORD_KEY, StoredRecord, decode_genesis};
 use crate::snapshot::{SnapshotError, SnapshotMeta};
 use crate::snapshot_store::SnapshotStore;
+use crate::stamp::Tally;
 use crate::store::Store;
 use crate::write::OnDisk;
 use crate::writer::Stale;
@@ -49,6 +50,15 @@ pub(crate) struct Recoveries {
     pub groups: BTreeMap<GroupId, Recovery>,
     /// Those that were not in quarantine before.
     pub damaged: BTreeMap<GroupId, Vec<Damage>>,
+}
+
+impl Recoveries {
+    /// The groups that were recovered, and the batches that wrote them.
+    pub(crate) fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        self.groups.iter().for_each(|(group, found)| tally.add(*group, found.on_disk.sequence));
+        tally
+    }
 }
 
 /// Why a group was not recovered.

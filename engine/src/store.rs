@@ -60,12 +60,13 @@ pub(crate) struct Store<F: Disk> {
 }
 
 impl<F: Disk> Store<F> {
-    /// Opens raft-engine in `dir`, which exists.
+    /// Opens raft-engine in `dir`, which exists. The lock is that of the directory around it, held
+    /// for as long; none where nothing is shared with anybody.
     pub(crate) fn open(
         dir: PathBuf,
         config: &EngineConfig,
         file_system: Arc<F>,
-        lock: Lock,
+        lock: Option<Lock>,
     ) -> Result<Self, StoreError> {
         let latch = Latch::default();
         let Some(name) = dir.to_str() else {
@@ -75,13 +76,8 @@ impl<F: Disk> Store<F> {
         let config = raft_engine_config(name, config);
         let file_system = Arc::new(LatchedFileSystem::new(file_system, latch.clone()));
         let engine = guarded(&latch, || RaftEngine::open_with_file_system(config, file_system))?;
-        let store = Self {
-            engine: Some(engine),
-            lock: Some(lock),
-            latch,
-            dir,
-            purge_is_held: AtomicBool::new(false),
-        };
+        let store =
+            Self { engine: Some(engine), lock, latch, dir, purge_is_held: AtomicBool::new(false) };
         // Opening syncs too, where it cuts off a torn tail.
         match store.latch.error() {
             Some(error) => Err(StoreError::Disk(error)),

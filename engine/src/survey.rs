@@ -7,16 +7,22 @@ use std::path::{Path, PathBuf};
 use raft_engine::env::FileSystem;
 
 use crate::damage::{Damage, REPLACE_NODE};
-use crate::directory::{LOG, WITNESS};
-use crate::files::Files;
-use crate::ids::DirectoryId;
+use crate::disk::Disk;
+use crate::ids::{DirectoryId, GroupId};
 use crate::log_files::LogFiles;
 use crate::log_scan::Scan;
-use crate::witness::{self, Testimony};
+use crate::record::ENGINE_REGION;
+use crate::snapshot::SnapshotError;
+use crate::snapshot_store::SnapshotStore;
+use crate::stamp::{STAMP_KEY, Stamp, Tally};
+use crate::store::Store;
+use crate::witness::{Testimony, WitnessFault};
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Survey {
+    /// Where the log files are.
+    log: PathBuf,
     /// The log files, without those that have no header.
     pub files: LogFiles,
     /// Last files without a header: nothing is in them, and raft-engine would trip over them.
@@ -32,52 +38,107 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    /// Surveys the directory `dir`, whose identity says that it is `directory`.
+    /// Surveys the log files in `log`, which are those of `directory`. What its witness says must
+    /// have been read before: on a directory in use the log can then only be ahead of it.
     ///
     /// # Errors
     ///
     /// Of the file system: the file, and what it said.
     pub(crate) fn of<F: FileSystem>(
         file_system: &F,
-        files: &dyn Files,
-        dir: &Path,
+        log: &Path,
         directory: DirectoryId,
+        (witness, testimony): (&Path, Result<Testimony, WitnessFault>),
     ) -> Result<Self, (PathBuf, io::Error)> {
-        let (log, witness) = (dir.join(LOG), dir.join(WITNESS));
-        // The witness first: on a directory in use the log can only be ahead of it.
-        let testimony =
-            witness::read(files, &witness, directory).map_err(|error| (witness.clone(), error))?;
-        let (mut log_files, mut findings) =
-            LogFiles::list(&log).map_err(|error| (log.clone(), error))?;
-        let headerless = log_files.take_headerless(file_system)?;
-        let mut scan = Scan::run(file_system, &log_files, directory)?;
+        let (mut files, mut findings) =
+            LogFiles::list(log).map_err(|error| (log.to_owned(), error))?;
+        let headerless = files.take_headerless(file_system)?;
+        let mut scan = Scan::run(file_system, &files, directory)?;
         findings.append(&mut scan.findings);
         let mut notes = Vec::new();
-        let testimony = match testimony {
+        match &testimony {
             Ok(testimony) => {
                 let last = scan.last.map_or(0, |last| last.sequence);
                 // What else is wrong explains it.
                 if findings.is_empty() && last < testimony.sequence {
-                    findings.push(lost_end(&log, &scan, testimony.sequence));
+                    findings.push(lost_end(log, &scan, testimony.sequence));
                 }
                 if testimony.is_half {
                     let what = "one of its two slots cannot be read: a power loss tore it, or it \
                                 rotted; the other one speaks";
-                    notes.push(Damage::of_file(&witness, what, HALF_WITNESS));
+                    notes.push(Damage::of_file(witness, what, NONE_NEEDED));
                 }
-                Some(testimony)
             }
             Err(fault) => {
                 let what = format!("the witness of the log's end says nothing: {fault}");
-                findings.push(Damage::of_file(&witness, what, REPLACE_NODE));
-                None
+                findings.push(Damage::of_file(witness, what, REPLACE_NODE));
             }
+        }
+        let testimony = testimony.ok();
+        Ok(Self { log: log.to_owned(), files, headerless, scan, testimony, findings, notes })
+    }
+
+    /// The last batch; 0 when there is none.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.scan.last.map_or(0, |last| last.sequence)
+    }
+
+    /// What is wrong if raft-engine has not found the same last batch.
+    pub(crate) fn check_stamp<F: Disk>(&self, store: &Store<F>) -> Option<Damage> {
+        let found = store.engine().get(ENGINE_REGION, STAMP_KEY);
+        let what = match found.map(|bytes| Stamp::decode(&bytes)).transpose() {
+            Ok(found) if found == self.scan.last => return None,
+            Ok(found) => format!(
+                "raft-engine recovered batch {}, and the last one on disk is {}",
+                found.map_or(0, |stamp| stamp.sequence),
+                self.sequence(),
+            ),
+            Err(error) => format!("raft-engine's stamp is damaged: {error}"),
         };
-        Ok(Self { files: log_files, headerless, scan, testimony, findings, notes })
+        Some(Damage::of_file(&self.log, what, REPLACE_NODE))
+    }
+
+    /// What is wrong if the groups that were `found` are not those that the last batch counted.
+    /// Only where all of them could be counted.
+    ///
+    /// # Errors
+    ///
+    /// Of listing the snapshots.
+    pub(crate) fn check_tally(
+        &self,
+        found: Tally,
+        holds: impl Fn(GroupId) -> bool,
+        snapshots: &SnapshotStore,
+    ) -> Result<Vec<Damage>, SnapshotError> {
+        let Some(last) = self.scan.last.filter(|last| last.tally != found) else {
+            return Ok(Vec::new());
+        };
+        let mut findings = Vec::new();
+        for group in snapshots.groups()?.into_iter().filter(|group| !holds(*group)) {
+            let what = "there is a snapshot, and no log that it belongs to: the log is lost";
+            findings.push(Damage::of_group(group, &snapshots.group_dir(group), what));
+        }
+        let what = format!(
+            "the last batch counted {} groups, {} are found, or one of them is older than it was",
+            last.tally.groups(),
+            found.groups()
+        );
+        findings.push(Damage::of_file(&self.log, what, REPLACE_NODE));
+        Ok(findings)
+    }
+
+    /// Records with bad entries that no group needs any more, once all groups are recovered.
+    pub(crate) fn dead_records(&self) -> Vec<Damage> {
+        let note = |(file, offset)| {
+            let what = "the entries of this record are damaged, and no group needs them any more";
+            Damage::of_file(file, what, NONE_NEEDED).at_offset(offset)
+        };
+        self.scan.suspects().map(note).collect()
     }
 }
 
-const HALF_WITNESS: &str = "none needed: it is written again with the next batch";
+/// What to do about what takes nothing with it.
+const NONE_NEEDED: &str = "none is needed, but a disk that loses bytes should be replaced";
 
 fn lost_end(log: &Path, scan: &Scan, witnessed: u64) -> Damage {
     let (file, offset) = match &scan.end {

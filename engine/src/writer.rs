@@ -44,6 +44,13 @@ struct Waiting {
     numbers: Vec<(GroupId, u64)>,
 }
 
+/// A batch for raft-engine, and what will be on disk after it.
+struct Composed {
+    batch: LogBatch,
+    changed: Vec<(GroupId, OnDisk)>,
+    tally: Tally,
+}
+
 impl<F: Disk> std::fmt::Debug for LogWriter<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LogWriter")
@@ -100,7 +107,7 @@ impl<F: Disk> LogWriter<F> {
     ///
     /// The writes of one group are merged in their order: a later record replaces an earlier
     /// one, and later entries the suffix that they overlap. Before the receipts are returned the
-    /// [witness](crate::witness) knows of the batch; a batch that changes a term or a vote costs
+    /// witness knows of the batch; a batch that changes a term or a vote costs
     /// a second fsync for it.
     ///
     /// # Errors
@@ -135,7 +142,7 @@ impl<F: Disk> LogWriter<F> {
             return Ok(Vec::new());
         }
         let sequence = self.sequence + 1;
-        let (batch, changed, tally) = self.batch(sequence)?;
+        let Composed { batch, changed, tally } = self.compose(sequence)?;
         let reveals_ballot = self.waiting.plan.changes_ballot(&self.on_disk);
         self.commit(batch, tally, reveals_ballot)?;
         self.on_disk.extend(changed);
@@ -146,10 +153,7 @@ impl<F: Disk> LogWriter<F> {
 
     /// The batch of what waits, and what will be on disk after it. It is made anew for every
     /// attempt: raft-engine spoils one that it could not write (trap E11).
-    fn batch(
-        &self,
-        sequence: u64,
-    ) -> Result<(LogBatch, Vec<(GroupId, OnDisk)>, Tally), WriteError> {
+    fn compose(&self, sequence: u64) -> Result<Composed, WriteError> {
         let (mut batch, mut changed, mut tally) = (LogBatch::default(), Vec::new(), self.tally);
         for (group, merged) in &self.waiting.plan.groups {
             if let Some(before) = self.on_disk.get(group) {
@@ -158,7 +162,7 @@ impl<F: Disk> LogWriter<F> {
             tally.add(*group, sequence);
             changed.push((*group, self.add(&mut batch, *group, merged, sequence)?));
         }
-        Ok((batch, changed, tally))
+        Ok(Composed { batch, changed, tally })
     }
 
     /// Adds one group's part, and returns what will be on disk of it. The order matters: what is
@@ -234,7 +238,7 @@ impl<F: Disk> LogWriter<F> {
         self.witness.is_synced()
     }
 
-    /// Makes the [witness](crate::witness) durable: from then on not even a power loss *together*
+    /// Makes the witness durable: from then on not even a power loss *together*
     /// with damage to the end of the log can hide that a batch is missing. No fsync if there is
     /// nothing new.
     ///
