@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use serde::Serialize;
 
 use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, Incarnation};
 
 /// Where clients or other brokers reach a broker.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Listener {
     /// The listener's name, such as `PLAINTEXT`; unique within a broker.
     pub name: String,
@@ -18,7 +19,7 @@ pub struct Listener {
 }
 
 /// The feature levels that a broker supports, both ends included (KIP-584).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct FeatureRange {
     /// Lowest level.
     pub min: FeatureLevel,

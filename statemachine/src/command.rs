@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use serde::{Serialize, Serializer};
 
 use crate::broker::{FeatureRange, Listener};
 use crate::ids::{
@@ -16,7 +17,7 @@ use crate::wire::{self, DecodeError, id_from_wire, id_to_wire};
 
 /// A broker and the epoch of the registration that it speaks for. Another epoch than the registered
 /// one is STALE_BROKER_EPOCH.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct BrokerSession {
     /// The broker.
     pub broker: BrokerId,
@@ -25,7 +26,7 @@ pub struct BrokerSession {
 }
 
 /// A broker that starts, or that amends what it said when it started (KIP-631).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RegisterBroker {
     /// The broker.
     pub broker: BrokerId,
@@ -45,7 +46,7 @@ pub struct RegisterBroker {
 }
 
 /// A topic to create, with the placement that the leader planned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NewTopic {
     /// The topic's id: random, not nil.
     pub id: TopicId,
@@ -54,11 +55,12 @@ pub struct NewTopic {
     /// The replicas of each partition, in order of preference.
     pub partitions: Vec<Brokers>,
     /// Configuration keys and values.
+    #[serde(serialize_with = "as_map")]
     pub configs: Vec<(String, String)>,
 }
 
 /// A leader's wish to change the ISR of its partition (KIP-497, KIP-704, KIP-903).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AlterPartition {
     /// The leader that asks.
     pub sender: BrokerSession,
@@ -75,7 +77,11 @@ pub struct AlterPartition {
 }
 
 /// A command to the metadata.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Its `Display` is one line for people, its `Serialize` `{"name":..,"fields":{..}}` for tools. In the
+/// log and on the wire it has neither of these forms, but that of [`Command::encode`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "name", content = "fields")]
 #[non_exhaustive]
 pub enum Command {
     /// Registers a broker, or amends its registration.
@@ -323,6 +329,10 @@ pub(crate) fn recovery_from_wire(recovering: bool) -> Recovery {
     if recovering { Recovery::Recovering } else { Recovery::Recovered }
 }
 
+fn as_map<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(key, value)| (key, value)))
+}
+
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -375,6 +385,28 @@ mod tests {
             assert_eq!(Command::decode(&command.encode()), Ok(command));
         }
         assert_eq!(*ids(&[]), []);
+    }
+
+    #[test]
+    fn every_command_can_be_told_in_one_line_and_as_json() {
+        for command in every_command() {
+            let text = command.to_string();
+            assert!(!text.is_empty() && text.lines().count() == 1, "{text:?}");
+            let json = serde_json::to_value(&command).unwrap();
+            assert!(json["name"].is_string() && json["fields"].is_object(), "{json}");
+        }
+        let mut topic = new_topic(1, "a\nb", &[&[1, 2], &[2, 1]]);
+        topic.configs = vec![("k".into(), "v".into()), ("l".into(), String::new())];
+        let create = Command::CreateTopics { topics: vec![topic] };
+        let id = topic_id(1);
+        let text =
+            format!("create topics \"a\\nb\" {id} on [1, 2], [2, 1] with \"k\"=\"v\", \"l\"=\"\"");
+        assert_eq!(create.to_string(), text);
+        let topic = serde_json::json!({
+            "id": id, "name": "a\nb", "partitions": [[1, 2], [2, 1]], "configs": {"k": "v", "l": ""},
+        });
+        let json = serde_json::json!({"name": "CreateTopics", "fields": {"topics": [topic]}});
+        assert_eq!(serde_json::to_value(&create).unwrap(), json);
     }
 
     #[test]

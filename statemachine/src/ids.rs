@@ -2,12 +2,14 @@
 
 use std::fmt::{self, Display};
 
+use serde::Serialize;
 use uuid::Uuid;
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(transparent)]
         pub struct $name(pub $inner);
 
         impl $name {
@@ -35,7 +37,8 @@ macro_rules! number {
 macro_rules! uuid {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(transparent)]
         pub struct $name(pub Uuid);
 
         impl From<Uuid> for $name {
@@ -107,7 +110,7 @@ uuid! {
 }
 
 /// A partition: the topic's id and the partition's number within it, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PartitionKey {
     /// The topic.
     pub topic: TopicId,

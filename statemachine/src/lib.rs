@@ -52,6 +52,7 @@ mod check;
 mod command;
 mod contract;
 mod delta;
+mod description;
 mod elect;
 mod error;
 mod feature_level;

@@ -1,9 +1,12 @@
 //! A partition: who keeps it, who leads it, who may lead it next.
 
+use serde::Serialize;
+
 use crate::ids::{BrokerId, Brokers, LeaderEpoch, PartitionEpoch};
 
 /// Whether the leader's log holds all that was ever acknowledged (KIP-704).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Recovery {
     /// It does.
     #[default]

@@ -1,0 +1,89 @@
+//! Commands in the words of people: one line each, for tools that show a log.
+
+use std::fmt::{self, Display};
+
+use crate::command::{AlterPartition, BrokerSession, Command, NewTopic, RegisterBroker};
+use crate::ids::{BrokerId, list};
+use crate::partition::Recovery;
+
+impl Display for Command {
+    /// One line; what is a name in it is quoted, since a broker may send any text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No default: a command that is added must be told too.
+        match self {
+            Self::RegisterBroker(register) => register.fmt(f),
+            Self::FenceBroker(session) => write!(f, "fence {session}"),
+            Self::UnfenceBroker(session) => write!(f, "unfence {session}"),
+            Self::ShutdownBroker(session) => write!(f, "shut down {session}"),
+            Self::UnregisterBroker { broker } => write!(f, "unregister broker {broker}"),
+            Self::CreateTopics { topics } => {
+                f.write_str("create topics")?;
+                separated(f, topics)
+            }
+            Self::DeleteTopic { topic } => write!(f, "delete topic {topic}"),
+            Self::AlterPartition(alter) => alter.fmt(f),
+            Self::AllocateProducerIds(session) => write!(f, "producer ids for {session}"),
+            Self::SetFeatureLevel { level } => write!(f, "set feature level {level}"),
+        }
+    }
+}
+
+/// ` a, b, c`.
+fn separated<T: Display>(f: &mut fmt::Formatter<'_>, items: &[T]) -> fmt::Result {
+    for (number, item) in items.iter().enumerate() {
+        write!(f, "{} {item}", if number == 0 { "" } else { "," })?;
+    }
+    Ok(())
+}
+
+impl Display for BrokerSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "broker {} of epoch {}", self.broker, self.epoch)
+    }
+}
+
+impl Display for RegisterBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "register broker {}, incarnation {}", self.broker, self.incarnation)?;
+        for listener in &self.listeners {
+            write!(f, ", {:?} at {:?}:{}", listener.name, listener.host, listener.port)?;
+        }
+        if let Some(rack) = &self.rack {
+            write!(f, ", rack {rack:?}")?;
+        }
+        write!(f, ", feature levels {} to {}", self.features.min, self.features.max)?;
+        f.write_str(", directories")?;
+        separated(f, &self.directories)?;
+        if !self.vouched.is_empty() {
+            f.write_str(", vouches for")?;
+            separated(f, &self.vouched)?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for NewTopic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {} on", self.name, self.id)?;
+        let partitions: Vec<String> = self.partitions.iter().map(|on| list(on)).collect();
+        separated(f, &partitions)?;
+        for (number, (key, value)) in self.configs.iter().enumerate() {
+            write!(f, "{} {key:?}={value:?}", if number == 0 { " with" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for AlterPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sender, partition, leader_epoch, partition_epoch, isr, recovery } = self;
+        let isr: Vec<BrokerId> = isr.iter().map(|member| member.broker).collect();
+        write!(f, "alter partition {partition}: ISR {}", list(&isr))?;
+        match recovery {
+            Recovery::Recovered => {}
+            Recovery::Recovering => f.write_str(", recovering")?,
+        }
+        write!(f, ", asked by {sender} at leader epoch {leader_epoch}")?;
+        write!(f, ", partition epoch {partition_epoch}")
+    }
+}
