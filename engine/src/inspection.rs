@@ -24,6 +24,7 @@ use crate::ids::{GroupId, LogId};
 use crate::open::OpenError;
 use crate::quarantine;
 use crate::reader::{LogReader, ReadError};
+use crate::record::{RECORD_KEY, StoredRecord};
 use crate::recovery::{self, Recoveries, Source};
 use crate::snapshot_store::SnapshotStore;
 use crate::store::Store;
@@ -90,10 +91,16 @@ pub struct Inspection {
 }
 
 /// raft-engine over the frozen files.
-#[derive(Debug)]
 struct OpenLog {
+    store: Arc<Store<FrozenLog>>,
     reader: LogReader,
     thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for OpenLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenLog").field("dir", &self.store.dir()).finish_non_exhaustive()
+    }
 }
 
 impl Drop for OpenLog {
@@ -162,6 +169,14 @@ impl Inspection {
                 finding.file = if name == Path::new("") { log.clone() } else { log.join(name) };
             }
         }
+        // A quarantine says what is found again as long as it is there.
+        let mut told: Vec<Damage> = Vec::with_capacity(found.damage.len());
+        for finding in std::mem::take(&mut found.damage) {
+            if !told.contains(&finding) {
+                told.push(finding);
+            }
+        }
+        found.damage = told;
         Ok(found)
     }
 
@@ -183,7 +198,8 @@ impl Inspection {
         };
         let (reader, thread) =
             LogReader::start(store.clone(), config.reader_queue_max).map_err(OpenError::io(dir))?;
-        self.log = Some(OpenLog { reader: reader.clone(), thread: Some(thread) });
+        let (opened, asked) = (store.clone(), reader.clone());
+        self.log = Some(OpenLog { store: opened, reader: asked, thread: Some(thread) });
         let cache = CacheBudget::new(0);
         let source =
             Source { store: &store, reader: &reader, snapshots, cache: &cache, scan: &survey.scan };
@@ -222,6 +238,23 @@ impl Inspection {
     /// Whether nothing is damaged.
     pub fn is_ok(&self) -> bool {
         self.damage.is_empty()
+    }
+
+    /// The first and the last index at which there may be an entry of `group`, also of a damaged
+    /// one; `None` when there is none, or nothing can be read at all.
+    pub fn span(&self, group: GroupId) -> Option<(u64, u64)> {
+        if let Some(found) = self.groups.iter().find(|found| found.group == group) {
+            let InspectedGroup { first_index, last_index, .. } = *found;
+            return (first_index <= last_index).then_some((first_index, last_index));
+        }
+        let (engine, region) = (self.log.as_ref()?.store.engine(), group.get());
+        let (first, last) = (engine.first_index(region)?, engine.last_index(region)?);
+        // Entries at or below the recorded truncation may be back (trap E05).
+        let record = engine.get(region, RECORD_KEY);
+        let record = record.and_then(|bytes| StoredRecord::decode(group, &bytes).ok());
+        let truncated = record.map_or(0, |stored| stored.record.truncated.index);
+        let first = first.max(truncated.saturating_add(1));
+        (first <= last).then_some((first, last))
     }
 
     /// The entries of `group` from `low` on, below `high`: at least one where there is one, and
@@ -298,6 +331,7 @@ mod tests {
         assert_eq!((state, snapshot), (&hard_state(1, 1, 300), &LogId::new(300, 1)));
         let expected: Vec<_> = (281..=300).map(|index| entry_of(index, 1, 100)).collect();
         assert_eq!(found.entries(one(), 1, 999).unwrap(), expected);
+        assert_eq!((found.span(one()), found.span(two())), (Some((281, 300)), None));
         assert!(matches!(found.entries(one(), 301, 999), Err(ReadError::Gone { .. })));
         drop(found);
         assert_eq!(contents(dir.path()), before);
@@ -370,6 +404,7 @@ mod tests {
         assert_eq!(found.groups.iter().map(|found| found.group).collect::<Vec<_>>(), [two()]);
         assert_eq!(found.entries(one(), 306, 307).unwrap(), entries(306..=306, 1));
         assert!(found.entries(one(), 301, 302).is_err());
+        assert_eq!(found.span(one()), Some((281, 310)));
         assert_eq!(contents(dir.path()), before, "no quarantine either");
         // Once a node has put it there, the quarantine speaks.
         let copy = tempdir();
