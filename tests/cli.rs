@@ -5,13 +5,12 @@
 
 mod cluster;
 
-use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use cluster::{Cluster, json_of, program, quorate, throughout, until};
+use cluster::{Cluster, contents, json_of, program, quorate, throughout, until};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -37,20 +36,6 @@ fn assert_refused(output: &Output, status: i32, words: &[&str]) {
 fn assert_one_sentence(output: &Output, status: i32, words: &[&str]) {
     assert_refused(output, status, words);
     assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1, "{output:?}");
-}
-
-/// Every file under `dir` with its contents.
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(contents(&path));
-        } else {
-            found.insert(path.display().to_string(), std::fs::read(&path).unwrap());
-        }
-    }
-    found
 }
 
 fn format(dir: &Path, node: &str, voters: &str) -> Output {

@@ -27,9 +27,9 @@ pub(crate) struct CommandLine {
 /// Options that every command understands.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// How data is printed: a table for people, or one line of JSON
-    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
-    pub(crate) output: Output,
+    /// How data is printed: a table for people, or JSON [default: table; of 'log dump': json]
+    #[arg(long, global = true, value_enum)]
+    output: Option<Output>,
     /// Admin addresses of the nodes; the next one is tried when one is down
     /// [env: QUORATE_ADDR=]
     #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT,..")]
@@ -44,6 +44,16 @@ pub(crate) struct Global {
 }
 
 impl Global {
+    /// How data is printed, for all commands but those with a default of their own.
+    pub(crate) fn output(&self) -> Output {
+        self.output_or(Output::Table)
+    }
+
+    /// How data is printed, by a command with this default.
+    pub(crate) fn output_or(&self, default: Output) -> Output {
+        self.output.unwrap_or(default)
+    }
+
     /// How long a request is tried.
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout)
@@ -55,7 +65,7 @@ impl Global {
 pub(crate) enum Output {
     /// Columns for people
     Table,
-    /// One line of JSON, the last on stdout
+    /// One line of JSON, the last on stdout; of a log, one line an entry
     Json,
 }
 
@@ -82,6 +92,14 @@ pub(crate) enum Command {
     /// The partitions of the cluster, with leader and in-sync replicas
     #[command(subcommand)]
     Partitions(Partitions),
+    /// Check every byte of a data directory offline, and change nothing; exit status 1 on damage
+    ///
+    /// It takes no lock, and a node may run in the directory meanwhile. It reads what a node reads
+    /// when it starts: identity, witness, log files, every entry, snapshots.
+    Verify(OfflineArgs),
+    /// Look into the log of a data directory offline, and change nothing
+    #[command(subcommand)]
+    Log(Log),
     /// Remove a directory once standard input closes: what the demo leaves when it is killed
     #[command(hide = true)]
     Sweep {
@@ -120,6 +138,83 @@ pub(crate) enum Partitions {
         #[arg(long)]
         topic: Option<String>,
     },
+}
+
+/// What can be done with a log.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Log {
+    /// Print the entries, one line of JSON each, with their commands decoded
+    ///
+    /// Entries that are compacted away are left out. Of a damaged directory whatever can be read
+    /// is printed, then what is damaged, on stderr; the exit status is 1. A node may run in the
+    /// directory meanwhile.
+    Dump(DumpArgs),
+}
+
+/// The options of an offline command.
+#[derive(Debug, Args)]
+pub(crate) struct OfflineArgs {
+    /// The data directory of a node, which may run
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// The options of `log dump`.
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    #[command(flatten)]
+    pub(crate) offline: OfflineArgs,
+    /// Only entries from this index on
+    #[arg(long, value_name = "INDEX")]
+    pub(crate) from: Option<u64>,
+    /// Only entries up to this index, itself included
+    #[arg(long, value_name = "INDEX")]
+    pub(crate) to: Option<u64>,
+    /// Only this group's; group 1 is the metadata
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) group: Option<u64>,
+    /// Only entries of this kind
+    #[arg(long, value_enum)]
+    pub(crate) kind: Option<EntryKind>,
+    /// At most so many entries
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+}
+
+impl DumpArgs {
+    /// The indexes that are asked for, first and last.
+    pub(crate) fn range(&self) -> Result<(u64, u64), Failure> {
+        let (from, to) = (self.from.unwrap_or(0), self.to.unwrap_or(u64::MAX));
+        if from <= to {
+            return Ok((from, to));
+        }
+        Err(Failure::Usage(format!(
+            "--from {from} is beyond --to {to}: no entry is in between, give the lower index first"
+        )))
+    }
+}
+
+/// What an entry of a log is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EntryKind {
+    /// A command to the metadata
+    Command,
+    /// Nothing: what a new leader begins with
+    Empty,
+    /// A change of the membership
+    ConfChange,
+}
+
+impl EntryKind {
+    /// As it is written on the command line and in JSON.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            EntryKind::Command => "command",
+            EntryKind::Empty => "empty",
+            EntryKind::ConfChange => "conf-change",
+        }
+    }
 }
 
 /// The options of `topics create`.
@@ -380,11 +475,33 @@ mod tests {
     }
 
     #[test]
+    fn a_log_is_dumped_as_json_unless_asked_otherwise_and_its_range_is_one() {
+        let dump = |options: &str| {
+            let line = parse(&format!("log dump --data-dir d {options}"))?;
+            let output = line.global.output_or(Output::Json);
+            match line.command {
+                Command::Log(Log::Dump(args)) => Ok((output, args.kind, args.range()?)),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(dump("").unwrap(), (Output::Json, None, (0, u64::MAX)));
+        let all = "--output table --from 3 --to 3 --kind conf-change --group 1 --limit 1";
+        assert_eq!(dump(all).unwrap(), (Output::Table, Some(EntryKind::ConfChange), (3, 3)));
+        assert!(usage_of(dump("--from 4 --to 3")).contains("--from 4 is beyond --to 3"));
+        for wrong in ["--group 0", "--limit 0", "--kind none", "--from -1"] {
+            usage_of(dump(wrong));
+        }
+        for kind in [EntryKind::Command, EntryKind::Empty, EntryKind::ConfChange] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
+
+    #[test]
     fn options_that_are_global_may_follow_the_command() {
         let line = parse("topics ls --addr a:1,b:2 --timeout 3 --output json --local").unwrap();
         assert_eq!(line.global.addr.len(), 2);
         assert_eq!(line.global.timeout(), Duration::from_secs(3));
-        assert_eq!(line.global.output, Output::Json);
+        assert_eq!(line.global.output(), Output::Json);
         assert!(line.global.local);
         assert!(usage_of(parse("status --timeout 0")).contains("--timeout"));
         assert!(usage_of(parse("status --addr a")).contains("an address is HOST:PORT"));

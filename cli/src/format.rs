@@ -32,7 +32,7 @@ pub(crate) fn run(global: &Global, args: &FormatArgs) -> Result<(), Failure> {
         data_dir: args.data_dir.display().to_string(),
     };
     output::print_fields(
-        global.output,
+        global.output(),
         &formatted,
         &[
             ("formatted", formatted.data_dir.clone()),

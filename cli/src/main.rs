@@ -10,6 +10,9 @@
 //! | `node`, `broker`, `settings` | `quorate node`, its broker, and what it was told |
 //! | `signals`, `leash`, `log` | what ends a node, and where it tells about itself |
 //! | `query`, `client`, `output` | the commands that ask a cluster, how they ask, how they print |
+//! | `directory` | a data directory looked at offline, and what is wrong with it |
+//! | `verify` | `quorate verify` |
+//! | `dump`, `entry` | `quorate log dump`, and one entry of a log as it is shown |
 //! | `demo` | `quorate demo` |
 //! | `failure`, `panics` | how a command ends that does not end well |
 //! | `wait` | the one place that pauses |
@@ -18,6 +21,9 @@ mod args;
 mod broker;
 mod client;
 mod demo;
+mod directory;
+mod dump;
+mod entry;
 mod failure;
 mod format;
 mod hostport;
@@ -29,6 +35,7 @@ mod panics;
 mod query;
 mod settings;
 mod signals;
+mod verify;
 mod wait;
 
 use std::io::{self, Write};
@@ -37,7 +44,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use args::{Command, CommandLine, List, Partitions, Topics};
+use args::{Command, CommandLine, List, Log, Output, Partitions, Topics};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -63,7 +70,7 @@ fn run(line: CommandLine) -> Result<(), Failure> {
     match line.command {
         Command::Format(args) => format::run(global, &args),
         Command::Node(args) => node::run(&args),
-        Command::Demo => demo::run(global.output),
+        Command::Demo => demo::run(global.output()),
         Command::Status => query::status(global),
         Command::Brokers(List::Ls) => query::brokers(global),
         Command::Members(List::Ls) => query::members(global),
@@ -73,6 +80,8 @@ fn run(line: CommandLine) -> Result<(), Failure> {
         Command::Partitions(Partitions::Ls { topic }) => {
             query::partitions(global, topic.as_deref())
         }
+        Command::Verify(args) => verify::run(global.output(), &args),
+        Command::Log(Log::Dump(args)) => dump::run(global.output_or(Output::Json), &args),
         Command::Sweep { directory } => demo::sweep::run(&directory),
     }
 }

@@ -45,7 +45,7 @@ impl From<RequestError> for Failure {
 /// `quorate status`: what the first node that answers knows of itself.
 pub(crate) fn status(global: &Global) -> Result<(), Failure> {
     let status: Status = client(global)?.get("/status")?;
-    output::print_fields(global.output, &status, &output::status_fields(&status))
+    output::print_fields(global.output(), &status, &output::status_fields(&status))
 }
 
 /// `quorate brokers ls`.
@@ -81,7 +81,7 @@ fn list<T: Rows + Serialize + DeserializeOwned>(
         false => format!("{path}?{}", query.join("&")),
     };
     let rows: Vec<T> = client(global)?.get(&path)?;
-    output::print_rows(global.output, &rows)
+    output::print_rows(global.output(), &rows)
 }
 
 /// `quorate topics create`.
@@ -94,7 +94,7 @@ pub(crate) fn create_topic(global: &Global, args: &CreateArgs) -> Result<(), Fai
     };
     let created: CreatedTopic = client(global)?.post("/v1/topics", &request)?;
     output::print_fields(
-        global.output,
+        global.output(),
         &created,
         &[
             ("created", created.name.clone()),
@@ -112,7 +112,7 @@ pub(crate) fn delete_topic(global: &Global, name: &str) -> Result<(), Failure> {
     let path = format!("/v1/topics/{}", path_segment(name));
     let deleted: DeletedTopic = client(global)?.delete(&path)?;
     output::print_fields(
-        global.output,
+        global.output(),
         &deleted,
         &[("deleted", deleted.name.clone()), ("index", deleted.index.to_string())],
     )

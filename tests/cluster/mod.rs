@@ -429,6 +429,20 @@ pub(crate) fn ids(list: &Value) -> BTreeSet<u64> {
     list.as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
 }
 
+/// Every file under `dir` with its contents.
+pub(crate) fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.display().to_string(), std::fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
 /// Sends a signal to a process that this test started.
 pub(crate) fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
