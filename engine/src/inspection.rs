@@ -169,14 +169,7 @@ impl Inspection {
                 finding.file = if name == Path::new("") { log.clone() } else { log.join(name) };
             }
         }
-        // A quarantine says what is found again as long as it is there.
-        let mut told: Vec<Damage> = Vec::with_capacity(found.damage.len());
-        for finding in std::mem::take(&mut found.damage) {
-            if !told.contains(&finding) {
-                told.push(finding);
-            }
-        }
-        found.damage = told;
+        found.damage = told_once(std::mem::take(&mut found.damage));
         Ok(found)
     }
 
@@ -270,6 +263,23 @@ impl Inspection {
         let low = first.map_or(low, |found| low.max(found.first_index));
         log.reader.fetch_now(group, low, high, READ_BYTES_MAX)
     }
+}
+
+/// Each finding once: a quarantine tells what is found again as long as it is there, and by the
+/// name that the directory had then.
+fn told_once(findings: Vec<Damage>) -> Vec<Damage> {
+    let mut told: Vec<Damage> = Vec::with_capacity(findings.len());
+    for finding in findings {
+        let is_same = |old: &&mut Damage| {
+            let renamed = Damage { file: finding.file.clone(), ..(**old).clone() };
+            old.file.file_name() == finding.file.file_name() && renamed == finding
+        };
+        match told.iter_mut().find(is_same) {
+            Some(old) => *old = finding,
+            None => told.push(finding),
+        }
+    }
+    told
 }
 
 fn inspected(log: &crate::log::GroupLog) -> InspectedGroup {
@@ -376,6 +386,13 @@ mod tests {
         }
         assert!(seen > 0, "none of 40");
         node.close();
+    }
+
+    #[test]
+    fn a_finding_is_told_once_and_by_the_name_that_the_directory_has_now() {
+        let finding = |file: &str, what: &str| Damage::of_file(Path::new(file), what, "");
+        let all = vec![finding("d/log", "a"), finding("d/log", "b"), finding("/x/d/log", "a")];
+        assert_eq!(told_once(all), [finding("/x/d/log", "a"), finding("d/log", "b")]);
     }
 
     #[test]
