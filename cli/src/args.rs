@@ -92,9 +92,9 @@ pub(crate) enum Command {
     /// The partitions of the cluster, with leader and in-sync replicas
     #[command(subcommand)]
     Partitions(Partitions),
-    /// Check every byte of a data directory offline, and change nothing; exit status 1 on damage
+    /// Check offline that all of a data directory is as it was written; exit status 1 on damage
     ///
-    /// It takes no lock, and a node may run in the directory meanwhile. It reads what a node reads
+    /// It changes nothing and takes no lock: a node may run meanwhile. It reads what a node reads
     /// when it starts: identity, witness, log files, every entry, snapshots.
     Verify(OfflineArgs),
     /// Look into the log of a data directory offline, and change nothing
