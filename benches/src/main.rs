@@ -5,6 +5,7 @@
 
 mod bare;
 mod commit;
+mod latency;
 mod member;
 mod report;
 
@@ -55,12 +56,7 @@ enum Command {
 fn main() -> ExitCode {
     let args = Args::parse();
     let rows = match args.command {
-        Command::Member { data_dir, listen } => {
-            return match member::run(data_dir, listen) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => failed(&*error),
-            };
-        }
+        Command::Member { data_dir, listen } => return ended(member::run(data_dir, listen)),
         Command::Commit { proposals, dir } => commit::run(proposals, dir),
     };
     match rows {
@@ -68,6 +64,13 @@ fn main() -> ExitCode {
             report::print(&rows, args.output == Output::Json);
             ExitCode::SUCCESS
         }
+        Err(error) => failed(&*error),
+    }
+}
+
+fn ended(result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&*error),
     }
 }
