@@ -4,6 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use crate::latency::Latencies;
+use crate::spread::Spread;
 
 /// One line of a report. `null` in JSON, and `-` in a table, is what was not measured.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -55,6 +56,14 @@ impl Row {
         self.p50_us = latencies.quantile_us(0.5);
         self.p99_us = latencies.quantile_us(0.99);
         self.p999_us = latencies.quantile_us(0.999);
+        self
+    }
+
+    /// With the ratios of its rounds.
+    pub(crate) fn with_ratio(mut self, ratios: Option<Spread>) -> Row {
+        self.ratio = ratios.map(|ratios| ratios.median);
+        self.ratio_q1 = ratios.map(|ratios| ratios.q1);
+        self.ratio_q3 = ratios.map(|ratios| ratios.q3);
         self
     }
 }
