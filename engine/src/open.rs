@@ -255,12 +255,16 @@ impl<F: Disk + 'static> Opening<'_, F> {
             }
             self.quarantine(Some(*group), findings, survey)?;
         }
-        let (mut recovered, mut stale) = (BTreeMap::new(), Vec::new());
-        for (group, recovery) in groups {
-            stale.extend(recovery.stale.map(|stale| (group, stale)));
-            writer.recovered(group, recovery.on_disk);
-            recovered.insert(group, recovery.recovered);
-        }
+        // Maps that are made in one go have no half empty nodes.
+        writer.recovered(groups.iter().map(|(group, found)| (*group, found.on_disk)).collect());
+        let mut stale = Vec::new();
+        let recovered: BTreeMap<_, _> = groups
+            .into_iter()
+            .map(|(group, recovery)| {
+                stale.extend(recovery.stale.map(|stale| (group, stale)));
+                (group, recovery.recovered)
+            })
+            .collect();
         let is_explained =
             !damaged.is_empty() || quarantines.iter().any(|old| old.sequence >= writer.sequence());
         if !is_explained {

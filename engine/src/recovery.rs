@@ -47,7 +47,8 @@ pub(crate) struct Recovery {
 
 /// What became of the groups.
 pub(crate) struct Recoveries {
-    pub groups: BTreeMap<GroupId, Recovery>,
+    /// Ascending.
+    pub groups: Vec<(GroupId, Recovery)>,
     /// Those that were not in quarantine before.
     pub damaged: BTreeMap<GroupId, Vec<Damage>>,
 }
@@ -86,13 +87,11 @@ pub(crate) fn recover_all<F: Disk>(
 ) -> Result<Recoveries, OpenError> {
     let mut regions = source.store.engine().raft_groups();
     regions.sort_unstable();
-    let (mut groups, mut damaged) = (BTreeMap::new(), BTreeMap::new());
+    let (mut groups, mut damaged) = (Vec::new(), BTreeMap::new());
     for group in regions.into_iter().filter_map(GroupId::new) {
         let quarantine = quarantines.iter().find(|old| old.group == Some(group));
         match source.recover(group, quarantine) {
-            Ok(Some(recovery)) => {
-                groups.insert(group, recovery);
-            }
+            Ok(Some(recovery)) => groups.push((group, recovery)),
             Ok(None) => {}
             Err(Fault::Damaged(_)) if quarantine.is_some() => {}
             Err(Fault::Damaged(damage)) => {

@@ -85,10 +85,10 @@ impl<F: Disk> LogWriter<F> {
         }
     }
 
-    /// Takes over a group as it was found at open.
-    pub(crate) fn recovered(&mut self, group: GroupId, on_disk: OnDisk) {
-        self.tally.add(group, on_disk.sequence);
-        self.on_disk.insert(group, on_disk);
+    /// Takes over the groups as they were found at open.
+    pub(crate) fn recovered(&mut self, on_disk: BTreeMap<GroupId, OnDisk>) {
+        on_disk.iter().for_each(|(group, found)| self.tally.add(*group, found.sequence));
+        self.on_disk = on_disk;
     }
 
     /// Whether the group is on disk, and not damaged.
