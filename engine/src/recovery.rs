@@ -57,7 +57,9 @@ impl Recoveries {
     /// The groups that were recovered, and the batches that wrote them.
     pub(crate) fn tally(&self) -> Tally {
         let mut tally = Tally::default();
-        self.groups.iter().for_each(|(group, found)| tally.add(*group, found.on_disk.sequence));
+        self.groups
+            .iter()
+            .for_each(|(group, found)| tally.add(*group, found.on_disk.mark.sequence));
         tally
     }
 }
@@ -124,16 +126,16 @@ impl<F: Disk> Source<'_, F> {
         };
         let stored = StoredRecord::decode(group, &record_bytes)
             .map_err(|error| of_frame(group, dir, "the group's record", &error))?;
-        if quarantine.is_some_and(|quarantine| stored.incarnation <= quarantine.sequence) {
+        if quarantine.is_some_and(|quarantine| stored.mark.incarnation <= quarantine.sequence) {
             return Ok(None);
         }
         let on_disk = OnDisk::of(&stored);
-        let StoredRecord { mut record, incarnation, genesis_crc, .. } = stored;
+        let StoredRecord { mut record, mark } = stored;
         if let Some(what) = record.fault() {
             return Err(Damage::of_group(group, dir, what).into());
         }
         let genesis_bytes = engine.get(region, GENESIS_KEY);
-        let genesis = check_genesis(group, dir, genesis_bytes.as_deref(), genesis_crc)?;
+        let genesis = check_genesis(group, dir, genesis_bytes.as_deref(), mark.genesis_crc)?;
         let stale = match span {
             Some((first, _)) if first <= record.truncated.index => {
                 Some(if record.last == record.truncated {
@@ -157,7 +159,7 @@ impl<F: Disk> Source<'_, F> {
             let what = format!("the snapshot {} is not of this log", record.snapshot);
             return Err(Damage::of_group(group, dir, what).at_index(record.snapshot.index).into());
         }
-        let recovered = RecoveredGroup { log, genesis, snapshot, incarnation };
+        let recovered = RecoveredGroup { log, genesis, snapshot, incarnation: mark.incarnation };
         Ok(Some(Recovery { recovered, on_disk, stale }))
     }
 

@@ -4,7 +4,7 @@ use raft::eraftpb::ConfState;
 use raft::{GetEntriesContext, Storage};
 
 use super::*;
-use crate::record::{ENGINE_REGION, RECORD_KEY, StoredRecord};
+use crate::record::{ENGINE_REGION, Mark, RECORD_KEY, StoredRecord};
 use crate::stamp::{STAMP_KEY, Stamp, Tally};
 use crate::testing::{
     copy_dir, damage, entries, entry, entry_of, findings, format, hard_state, one, open,
@@ -274,8 +274,8 @@ fn append_record(dir: &Path, directory: DirectoryId, record: GroupRecord) {
     let engine = raft_engine::Engine::open(config).unwrap();
     let mut batch = raft_engine::LogBatch::default();
     let before = StoredRecord::decode(one(), &engine.get(1, RECORD_KEY).unwrap()).unwrap();
-    let stored = StoredRecord { record, sequence: 3, ..before };
-    batch.put(1, RECORD_KEY.to_vec(), stored.encode(one())).unwrap();
+    let mark = Mark { sequence: 3, ..before.mark };
+    batch.put(1, RECORD_KEY.to_vec(), record.encode(one(), mark)).unwrap();
     let mut tally = Tally::default();
     tally.add(one(), 3);
     let stamp = Stamp { directory, sequence: 3, tally };
@@ -349,6 +349,7 @@ fn trap_E07_a_lost_cut_or_exchanged_file_is_named() {
             node.purge().unwrap();
         }
     }
+    (301..=380).for_each(|index| drop(node.append(one(), vec![entry_of(index, 1, 100)])));
     node.close();
     let names: Vec<_> = log_files(dir.path()).into_iter().filter(|name| name != "LOCK").collect();
     assert!(names.len() > 4 && names.iter().any(|name| name.ends_with("1.rewrite")), "{names:?}");

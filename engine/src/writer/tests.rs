@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::record::Mark;
 use crate::testing::{
     Faults, copy_dir, entries, entry, entry_of, format, hard_state, one, open, open_small,
     small_files, tempdir, two,
@@ -317,8 +318,7 @@ fn trap_I04_an_entry_that_looks_like_a_record_is_an_entry() {
     node.found(one());
     let mut ghost = entry(2, 1);
     let record = crate::GroupRecord { hard_state: hard_state(99, 9, 0), ..Default::default() };
-    let stored = StoredRecord { record, sequence: 9, incarnation: 1, genesis_crc: None };
-    ghost.data = stored.encode(one()).into();
+    ghost.data = record.encode(one(), Mark::default()).into();
     node.append(one(), vec![ghost.clone()]);
     node.close();
     let node = open_small(dir.path());
