@@ -17,6 +17,8 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// Cut the history of an engine off at each operation on its disk, and open what is left.
     Crashpoints(CrashPointsArgs),
+    /// Flip single bits of a store at rest, lose, cut off and swap its files, and open it.
+    Bitrot(BitRotArgs),
 }
 
 #[derive(Debug, Args)]
@@ -33,6 +35,22 @@ pub(crate) struct CrashPointsArgs {
     /// Try this one crash again: SEED:OPERATION:VARIANT:SUBSET, as a report names it.
     #[arg(long, value_name = "POINT", conflicts_with_all = ["images", "seed", "jobs"])]
     pub replay: Option<CrashPoint>,
+    /// How to print the report.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BitRotArgs {
+    /// Bits to flip, one at a time, spread over the store; one in every byte, if not given or 0.
+    #[arg(long)]
+    pub flips: Option<u64>,
+    /// Decides which bits.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Stores opened at the same time; as many as there are cores, if not given.
+    #[arg(long)]
+    pub jobs: Option<NonZeroUsize>,
     /// How to print the report.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -66,5 +84,6 @@ mod tests {
         assert!(parse("quorate-sim crashpoints --replay 1:2:torn=3:random=4").is_ok());
         assert!(parse("quorate-sim crashpoints --replay 1:2").is_err());
         assert!(parse("quorate-sim crashpoints --images 0").is_err());
+        assert!(parse("quorate-sim bitrot --flips 5000 --output json").is_ok());
     }
 }

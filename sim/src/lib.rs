@@ -1,5 +1,6 @@
 //! What a broker's author needs to test that nothing is lost: a disk that crashes.
 
+mod bitrot;
 mod crashpoints;
 mod disk;
 mod random;
@@ -7,6 +8,7 @@ mod scratch;
 mod state;
 mod workload;
 
+pub use bitrot::{BitRot, Outcome, Region, RotDamage, RotReport, Tally, WholeFile};
 pub use crashpoints::{
     CrashPoint, CrashPoints, CrashPointsError, CrashReport, Failure, PointError, Subset, Variant,
     Verdict, replay,

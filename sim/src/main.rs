@@ -10,9 +10,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use quorate_sim::{CrashPoint, CrashPoints, CrashPointsError, Verdict, replay};
+use quorate_sim::{BitRot, CrashPoint, CrashPoints, CrashPointsError, Verdict, replay};
 
-use args::{Command, CommandLine, CrashPointsArgs, Output};
+use args::{BitRotArgs, Command, CommandLine, CrashPointsArgs, Output};
 
 /// What was tried is not as it must be, or could not be tried.
 const FAILED: u8 = 1;
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             replay_point(point, output)
         }
         Command::Crashpoints(args) => crashpoints(args),
+        Command::Bitrot(args) => bitrot(args),
     }
 }
 
@@ -52,6 +53,21 @@ fn replay_point(point: CrashPoint, output: Output) -> ExitCode {
             eprintln!("{error}");
             ExitCode::from(USAGE)
         }
+        Err(error) => failed(&error),
+    }
+}
+
+fn bitrot(args: BitRotArgs) -> ExitCode {
+    let BitRotArgs { flips, seed, jobs, output } = args;
+    let flips = flips.filter(|flips| *flips > 0);
+    let bar = bar(0);
+    let run = BitRot { flips, seed, jobs: args::jobs(jobs) }.run(&|done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    match run {
+        Ok(report) => exit(output::rot_report(output, &report), report.is_clean()),
         Err(error) => failed(&error),
     }
 }

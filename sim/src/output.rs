@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use comfy_table::{Table, presets};
-use quorate_sim::{CrashPoint, CrashReport, Verdict};
+use quorate_sim::{CrashPoint, CrashReport, RotReport, Tally, Verdict, WholeFile};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -58,6 +58,52 @@ pub(crate) fn verdict(
     table.add_row(["operation", operation]);
     table.add_row(["verdict", &verdict_text(verdict)]);
     text(&table)
+}
+
+/// Names and values of a tally.
+fn tally_cells(tally: &Tally) -> [String; 8] {
+    let Tally { detected, harmless, silent_loss, wrong_data, panic, hang, named, caught_panic } =
+        tally;
+    [detected, harmless, silent_loss, wrong_data, panic, hang, named, caught_panic]
+        .map(u64::to_string)
+}
+
+const TALLY: [&str; 8] =
+    ["DETECTED", "HARMLESS", "SILENT LOSS", "WRONG DATA", "PANIC", "HANG", "NAMED", "CAUGHT"];
+
+/// Prints the report of bit rot.
+pub(crate) fn rot_report(output: Output, report: &RotReport) -> io::Result<()> {
+    if output == Output::Json {
+        return json(report);
+    }
+    let header = |first: &[&'static str], last: &[&'static str]| [first, &TALLY, last].concat();
+    let mut table = plain(&header(&["DAMAGE", "CASES"], &[]));
+    let cases = report.whole_file_cases.len() as u64;
+    for (name, count, tally) in
+        [("flips", report.flips, &report.tally), ("whole files", cases, &report.whole_files)]
+    {
+        table.add_row([name.to_owned(), count.to_string()].into_iter().chain(tally_cells(tally)));
+    }
+    text(&table)?;
+    line("")?;
+    let mut table = plain(&header(&["FILE", "REGION", "BYTES"], &["FINDINGS"]));
+    for row in &report.regions {
+        let first = [row.file.display().to_string(), row.region.clone(), row.bytes.to_string()];
+        let cells = first.into_iter().chain(tally_cells(&row.tally));
+        table.add_row(cells.chain([row.findings.join("; ")]));
+    }
+    text(&table)?;
+    line("")?;
+    let mut table = plain(&["DAMAGE", "OUTCOME", "NAMED", "WHAT"]);
+    for WholeFile { damage, outcome, is_named, what } in
+        report.whole_file_cases.iter().chain(&report.failures)
+    {
+        let named = if *is_named { "yes" } else { "no" };
+        let cells = [format!("{damage:?}"), format!("{outcome:?}"), named.to_owned()];
+        table.add_row(cells.into_iter().chain([what.clone()]));
+    }
+    text(&table)?;
+    line(&format!("{} bytes, {:.1} seconds", report.bytes, report.seconds))
 }
 
 fn verdict_text(verdict: &Verdict) -> String {
