@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_engine::{Disk, FileSystem, Permission};
 
+use fault::Strike;
 pub use fault::{Fault, FaultError};
 pub use handle::{CrashFile, CrashHandle};
 pub use image::Image;
@@ -168,8 +169,8 @@ impl Shared {
 }
 
 impl State {
-    /// The error for an operation, if a fault strikes. All faults count it.
-    fn strike(&mut self, kind: OperationKind, path: &Path) -> Option<(FaultError, usize)> {
+    /// The fault that strikes an operation, if one does. All faults count it.
+    fn strike(&mut self, kind: OperationKind, path: &Path) -> Option<Strike> {
         let strikes: Vec<_> =
             self.faults.iter_mut().filter_map(|fault| fault.strike(kind, path)).collect();
         strikes.into_iter().next()
@@ -177,11 +178,11 @@ impl State {
 
     /// Fails if a fault strikes an operation that changes nothing.
     fn check(&mut self, kind: OperationKind, path: &Path) -> io::Result<()> {
-        self.strike(kind, path).map_or(Ok(()), |(error, _)| Err(error.into()))
+        self.strike(kind, path).and_then(Strike::error).map_or(Ok(()), Err)
     }
 
     /// Numbers an operation, shows it to the observer, and does it, unless a fault strikes.
-    fn change<T>(
+    fn change<T: Default>(
         &mut self,
         root: &Path,
         mut operation: Operation,
@@ -191,14 +192,17 @@ impl State {
         self.operations += 1;
         operation.number = self.operations;
         self.show(root, &operation, Phase::Before, write);
-        if let Some((error, bytes)) = self.strike(operation.kind, &operation.path) {
-            if let Some((node, data)) = write {
-                let data = &data[..bytes.min(data.len())];
-                self.volume.node_mut(node)?.write(operation.offset, data)?;
-            }
-            return Err(error.into());
+        let strike = self.strike(operation.kind, &operation.path);
+        if let Some((strike, (node, data))) = strike.zip(write) {
+            let data = &data[..strike.bytes_written().min(data.len())];
+            self.volume.node_mut(node)?.write(operation.offset, data)?;
         }
-        let result = apply(self)?;
+        let result = match strike.map(Strike::error) {
+            None => apply(self)?,
+            // What seems to succeed has no result: a creation never is of these.
+            Some(None) => T::default(),
+            Some(Some(error)) => return Err(error),
+        };
         self.show(root, &operation, Phase::After, None);
         Ok(result)
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::point::{CrashPoint, Subset, Variant};
-use crate::disk::{CrashDisk, Image, Moment, Operation, Phase, Survival};
+use crate::disk::{CrashDisk, Fault, Image, Moment, Operation, Phase, Survival};
 use crate::random::Random;
 use crate::scratch::scratch;
 use crate::workload::{Ledger, Promise, WorkloadError, found, run};
@@ -79,9 +79,21 @@ pub(super) enum Repeats {
 
 /// Lives through the history of `seed`, and cuts it off everywhere.
 pub(super) fn cut_history(seed: u64, repeats: Repeats) -> Result<Vec<Cut>, WorkloadError> {
+    cut_history_on(seed, repeats, None)
+}
+
+/// The same on a disk with a fault.
+pub(super) fn cut_history_on(
+    seed: u64,
+    repeats: Repeats,
+    fault: Option<Fault>,
+) -> Result<Vec<Cut>, WorkloadError> {
     let dir = scratch()?;
     found(dir.path())?;
     let disk = Arc::new(CrashDisk::new(dir.path())?);
+    if let Some(fault) = fault {
+        disk.fail(fault);
+    }
     let (ledger, collected) = (Ledger::default(), Collected::default());
     disk.observe({
         let (ledger, collected) = (ledger.clone(), collected.clone());

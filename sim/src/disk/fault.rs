@@ -38,6 +38,37 @@ enum When {
     While(Arc<AtomicBool>),
 }
 
+/// What becomes of an operation that a fault strikes.
+#[derive(Debug, Clone, Copy)]
+enum Effect {
+    /// It fails; of a write, this many bytes are written before.
+    Fails { error: FaultError, after_bytes: usize },
+    /// It seems to succeed, and nothing is done.
+    Lost,
+}
+
+/// A fault that strikes one operation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Strike(Effect);
+
+impl Strike {
+    /// Of a write, how many bytes are written all the same.
+    pub(super) fn bytes_written(self) -> usize {
+        match self.0 {
+            Effect::Fails { after_bytes, .. } => after_bytes,
+            Effect::Lost => 0,
+        }
+    }
+
+    /// The error, if it is one that is told.
+    pub(super) fn error(self) -> Option<io::Error> {
+        match self.0 {
+            Effect::Fails { error, .. } => Some(error.into()),
+            Effect::Lost => None,
+        }
+    }
+}
+
 type Matches = Arc<dyn Fn(&Path) -> bool + Send + Sync>;
 
 /// A fault: which operations fail, when, and with what error.
@@ -55,25 +86,38 @@ type Matches = Arc<dyn Fn(&Path) -> bool + Send + Sync>;
 #[derive(Clone)]
 pub struct Fault {
     kind: OperationKind,
-    error: FaultError,
+    effect: Effect,
     when: When,
     matches: Option<Matches>,
-    after_bytes: usize,
     /// Operations that the fault speaks of, so far.
     seen: u64,
 }
 
 impl fmt::Debug for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, error, seen, .. } = self;
-        write!(f, "Fault({kind} fails with {error:?}, {seen} seen)")
+        let Self { kind, effect, seen, .. } = self;
+        write!(f, "Fault({kind}: {effect:?}, {seen} seen)")
     }
 }
 
 impl Fault {
     /// Every operation of this kind fails, until the fault is removed.
     pub fn new(kind: OperationKind, error: FaultError) -> Self {
-        Self { kind, error, when: When::Always, matches: None, after_bytes: 0, seen: 0 }
+        let effect = Effect::Fails { error, after_bytes: 0 };
+        Self { kind, effect, when: When::Always, matches: None, seen: 0 }
+    }
+
+    /// Every operation of this kind seems to succeed, and does nothing: a sync that lies, a write
+    /// that is lost. Of a creation, an opening or a reading nobody can lie so: they fail as
+    /// [`FaultError::Io`].
+    pub fn lost(kind: OperationKind) -> Self {
+        let effect = match kind {
+            OperationKind::Create | OperationKind::Open | OperationKind::Read => {
+                Effect::Fails { error: FaultError::Io, after_bytes: 0 }
+            }
+            _ => Effect::Lost,
+        };
+        Self { kind, effect, when: When::Always, matches: None, seen: 0 }
     }
 
     /// Only the `n`-th of them fails, counted from 1 since the fault was set.
@@ -105,15 +149,15 @@ impl Fault {
 
     /// A write that fails has written this many bytes before.
     pub fn after_bytes(self, bytes: usize) -> Self {
-        Self { after_bytes: bytes, ..self }
+        let effect = match self.effect {
+            Effect::Fails { error, .. } => Effect::Fails { error, after_bytes: bytes },
+            Effect::Lost => Effect::Lost,
+        };
+        Self { effect, ..self }
     }
 
-    /// The error for this operation, and how much of a write is done before it.
-    pub(super) fn strike(
-        &mut self,
-        kind: OperationKind,
-        path: &Path,
-    ) -> Option<(FaultError, usize)> {
+    /// Whether it strikes this operation.
+    pub(super) fn strike(&mut self, kind: OperationKind, path: &Path) -> Option<Strike> {
         if kind != self.kind || !self.matches.as_ref().is_none_or(|matches| matches(path)) {
             return None;
         }
@@ -124,6 +168,6 @@ impl Fault {
             When::From(n) => self.seen >= *n,
             When::While(switch) => switch.load(Ordering::SeqCst),
         };
-        strikes.then_some((self.error, self.after_bytes))
+        strikes.then_some(Strike(self.effect))
     }
 }

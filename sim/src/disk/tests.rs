@@ -285,6 +285,24 @@ fn operations_fail_when_they_are_told_to() {
 }
 
 #[test]
+fn a_lying_disk_says_that_it_did_what_it_did_not() {
+    let desk = Desk::new();
+    let (handle, mut open) = desk.create("log/a", b"abc");
+    desk.disk.fail(Fault::lost(OperationKind::Sync).nth(1));
+    handle.sync().unwrap();
+    assert_eq!(desk.left(Survival::LoseAll), []);
+    handle.sync().unwrap();
+    assert_eq!(desk.left(Survival::LoseAll), [file("log/a", b"abc")]);
+    desk.disk.fail(Fault::lost(OperationKind::Write).nth(2));
+    for piece in [b"d", b"e", b"f"] {
+        open.write_all(piece).unwrap();
+    }
+    assert_eq!(desk.disk.content("log/a").unwrap(), b"abcd\0f");
+    desk.disk.fail(Fault::lost(OperationKind::Create));
+    assert!(desk.disk.create(desk.path("log/b")).is_err());
+}
+
+#[test]
 fn a_full_disk_takes_what_fits_and_works_again_with_room() {
     let desk = Desk::new();
     let (handle, mut open) = desk.create("log/a", &[1; 90]);
