@@ -349,7 +349,9 @@ fn trap_E07_a_lost_cut_or_exchanged_file_is_named() {
             node.purge().unwrap();
         }
     }
-    (301..=380).for_each(|index| drop(node.append(one(), vec![entry_of(index, 1, 100)])));
+    for index in 301..=380 {
+        node.append(one(), vec![entry_of(index, 1, 100)]);
+    }
     node.close();
     let names: Vec<_> = log_files(dir.path()).into_iter().filter(|name| name != "LOCK").collect();
     assert!(names.len() > 4 && names.iter().any(|name| name.ends_with("1.rewrite")), "{names:?}");
