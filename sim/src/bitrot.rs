@@ -3,7 +3,7 @@
 //!
 //! | part | owns |
 //! | --- | --- |
-//! | `store` | the store that is damaged: its files, and what it must hold |
+//! | `store` | the stores that are damaged: their files, and what they must hold |
 //! | `damage` | what is done to it |
 //! | `region` | what the bytes of a file are |
 //! | `outcome` | opening it, and what comes of that |
@@ -29,14 +29,14 @@ pub use damage::RotDamage;
 pub use outcome::Outcome;
 use outcome::{Finding, observe};
 use region::region_of;
-use store::Store;
+use store::{SEEDS, Store};
 
 /// Failures that are reported one by one; more are only counted.
 const FAILURES_MAX: usize = 50;
 /// Findings of a region that are told apart in the report.
 const FINDINGS_MAX: usize = 3;
 /// Words of a finding that tell it from others.
-const WORDS: usize = 9;
+const WORDS: usize = 14;
 
 /// What to try.
 #[derive(Debug, Clone)]
@@ -93,6 +93,8 @@ impl Tally {
 /// One region of one file.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Region {
+    /// Seed of the history of its store.
+    pub store: u64,
     /// The file, relative to the data directory.
     pub file: PathBuf,
     /// What the bytes are.
@@ -106,9 +108,11 @@ pub struct Region {
     pub findings: Vec<String>,
 }
 
-/// One damage to a whole file.
+/// One damage, and what came of it.
 #[derive(Debug, Clone, Serialize)]
-pub struct WholeFile {
+pub struct RotCase {
+    /// Seed of the history of the store.
+    pub store: u64,
     /// What was done.
     pub damage: RotDamage,
     /// What came of it.
@@ -127,16 +131,16 @@ pub struct RotReport {
     /// What came of the flips.
     #[serde(flatten)]
     pub tally: Tally,
-    /// Bytes of the store.
+    /// Bytes of the stores.
     pub bytes: u64,
     /// What came of files lost, cut off or swapped.
     pub whole_files: Tally,
     /// Each of those.
-    pub whole_file_cases: Vec<WholeFile>,
+    pub whole_file_cases: Vec<RotCase>,
     /// The flips by file and region.
     pub regions: Vec<Region>,
     /// The first flips that were not survived.
-    pub failures: Vec<WholeFile>,
+    pub failures: Vec<RotCase>,
     /// Time that it took, in seconds.
     pub seconds: f64,
 }
@@ -148,35 +152,41 @@ impl RotReport {
     }
 }
 
+/// Store, file and name of a region.
+type RegionKey = (u64, PathBuf, String);
+
 /// Counts while the jobs run.
 #[derive(Default)]
 struct Count {
     report: RotReport,
-    regions: BTreeMap<(PathBuf, String), (Region, BTreeMap<String, u64>)>,
+    regions: BTreeMap<RegionKey, (Region, BTreeMap<String, u64>)>,
 }
 
 impl BitRot {
-    /// Makes a store, damages copies of it, and opens them. `progress` is told how many of how
+    /// Makes stores, damages copies of them, and opens them. `progress` is told how many of how
     /// many are done.
     ///
     /// # Errors
     ///
-    /// [`WorkloadError`]: the store could not be made, or not be copied.
+    /// [`WorkloadError`]: a store could not be made, or not be copied.
     pub fn run(&self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<RotReport, WorkloadError> {
         let start = Instant::now();
-        let store = Arc::new(Store::make()?);
-        let damages = self.damages(&store);
-        let count = Mutex::new(Count::of(&store));
+        let stores = SEEDS.into_iter().map(|seed| Store::make(seed).map(Arc::new));
+        let stores = stores.collect::<Result<Vec<_>, _>>()?;
+        let damages = self.damages(&stores);
+        let count = Mutex::new(Count::of(&stores));
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.get() {
                 scope.spawn(|| {
-                    while let Some(damage) = damages.get(next.fetch_add(1, Ordering::SeqCst)) {
-                        match observe(&store, damage) {
+                    while let Some((store, damage)) =
+                        damages.get(next.fetch_add(1, Ordering::SeqCst))
+                    {
+                        match observe(store, damage) {
                             Ok(finding) => {
                                 let mut count =
                                     count.lock().unwrap_or_else(PoisonError::into_inner);
-                                count.add(&store, damage, finding);
+                                count.add(store, damage, finding);
                                 progress(count.done(), damages.len() as u64);
                             }
                             Err(error) => {
@@ -198,30 +208,41 @@ impl BitRot {
     }
 
     /// Every damage to try, whole files first.
-    fn damages(&self, store: &Store) -> Vec<RotDamage> {
-        let mut damages = damage::whole_files(store);
-        let bytes = store.bytes();
+    fn damages<'a>(&self, stores: &'a [Arc<Store>]) -> Vec<(&'a Arc<Store>, RotDamage)> {
+        let mut damages: Vec<_> = stores
+            .iter()
+            .flat_map(|store| damage::whole_files(store).into_iter().map(move |d| (store, d)))
+            .collect();
+        let bytes: u64 = stores.iter().map(|store| store.bytes()).sum();
         let flips = self.flips.unwrap_or(bytes);
         let mut random = Random::new(self.seed);
         for number in 0..flips {
             // Evenly over all bytes; more flips than bytes begin again, with other bits.
-            let place = if flips > bytes { number % bytes } else { number * bytes / flips };
-            let (file, offset) = store.place(place);
-            let bit = random.below(8) as u32;
-            damages.push(RotDamage::Flip { file: file.to_owned(), offset, bit });
+            let mut place = if flips > bytes { number % bytes } else { number * bytes / flips };
+            for store in stores {
+                if place < store.bytes() {
+                    let (file, offset) = store.place(place);
+                    let (file, bit) = (file.to_owned(), random.below(8) as u32);
+                    damages.push((store, RotDamage::Flip { file, offset, bit }));
+                    break;
+                }
+                place -= store.bytes();
+            }
         }
         damages
     }
 }
 
 impl Count {
-    fn of(store: &Store) -> Self {
+    fn of(stores: &[Arc<Store>]) -> Self {
         let mut count = Self::default();
-        count.report.bytes = store.bytes();
-        for (file, content) in store.files() {
+        let files = stores.iter().flat_map(|store| store.files().iter().map(move |f| (store, f)));
+        for (store, (file, content)) in files {
+            count.report.bytes += content.len() as u64;
             for offset in 0..content.len() as u64 {
                 let region = region_of(file, content, offset);
-                let (row, _) = count.regions.entry((file.clone(), region.to_owned())).or_default();
+                let (row, _) =
+                    count.regions.entry((store.seed, file.clone(), region.to_owned())).or_default();
                 row.bytes += 1;
             }
         }
@@ -235,7 +256,8 @@ impl Count {
     fn add(&mut self, store: &Store, damage: &RotDamage, finding: Finding) {
         let report = &mut self.report;
         let words = finding.words(WORDS);
-        let case = || WholeFile {
+        let case = || RotCase {
+            store: store.seed,
             damage: damage.clone(),
             outcome: finding.outcome,
             is_named: finding.is_named,
@@ -252,7 +274,8 @@ impl Count {
             report.failures.push(case());
         }
         let region = region_of(file, store.content(file), *offset);
-        let (row, findings) = self.regions.entry((file.clone(), region.to_owned())).or_default();
+        let (row, findings) =
+            self.regions.entry((store.seed, file.clone(), region.to_owned())).or_default();
         row.tally.add(&finding);
         if finding.outcome != Outcome::Harmless {
             *findings.entry(words).or_default() += 1;
@@ -260,14 +283,16 @@ impl Count {
     }
 
     fn report(mut self) -> RotReport {
-        for ((file, region), (row, findings)) in self.regions {
+        for ((store, file, region), (row, findings)) in self.regions {
             let mut findings: Vec<_> = findings.into_iter().collect();
             findings.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
             let findings = findings.into_iter().take(FINDINGS_MAX).map(|(text, _)| text).collect();
-            self.report.regions.push(Region { file, region, findings, ..row });
+            self.report.regions.push(Region { store, file, region, findings, ..row });
         }
-        self.report.whole_file_cases.sort_by(|a, b| a.damage.cmp(&b.damage));
-        self.report.failures.sort_by(|a, b| a.damage.cmp(&b.damage));
+        self.report
+            .whole_file_cases
+            .sort_by(|a, b| (a.store, &a.damage).cmp(&(b.store, &b.damage)));
+        self.report.failures.sort_by(|a, b| (a.store, &a.damage).cmp(&(b.store, &b.damage)));
         self.report
     }
 }

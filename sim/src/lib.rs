@@ -1,5 +1,5 @@
 //! What the author of a broker needs to test that nothing is lost: a disk that crashes, the crash
-//! points of an engine's history, and a store that rots.
+//! points of an engine's history, and stores that rot.
 //!
 //! - [`CrashDisk`] is a [`Disk`](quorate_engine::Disk) for
 //!   [`Engine::open_with`](quorate_engine::Engine::open_with). It knows what was synced. An
@@ -77,7 +77,7 @@ mod scratch;
 mod state;
 mod workload;
 
-pub use bitrot::{BitRot, Outcome, Region, RotDamage, RotReport, Tally, WholeFile};
+pub use bitrot::{BitRot, Outcome, Region, RotCase, RotDamage, RotReport, Tally};
 pub use crashpoints::{
     CrashPoint, CrashPoints, CrashPointsError, CrashReport, Failure, PointError, Subset, Variant,
     Verdict, replay,

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use comfy_table::{Table, presets};
-use quorate_sim::{CrashPoint, CrashReport, RotReport, Tally, Verdict, WholeFile};
+use quorate_sim::{CrashPoint, CrashReport, RotCase, RotReport, Tally, Verdict};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -86,20 +86,22 @@ pub(crate) fn rot_report(output: Output, report: &RotReport) -> io::Result<()> {
     }
     text(&table)?;
     line("")?;
-    let mut table = plain(&header(&["FILE", "REGION", "BYTES"], &["FINDINGS"]));
+    let mut table = plain(&header(&["STORE", "FILE", "REGION", "BYTES"], &["FINDINGS"]));
     for row in &report.regions {
-        let first = [row.file.display().to_string(), row.region.clone(), row.bytes.to_string()];
+        let (store, file) = (row.store.to_string(), row.file.display().to_string());
+        let first = [store, file, row.region.clone(), row.bytes.to_string()];
         let cells = first.into_iter().chain(tally_cells(&row.tally));
         table.add_row(cells.chain([row.findings.join("; ")]));
     }
     text(&table)?;
     line("")?;
-    let mut table = plain(&["DAMAGE", "OUTCOME", "NAMED", "WHAT"]);
-    for WholeFile { damage, outcome, is_named, what } in
+    let mut table = plain(&["STORE", "DAMAGE", "OUTCOME", "NAMED", "WHAT"]);
+    for RotCase { store, damage, outcome, is_named, what } in
         report.whole_file_cases.iter().chain(&report.failures)
     {
         let named = if *is_named { "yes" } else { "no" };
-        let cells = [format!("{damage:?}"), format!("{outcome:?}"), named.to_owned()];
+        let (store, damage) = (store.to_string(), format!("{damage:?}"));
+        let cells = [store, damage, format!("{outcome:?}"), named.to_owned()];
         table.add_row(cells.into_iter().chain([what.clone()]));
     }
     text(&table)?;

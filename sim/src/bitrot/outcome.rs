@@ -89,7 +89,8 @@ pub(super) fn observe(store: &Arc<Store>, damage: &RotDamage) -> io::Result<Find
         }
         Err(RecvTimeoutError::Disconnected) => (Outcome::Panic, "the thread ended".to_owned()),
     };
-    let what = what.replace(&format!("{}/", dir.path().display()), "");
+    let root = dir.path().display().to_string();
+    let what = what.replace(&format!("{root}/"), "").replace(&root, "the directory");
     let names = |file: &Path| {
         file.file_name().is_some_and(|name| what.contains(name.to_string_lossy().as_ref()))
     };

@@ -1,4 +1,4 @@
-//! The store that is damaged: small, with several log files, rewritten entries, two groups and
+//! The stores that are damaged: small, with several log files, rewritten entries, two groups and
 //! snapshots, and cleanly closed.
 
 use std::collections::BTreeMap;
@@ -12,14 +12,19 @@ use crate::scratch::scratch;
 use crate::state::StoreState;
 use crate::workload::{Ledger, WorkloadError, found, run};
 
-/// A history whose store has all that is to be damaged, and is small.
-const SEED: u64 = 42;
+/// Histories whose stores have between them all that is to be damaged, and are small. In the
+/// first there are many log files, and two of what a purge has rewritten. In the second the log
+/// files before the purge are gone, so that what was rewritten is there only once: entries, and a
+/// founding record.
+pub(super) const SEEDS: [u64; 2] = [42, 125];
 /// A file without content, for the lock alone.
 const LOCK: &str = "LOCK";
 
 /// A store: every file of it, and what it holds.
 #[derive(Debug)]
 pub(super) struct Store {
+    /// Seed of its history.
+    pub seed: u64,
     dirs: Vec<PathBuf>,
     files: BTreeMap<PathBuf, Vec<u8>>,
     /// Who the directory is.
@@ -29,14 +34,15 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn make() -> Result<Self, WorkloadError> {
+    /// The store that the history of `seed` leaves.
+    pub(super) fn make(seed: u64) -> Result<Self, WorkloadError> {
         let dir = scratch()?;
         found(dir.path())?;
         let disk = Arc::new(DefaultFileSystem);
-        let promise = run(SEED, disk, dir.path(), Ledger::default())?;
+        let promise = run(seed, disk, dir.path(), Ledger::default())?;
         let identity = Formatted::open(dir.path())?.identity().clone();
         let state = (*promise.acknowledged).clone();
-        let mut store = Self { dirs: Vec::new(), files: BTreeMap::new(), identity, state };
+        let mut store = Self { seed, dirs: Vec::new(), files: BTreeMap::new(), identity, state };
         store.scan(dir.path(), Path::new(""))?;
         Ok(store)
     }

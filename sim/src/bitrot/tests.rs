@@ -7,36 +7,36 @@ fn jobs() -> NonZeroUsize {
 }
 
 #[test]
-fn the_store_has_all_that_is_to_be_damaged() {
-    let store = Store::make().unwrap();
-    assert!(store.bytes() < 60_000, "{}", store.bytes());
-    assert_eq!(store.state.groups.len(), 2);
-    let files: Vec<_> = store.files().keys().map(|file| file.display().to_string()).collect();
-    let count = |suffix: &str| files.iter().filter(|file| file.ends_with(suffix)).count();
-    assert!(
-        count(".raftlog") > 4
-            && count(".rewrite") > 1
-            && count(".snap") == 2
-            && count("identity") == 1,
-        "{files:?}"
-    );
-    let regions: std::collections::BTreeSet<_> = (0..store.bytes())
-        .map(|byte| store.place(byte))
-        .filter(|(file, _)| file.extension().is_some_and(|extension| extension == "rewrite"))
-        .map(|(file, offset)| region_of(file, store.content(file), offset))
-        .collect();
-    assert!(regions.contains("entries") && regions.contains("record items"), "{regions:?}");
-    // Log files are known to their last byte.
-    for (file, content) in store.files() {
-        for offset in 0..content.len() as u64 {
-            assert_ne!(region_of(file, content, offset), "rest", "{} at {offset}", file.display());
+fn the_stores_have_all_that_is_to_be_damaged() {
+    let [many, sole] = SEEDS.map(|seed| Store::make(seed).unwrap());
+    let count = |store: &Store, suffix: &str| {
+        store.files().keys().filter(|file| file.to_string_lossy().ends_with(suffix)).count()
+    };
+    assert!(count(&many, ".raftlog") > 4 && count(&many, ".rewrite") > 1);
+    assert!(count(&sole, ".raftlog") > 2 && count(&sole, ".rewrite") > 0);
+    assert_eq!(count(&sole, "log/0000000000000001.raftlog"), 0, "purged");
+    for store in [many, sole] {
+        assert!(store.bytes() < 60_000, "{}", store.bytes());
+        assert_eq!(store.state.groups.len(), 2);
+        assert!(count(&store, ".snap") == 2 && count(&store, "identity") == 1);
+        let mut rewritten = std::collections::BTreeSet::new();
+        // Log files are known to their last byte.
+        for (file, content) in store.files() {
+            for offset in 0..content.len() as u64 {
+                let region = region_of(file, content, offset);
+                assert_ne!(region, "rest", "{} at {offset}", file.display());
+                if file.extension().is_some_and(|extension| extension == "rewrite") {
+                    rewritten.insert(region);
+                }
+            }
         }
+        assert!(rewritten.contains("entries") && rewritten.contains("record items"));
     }
 }
 
 #[test]
 fn an_undamaged_store_is_what_it_must_be() {
-    let store = Arc::new(Store::make().unwrap());
+    let store = Arc::new(Store::make(SEEDS[0]).unwrap());
     let file = Path::new("identity").to_owned();
     let nothing = RotDamage::Truncate { file, len: u64::MAX };
     let finding = observe(&store, &nothing).unwrap();

@@ -1,15 +1,17 @@
 //! Opening what a crash left, and the verdict.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_engine::{Engine, Formatted};
 use serde::Serialize;
 
 use super::cut::Cut;
 use super::point::Subset;
-use crate::disk::{CrashDisk, Image, Survival};
+use crate::disk::{CrashDisk, Image, Moment, Survival};
+use crate::random::Random;
 use crate::scratch::scratch;
 use crate::state::StoreState;
 use crate::workload::{Promise, config};
@@ -52,29 +54,65 @@ pub(super) fn check(cut: &Cut, subset: Subset) -> Verdict {
 }
 
 fn try_check(cut: &Cut, subset: Subset) -> Result<(), Verdict> {
-    // The check itself cannot do its work: not a verdict on the engine, and not to be passed over.
-    let failed = |error: std::io::Error| Verdict::Panic(format!("the check failed: {error}"));
     let dir = scratch().map_err(failed)?;
     let (first, second) = (dir.path().join("first"), dir.path().join("second"));
     let survival = match subset {
         Subset::PowerLoss(survival) => survival,
+        Subset::Twice(seed) => return crash_twice(cut, seed, [&first, &second]),
         Subset::Kill => {
             let killed = cut.image.kill(&first).map_err(failed)?;
             let (recovered, image) = open(&killed, &first)?;
             compare(&recovered, &cut.promise)?;
             let left = image.power_loss(Survival::LoseAll, &second).map_err(failed)?;
             let (again, _) = open(&left, &second)?;
-            return match again.difference(&recovered) {
-                None => Ok(()),
-                Some(difference) => Err(Verdict::Lost(format!(
-                    "recovered after a kill, and lost with the power afterwards: {difference}"
-                ))),
-            };
+            let what = "recovered after a kill, and lost with the power afterwards";
+            return same(&again, &recovered, what);
         }
     };
     let left = cut.image.power_loss(survival, &first).map_err(failed)?;
     let (recovered, _) = open(&left, &first)?;
     compare(&recovered, &cut.promise)
+}
+
+/// Loses the power, and once more while what is left is opened.
+fn crash_twice(cut: &Cut, seed: u64, dirs: [&Path; 2]) -> Result<(), Verdict> {
+    let [first, second] = dirs;
+    let mut random = Random::new(seed);
+    let left = cut.image.power_loss(Survival::Random(random.next()), first).map_err(failed)?;
+    let images = Arc::new(Mutex::new(Vec::new()));
+    left.observe({
+        let images = images.clone();
+        move |moment: &Moment<'_>| {
+            let mut images = images.lock().unwrap_or_else(PoisonError::into_inner);
+            images.push(moment.image());
+            let half = moment.operation().len / 2;
+            images.extend(moment.torn(half).transpose());
+        }
+    });
+    let (recovered, _) = open(&left, first)?;
+    compare(&recovered, &cut.promise)?;
+    let mut images = std::mem::take(&mut *images.lock().unwrap_or_else(PoisonError::into_inner));
+    if images.is_empty() {
+        return Ok(());
+    }
+    let at = random.below(images.len() as u64) as usize;
+    let image = images.swap_remove(at).map_err(failed)?;
+    let left = image.power_loss(Survival::Random(random.next()), second).map_err(failed)?;
+    let (again, _) = open(&left, second)?;
+    // What a power loss has left is durable: the second one takes nothing of it.
+    same(&again, &recovered, "recovered after a power loss, and lost by one during recovery")
+}
+
+fn same(again: &StoreState, recovered: &StoreState, what: &str) -> Result<(), Verdict> {
+    match again.difference(recovered) {
+        None => Ok(()),
+        Some(difference) => Err(Verdict::Lost(format!("{what}: {difference}"))),
+    }
+}
+
+/// The check itself cannot do its work: not a verdict on the engine, and not to be passed over.
+fn failed(error: io::Error) -> Verdict {
+    Verdict::Panic(format!("the check failed: {error}"))
 }
 
 /// Opens a crashed disk, reads all of it, and takes an image before it is closed.

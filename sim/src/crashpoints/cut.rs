@@ -48,7 +48,7 @@ impl Cut {
             // 32 bits are enough, and shorter to type.
             subsets.push(Subset::PowerLoss(Survival::Random(random.next() >> 32)));
         }
-        subsets.push(Subset::Kill);
+        subsets.extend([Subset::Kill, Subset::Twice(random.next() >> 32)]);
         subsets
     }
 }

@@ -28,6 +28,9 @@ pub enum Subset {
     /// that is not synced *then*. What the second process recovered, it may have told: it must
     /// still be there.
     Kill,
+    /// A power loss, and a second one while the next process opens what the first has left. The
+    /// seed decides what both take, and when the second comes.
+    Twice(u64),
 }
 
 /// One crash of one history. As text `SEED:OPERATION:VARIANT:SUBSET`, as in
@@ -61,6 +64,7 @@ impl fmt::Display for Subset {
             Self::PowerLoss(Survival::KeepAll) => f.write_str("keep"),
             Self::PowerLoss(Survival::Random(seed)) => write!(f, "random={seed}"),
             Self::Kill => f.write_str("kill"),
+            Self::Twice(seed) => write!(f, "twice={seed}"),
         }
     }
 }
@@ -81,7 +85,7 @@ impl Serialize for CrashPoint {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "SEED:OPERATION:VARIANT:SUBSET is expected, with before, after or torn=BYTES, and lose, keep, \
-     kill or random=SEED: as in 1:73:torn=20:random=9"
+     kill, random=SEED or twice=SEED: as in 1:73:torn=20:random=9"
 )]
 pub struct PointError;
 
@@ -103,6 +107,7 @@ impl FromStr for CrashPoint {
             None if subset == "keep" => Subset::PowerLoss(Survival::KeepAll),
             None if subset == "kill" => Subset::Kill,
             Some(("random", seed)) => Subset::PowerLoss(Survival::Random(number(seed)?)),
+            Some(("twice", seed)) => Subset::Twice(number(seed)?),
             _ => return Err(PointError),
         };
         Ok(Self { seed: number(seed)?, operation: number(operation)?, variant, subset })
@@ -115,8 +120,13 @@ mod tests {
 
     #[test]
     fn a_point_is_read_as_it_is_written() {
-        for text in ["1:73:torn=20:random=9", "0:1:before:lose", "2:3:after:kill", "2:3:after:keep"]
-        {
+        for text in [
+            "1:73:torn=20:random=9",
+            "0:1:before:lose",
+            "2:3:after:kill",
+            "2:3:after:twice=8",
+            "2:3:after:keep",
+        ] {
             assert_eq!(text.parse::<CrashPoint>().unwrap().to_string(), text);
         }
         for bad in ["", "1:2:before", "1:2:before:lose:", "x:2:before:lose", "1:2:torn:lose"] {

@@ -57,3 +57,29 @@ fn histories_rotate_purge_and_rewrite() {
         operations.iter().filter(|text| text.contains("write log/0000000000000001.rewrite"));
     assert!(rewritten.count() > 5, "headers alone are not enough");
 }
+
+#[test]
+fn a_full_disk_is_told_as_such_and_what_was_acknowledged_is_there() {
+    let dir = scratch().unwrap();
+    found(dir.path()).unwrap();
+    let disk = Arc::new(CrashDisk::new(dir.path()).unwrap());
+    let ledger = Ledger::default();
+    let mut workload = Workload::start(disk.clone(), dir.path(), ledger.clone()).unwrap();
+    disk.set_capacity(Some(disk.used_bytes() + 9000));
+    let group = GroupId::new(1).unwrap();
+    let change = || step::Change::Append { count: 5, len: 200, is_new_term: false };
+    let full = loop {
+        match workload.take(&Step::Change { group, change: change() }) {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, WorkloadError::Write(WriteError::Full { .. })), "{full}");
+    let promise = ledger.promise();
+    assert!(promise.acknowledged.groups[&group].entries.len() > 10);
+    drop(workload);
+    disk.set_capacity(None);
+    let engine = Engine::open_with(Formatted::open(dir.path()).unwrap(), &config(), disk).unwrap();
+    let found = StoreState::read(&engine).unwrap();
+    assert_eq!(found.difference(&promise.acknowledged), None);
+}
