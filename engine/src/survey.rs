@@ -23,9 +23,7 @@ use crate::witness::{Testimony, WitnessFault};
 pub(crate) struct Survey {
     /// Where the log files are.
     log: PathBuf,
-    /// The log files, without those that have no header.
-    pub files: LogFiles,
-    /// Last files without a header: nothing is in them, and raft-engine would trip over them.
+    /// Last files without a header, which are left out: nothing is in them, and raft-engine would trip over them.
     pub headerless: Vec<PathBuf>,
     /// The records.
     pub scan: Scan,
@@ -75,7 +73,7 @@ impl Survey {
             }
         }
         let testimony = testimony.ok();
-        Ok(Self { log: log.to_owned(), files, headerless, scan, testimony, findings, notes })
+        Ok(Self { log: log.to_owned(), headerless, scan, testimony, findings, notes })
     }
 
     /// The last batch; 0 when there is none.

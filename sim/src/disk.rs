@@ -32,13 +32,17 @@ pub use survival::Survival;
 use names::NodeId;
 use volume::Volume;
 
+/// Files that the engine uses without its disk.
+const REAL: [&str; 2] = ["identity", "LOCK"];
+
 /// A disk that can crash: a [`Disk`] whose contents are in memory, and which knows what a sync
 /// has made durable.
 ///
 /// It lives in a directory of the real file system, its *root*, where its names are empty files:
 /// raft-engine and the engine list directories there, and make them there. Directories count as
-/// durable from the start. Files in the root that were not created through the disk (`identity`,
-/// `LOCK`) are real, and none of its business; images carry them along.
+/// durable from the start. What the root holds when the disk is made is on it, durable, but for
+/// `identity` and `LOCK`, which the engine uses without its disk: they are real, and none of its
+/// business; images carry them along.
 ///
 /// - A file's sync makes its content durable, and the *creation* of its name: raft-engine syncs the
 ///   directory itself, out of sight, after the first sync of a file.
@@ -77,13 +81,18 @@ impl std::fmt::Debug for State {
 }
 
 impl CrashDisk {
-    /// A disk without files, in `root`, which is created if need be.
+    /// A disk in `root`, which is created if need be, with the files that are there.
     ///
     /// # Errors
     ///
     /// Those of the real file system.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
-        Self::with_volume(Volume::default(), root.into())
+        let root = root.into();
+        let mut volume = Volume::default();
+        if root.is_dir() {
+            take_over(&mut volume, &root, Path::new(""))?;
+        }
+        Self::with_volume(volume, root)
     }
 
     fn with_volume(volume: Volume, root: PathBuf) -> io::Result<Self> {
@@ -159,6 +168,24 @@ impl CrashDisk {
         *state.open.entry(node).or_default() += 1;
         CrashHandle::new(self.0.clone(), node, path, writable)
     }
+}
+
+/// Puts the files in `dir` below `root` on the disk, and leaves their names.
+fn take_over(volume: &mut Volume, root: &Path, dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(root.join(dir))? {
+        let entry = entry?;
+        let path = dir.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            take_over(volume, root, &path)?;
+        } else if !REAL.iter().any(|name| path == Path::new(name)) {
+            let bytes = std::fs::read(entry.path())?;
+            let id = volume.create(&path);
+            volume.node_mut(id)?.write(0, &bytes)?;
+            volume.sync(id)?;
+            std::fs::write(entry.path(), [])?;
+        }
+    }
+    Ok(())
 }
 
 impl Shared {

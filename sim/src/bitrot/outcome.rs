@@ -115,6 +115,9 @@ fn outcome(dir: &Path, store: &Store) -> (Outcome, String) {
         Ok(engine) => engine,
         Err(error) => return detected(&error),
     };
+    if let Some(finding) = engine.damaged.values().flatten().next() {
+        return detected(finding);
+    }
     let state = match StoreState::read(&engine) {
         Ok(state) => state,
         Err(error) => return detected(&error),
@@ -123,7 +126,10 @@ fn outcome(dir: &Path, store: &Store) -> (Outcome, String) {
         return detected(&error);
     }
     match state.difference(&store.state) {
-        None => (Outcome::Harmless, String::new()),
+        None => match engine.notes.first() {
+            Some(note) => detected(note),
+            None => (Outcome::Harmless, String::new()),
+        },
         Some(difference) if difference.is_missing => (Outcome::SilentLoss, difference.to_string()),
         Some(difference) => (Outcome::WrongData, difference.to_string()),
     }

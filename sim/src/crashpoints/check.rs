@@ -121,6 +121,9 @@ fn open(disk: &CrashDisk, dir: &Path) -> Result<(StoreState, Image), Verdict> {
     let formatted = Formatted::open(dir).map_err(|error| refused(&error))?;
     let engine = Engine::open_with(formatted, &config(), Arc::new(disk.clone()))
         .map_err(|error| refused(&error))?;
+    if let Some(finding) = engine.damaged.values().flatten().next() {
+        return Err(refused(finding));
+    }
     let state = StoreState::read(&engine).map_err(|error| Verdict::Lost(error.to_string()))?;
     let image = disk.image().map_err(|error| refused(&error))?;
     engine.writer.close().map_err(|error| refused(&error))?;
