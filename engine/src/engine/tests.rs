@@ -144,6 +144,8 @@ fn trap_E05_compaction_survives_purge_and_restart() {
     }
 }
 
+/// To see it fail: take `Stale::All` out of `Source::recover`, or the clean of an installed group
+/// out of `LogWriter::add`.
 #[test]
 fn trap_E05_an_installed_log_stays_installed_over_purges() {
     let dir = tempdir();
@@ -398,6 +400,7 @@ fn trap_E07_a_lost_cut_or_exchanged_file_is_named() {
     }
 }
 
+/// To see it fail: take the directory out of `Scan::stamp`.
 #[test]
 fn trap_E07_a_whole_file_of_another_directory_is_not_taken() {
     let (dir, other) = (tempdir(), tempdir());

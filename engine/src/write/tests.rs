@@ -37,6 +37,7 @@ fn at(index: u64, term: u64) -> LogId {
     LogId::new(index, term)
 }
 
+/// To see it fail: take the check out of `Merged::append`.
 #[test]
 fn trap_E04_entries_that_do_not_follow_are_refused() {
     let cases = [
@@ -61,6 +62,7 @@ fn trap_E04_entries_that_do_not_follow_are_refused() {
     assert!(matches!(error, Err(WriteError::NotContiguous { found: 11, last: 9, .. })));
 }
 
+/// To see it fail: take the check of the record out of `Merged::add`.
 #[test]
 fn trap_E04_a_record_that_does_not_fit_is_refused() {
     let cases = [

@@ -83,3 +83,35 @@ fn a_full_disk_is_told_as_such_and_what_was_acknowledged_is_there() {
     let found = StoreState::read(&engine).unwrap();
     assert_eq!(found.difference(&promise.acknowledged), None);
 }
+
+/// raft-engine and the engine list directories with the real file system: names are there, and
+/// contents are not. What raft-engine removes is gone for good, since the engine syncs the directory
+/// through its disk. To see it fail: take the mirror out of `CrashDisk::create`, or `sync_dir` out
+/// of the engine's `LatchedFileSystem::delete`.
+#[test]
+#[allow(non_snake_case, reason = "it carries the number of its trap")]
+fn trap_E13_names_are_mirrored_and_what_is_removed_stays_so() {
+    let numbers = |root: &Path| -> BTreeSet<String> {
+        let names = std::fs::read_dir(root.join("log")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".raftlog")).collect()
+    };
+    let mut purged = 0;
+    for seed in 0..20 {
+        let (dir, left) = (scratch().unwrap(), scratch().unwrap());
+        found(dir.path()).unwrap();
+        let disk = CrashDisk::new(dir.path()).unwrap();
+        run(seed, Arc::new(disk.clone()), dir.path(), Ledger::default()).unwrap();
+        let mirrored = numbers(dir.path());
+        for name in &mirrored {
+            let path = Path::new("log").join(name);
+            assert_eq!(std::fs::metadata(dir.path().join(&path)).unwrap().len(), 0);
+            assert!(disk.content(&path).unwrap().starts_with(b"RAFT-LOG-FILE-HEADER"));
+        }
+        purged += usize::from(!mirrored.contains("0000000000000001.raftlog"));
+        let root = left.path().join("left");
+        disk.image().unwrap().power_loss(crate::Survival::LoseAll, &root).unwrap();
+        assert_eq!(numbers(&root), mirrored, "seed {seed}");
+    }
+    assert!(purged > 2, "{purged} of 20 histories lost their first file to a purge");
+}
