@@ -135,7 +135,7 @@ impl<F: Disk> Source<'_, F> {
             return Err(Damage::of_group(group, dir, what).into());
         }
         let genesis_bytes = engine.get(region, GENESIS_KEY);
-        let genesis = check_genesis(group, dir, genesis_bytes.as_deref(), mark.genesis_crc)?;
+        let genesis = self.check_genesis(group, genesis_bytes.as_deref(), mark.genesis_crc)?;
         let stale = match span {
             Some((first, _)) if first <= record.truncated.index => {
                 Some(if record.last == record.truncated {
@@ -194,15 +194,36 @@ impl<F: Disk> Source<'_, F> {
         Err(self.lost(group, index, what))
     }
 
-    /// The finding that an entry is not there or cannot be read, with the place of the bad record
-    /// that explains it, where there is one.
+    fn check_genesis(
+        &self,
+        group: GroupId,
+        bytes: Option<&[u8]>,
+        expected_crc: Option<u32>,
+    ) -> Result<Option<Bytes>, Damage> {
+        if bytes.map(crc32fast::hash) != expected_crc {
+            let what = match bytes {
+                None => "the founding record that the group's record speaks of is missing",
+                Some(_) => "the founding record is not the one that the group's record speaks of",
+            };
+            return Err(self.finding(group, None, what));
+        }
+        bytes
+            .map(|bytes| decode_genesis(group, bytes))
+            .transpose()
+            .map_err(|error| of_frame(group, self.store.dir(), "the founding record", &error))
+    }
+
+    /// The finding that an entry is not there or cannot be read.
     fn lost(&self, group: GroupId, index: u64, what: impl Into<String>) -> Damage {
-        let place = self.scan.suspect(group, index).or_else(|| self.scan.rewrite_ends());
-        let damage = match place {
+        self.finding(group, Some(index), what).at_index(index)
+    }
+
+    /// A finding, with the place of the bad record that explains it, where there is one.
+    fn finding(&self, group: GroupId, index: Option<u64>, what: impl Into<String>) -> Damage {
+        match self.scan.suspect(group, index) {
             Some((file, offset)) => Damage::of_group(group, file, what).at_offset(offset),
             None => Damage::of_group(group, self.store.dir(), what),
-        };
-        damage.at_index(index)
+        }
     }
 
     /// Reads the whole snapshot file.
@@ -275,22 +296,6 @@ impl<F: Disk> Source<'_, F> {
             error => self.lost(group, index, error.to_string()).into(),
         }
     }
-}
-
-fn check_genesis(
-    group: GroupId,
-    dir: &Path,
-    bytes: Option<&[u8]>,
-    expected_crc: Option<u32>,
-) -> Result<Option<Bytes>, Damage> {
-    if bytes.map(crc32fast::hash) != expected_crc {
-        let what = "the founding record is not the one that the group's record speaks of";
-        return Err(Damage::of_group(group, dir, what));
-    }
-    bytes
-        .map(|bytes| decode_genesis(group, bytes))
-        .transpose()
-        .map_err(|error| of_frame(group, dir, "the founding record", &error))
 }
 
 fn of_frame(group: GroupId, dir: &Path, thing: &str, error: &FrameError) -> Damage {

@@ -9,7 +9,7 @@ use raft_engine::env::FileSystem;
 use crate::damage::{Damage, REPLACE_NODE};
 use crate::disk::Disk;
 use crate::ids::{DirectoryId, GroupId};
-use crate::log_files::LogFiles;
+use crate::log_files::{LogFiles, Queue};
 use crate::log_scan::Scan;
 use crate::record::ENGINE_REGION;
 use crate::snapshot::SnapshotError;
@@ -52,6 +52,13 @@ impl Survey {
             LogFiles::list(log).map_err(|error| (log.to_owned(), error))?;
         let headerless = files.take_headerless(file_system)?;
         let mut scan = Scan::run(file_system, &files, directory)?;
+        for path in &headerless {
+            // Should anything be missing, it was there.
+            match Queue::of(path) {
+                Queue::Append => scan.end = Some((path.clone(), 0)),
+                Queue::Rewrite => scan.rewrite_ends = Some((path.clone(), 0)),
+            }
+        }
         findings.append(&mut scan.findings);
         let mut notes = Vec::new();
         match &testimony {
@@ -145,7 +152,8 @@ fn lost_end(log: &Path, scan: &Scan, witnessed: u64) -> Damage {
     };
     let last = scan.last.map_or(0, |last| last.sequence);
     let what = format!(
-        "the log ends with batch {last}, and batch {witnessed} was durable: what is between is lost"
+        "the log ends here with batch {last}, and batch {witnessed} was durable: what is between is \
+         lost, or a file that follows"
     );
     Damage { offset, ..Damage::of_file(file, what, REPLACE_NODE) }
 }

@@ -265,7 +265,7 @@ fn trap_E07_after_a_kill_the_witness_is_exact() {
     bytes[end] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let found = crate::testing::damage(dir.path());
-    assert!(found.what.contains("ends with batch 8, and batch 9 was durable"), "{found}");
+    assert!(found.what.contains("ends here with batch 8, and batch 9 was durable"), "{found}");
 }
 
 /// To see it fail: take `Plan::merge`'s check of contiguity out.
