@@ -89,7 +89,7 @@ pub(crate) fn recover_all<F: Disk>(
 ) -> Result<Recoveries, OpenError> {
     let mut regions = source.store.engine().raft_groups();
     regions.sort_unstable();
-    let (mut groups, mut damaged) = (Vec::new(), BTreeMap::new());
+    let (mut groups, mut damaged) = (Vec::with_capacity(regions.len()), BTreeMap::new());
     for group in regions.into_iter().filter_map(GroupId::new) {
         let quarantine = quarantines.iter().find(|old| old.group == Some(group));
         match source.recover(group, quarantine) {

@@ -99,6 +99,9 @@ pub(crate) fn open(
 ) -> Result<Opened, Failure> {
     let value = system.to_possible_value().ok_or("every system has a name")?;
     let mut command = Command::new(std::env::current_exe()?);
+    // What is needed only while opening goes back to the system when it is freed, so that resident
+    // memory is what is held. (glibc otherwise keeps it for later.) The same for both systems.
+    command.env("MALLOC_MMAP_THRESHOLD_", "4096");
     command.args(["engine-open", "--system", value.get_name(), "--dir"]).arg(dir);
     if read {
         command.arg("--read");

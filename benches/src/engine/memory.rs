@@ -1,4 +1,7 @@
 //! Memory of many groups, above that of raft-engine: the same files, held open by each.
+//!
+//! Twice, with many groups and with few: what a group costs is the difference, without what each
+//! program costs by itself.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,35 +17,33 @@ use crate::spread::Spread;
 /// Entries of each group, all applied, and in the log still.
 const GROUP_ENTRIES: u64 = 8;
 
+/// The few groups: this part of the many.
+const FEW: u64 = 100;
+
 /// Groups that are founded in one write.
 const FOUNDED_TOGETHER: u64 = 1_000;
 
+/// What both systems held, round by round.
+struct Held {
+    ours: Vec<child::Opened>,
+    theirs: Vec<child::Opened>,
+}
+
+impl Held {
+    /// Bytes of ours above theirs.
+    fn more(&self) -> Option<f64> {
+        let median = |opened: &[child::Opened]| {
+            Spread::of(opened.iter().map(|opened| opened.rss_bytes as f64)).map(|of| of.median)
+        };
+        Some(median(&self.ours)? - median(&self.theirs)?)
+    }
+}
+
 /// Measures.
 pub(crate) fn run(args: &EngineArgs, dir: &Path) -> Result<Vec<Row>, Failure> {
-    let data_dir = dir.join("data");
-    eprintln!("memory: making {} groups", args.groups);
-    make(&data_dir, args.groups)?;
-    let log_dir = data_dir.join("log");
-    let open = |system| match system {
-        System::QuorateEngine => child::open(system, &data_dir, false, Some(0)),
-        System::RaftEngine => child::open(system, &log_dir, false, None),
-    };
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 0..args.opens {
-        for system in System::turns(round) {
-            let opened = open(system)?;
-            eprintln!("memory: {} holds {} bytes", system.name(), opened.rss_bytes);
-            match system {
-                System::QuorateEngine => {
-                    if opened.found != args.groups {
-                        return Err(format!("{} groups were found", opened.found).into());
-                    }
-                    ours.push(opened);
-                }
-                System::RaftEngine => theirs.push(opened),
-            }
-        }
-    }
+    let few = (args.groups / FEW).max(1);
+    let base = hold(few, args.opens, &dir.join("few"))?;
+    let held = hold(args.groups, args.opens, &dir.join("many"))?;
     let row = |system: System, opened: &[child::Opened]| {
         let median = |of: fn(&child::Opened) -> f64| {
             Spread::of(opened.iter().map(of)).map(|spread| spread.median)
@@ -54,16 +55,42 @@ pub(crate) fn run(args: &EngineArgs, dir: &Path) -> Result<Vec<Row>, Failure> {
         row.rss_bytes = median(|opened| opened.rss_bytes as f64).map(|bytes| bytes as u64);
         row
     };
-    let (mut our_row, their_row) =
-        (row(System::QuorateEngine, &ours), row(System::RaftEngine, &theirs));
-    let more = our_row.rss_bytes.zip(their_row.rss_bytes);
-    our_row.bytes_per_group =
-        more.map(|(ours, theirs)| (ours as f64 - theirs as f64) / args.groups as f64);
-    let ratios = ours
+    let mut our_row = row(System::QuorateEngine, &held.ours);
+    our_row.bytes_per_group = held
+        .more()
+        .zip(base.more())
+        .map(|(many, some)| (many - some) / args.groups.saturating_sub(few).max(1) as f64);
+    let ratios = held
+        .ours
         .iter()
-        .zip(&theirs)
+        .zip(&held.theirs)
         .map(|(ours, theirs)| ours.rss_bytes as f64 / theirs.rss_bytes as f64);
-    Ok(vec![our_row.with_ratio(Spread::of(ratios)), their_row])
+    Ok(vec![our_row.with_ratio(Spread::of(ratios)), row(System::RaftEngine, &held.theirs)])
+}
+
+/// Makes a store of `groups`, and has each system hold it in turns.
+fn hold(groups: u64, rounds: u32, data_dir: &Path) -> Result<Held, Failure> {
+    eprintln!("memory: making {groups} groups");
+    make(data_dir, groups)?;
+    let log_dir = data_dir.join("log");
+    let mut held = Held { ours: Vec::new(), theirs: Vec::new() };
+    for round in 0..rounds {
+        for system in System::turns(round) {
+            let opened = match system {
+                System::QuorateEngine => child::open(system, data_dir, false, Some(0)),
+                System::RaftEngine => child::open(system, &log_dir, false, None),
+            }?;
+            eprintln!("memory: {} holds {} bytes", system.name(), opened.rss_bytes);
+            match system {
+                System::QuorateEngine if opened.found != groups => {
+                    return Err(format!("{} groups were found", opened.found).into());
+                }
+                System::QuorateEngine => held.ours.push(opened),
+                System::RaftEngine => held.theirs.push(opened),
+            }
+        }
+    }
+    Ok(held)
 }
 
 fn make(dir: &Path, count: u64) -> Result<(), Failure> {
