@@ -117,6 +117,20 @@ impl GroupLog {
         }
     }
 
+    /// Shares the membership with another group's, where it is the same: the groups of a node often
+    /// have the same members, and there may be thousands of them.
+    pub(crate) fn share_conf_state(&mut self, other: &mut Option<Arc<ConfState>>) {
+        match other {
+            Some(other) if **other == *self.conf_state => {
+                if Arc::ptr_eq(&self.snapshot_conf_state, &self.conf_state) {
+                    self.snapshot_conf_state = other.clone();
+                }
+                self.conf_state = other.clone();
+            }
+            _ => *other = Some(self.conf_state.clone()),
+        }
+    }
+
     /// Adds an entry read at open, which the caller has verified to follow. Below the snapshot
     /// only its term is of use: it is applied, and a follower that is behind is served from disk.
     pub(crate) fn load(&mut self, entry: Entry) {

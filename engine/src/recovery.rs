@@ -90,10 +90,14 @@ pub(crate) fn recover_all<F: Disk>(
     let mut regions = source.store.engine().raft_groups();
     regions.sort_unstable();
     let (mut groups, mut damaged) = (Vec::with_capacity(regions.len()), BTreeMap::new());
+    let mut conf_state = None;
     for group in regions.into_iter().filter_map(GroupId::new) {
         let quarantine = quarantines.iter().find(|old| old.group == Some(group));
         match source.recover(group, quarantine) {
-            Ok(Some(recovery)) => groups.push((group, recovery)),
+            Ok(Some(mut recovery)) => {
+                recovery.recovered.log.share_conf_state(&mut conf_state);
+                groups.push((group, recovery));
+            }
             Ok(None) => {}
             Err(Fault::Damaged(_)) if quarantine.is_some() => {}
             Err(Fault::Damaged(damage)) => {
