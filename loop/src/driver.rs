@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) roster: SharedRoster,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) status: watch::Sender<GroupStatus>,
+    /// Bytes of the log on disk; the log writer sets it.
+    pub(crate) log_disk_bytes: Arc<AtomicU64>,
 }
 
 /// Why the loop ended.
@@ -81,10 +84,10 @@ impl<S: StateMachine> Driver<S> {
         };
         let Bootstrap { writer, founding, .. } = bootstrap;
         let (writes, queue) = mpsc::channel();
-        let inbox = self.inbox.clone();
+        let (inbox, disk_bytes) = (self.inbox.clone(), self.log_disk_bytes.clone());
         let writing = std::thread::Builder::new()
             .name("quorate-log-writer".to_owned())
-            .spawn(move || inbox.guard(|| log_writer::run(writer, &queue, &inbox)));
+            .spawn(move || inbox.guard(|| log_writer::run(writer, &queue, &inbox, &disk_bytes)));
         let writing = match writing {
             Ok(writing) => writing,
             Err(error) => return End::Fatal(format!("cannot start a thread: {error}")),
@@ -102,10 +105,10 @@ impl<S: StateMachine> Driver<S> {
         };
         // The writer finishes what it was given, and closes the log.
         drop(writes);
-        if writing.join().is_err() {
-            tracing::error!(group = %self.group, "the log was not closed in order");
+        match (end, writing.join()) {
+            (End::Stopped, Ok(Some(Err(error)))) => End::Fatal(error.to_string()),
+            (end, _) => end,
         }
-        end
     }
 
     /// Brings the founding to its end, however long the other voters take. `None`: stopped.
@@ -374,7 +377,8 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn publish_status(&self, core: &GroupCore<S>) {
-        let new = GroupStatus::serving(core.status());
+        let disk_bytes = self.log_disk_bytes.load(Ordering::Relaxed);
+        let new = GroupStatus::serving(core.status(), disk_bytes);
         self.status.send_if_modified(|status| {
             let modified = *status != new;
             if modified {

@@ -104,9 +104,13 @@ impl<S: StateMachine> Inbox<S> {
     }
 
     /// Does the work of a thread of this node; a panic in it stops the node, not the process.
-    pub(crate) fn guard(&self, work: impl FnOnce()) {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-            self.send(Event::Fault(panic_text(&*panic)));
+    pub(crate) fn guard<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(done) => Some(done),
+            Err(panic) => {
+                self.send(Event::Fault(panic_text(&*panic)));
+                None
+            }
         }
     }
 

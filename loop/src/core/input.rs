@@ -35,6 +35,9 @@ pub enum Input<P, R> {
     },
     /// A batch is durable.
     Durable(Durable),
+    /// There was no room for what was written last. It is kept, and tried again until there is;
+    /// then its receipt comes.
+    StorageFull,
     /// The state machine has applied everything up to this index.
     Applied(u64),
     /// The log reader answered a fetch.

@@ -19,6 +19,7 @@ mod outbox;
 mod proposals;
 mod reads;
 mod ready;
+mod room;
 
 use std::sync::Arc;
 
@@ -73,6 +74,8 @@ pub struct Core<P, R> {
     /// The log's record changed without a Ready, by a new snapshot and compaction.
     record_changed: Option<LogId>,
     dropped: u64,
+    /// There was no room for the oldest write.
+    storage_full: bool,
     effects: Effects<P, R>,
 }
 
@@ -138,6 +141,7 @@ impl<P, R> Core<P, R> {
             snapshot_asked: None,
             record_changed: None,
             dropped: 0,
+            storage_full: false,
             effects: Effects::default(),
         })
     }
@@ -157,6 +161,7 @@ impl<P, R> Core<P, R> {
                 self.reads.queue(Reader::Caller(caller), self.deadline());
             }
             Input::Durable(durable) => self.durable(&durable),
+            Input::StorageFull => self.storage_is_full(),
             Input::Applied(index) => self.applied_to(index),
             Input::Fetched(fetched) => self.fetched(fetched),
             Input::SnapshotReceived { from, message } => self.snapshot_received(from, message),
@@ -195,6 +200,7 @@ impl<P, R> Core<P, R> {
                 _ => Vec::new(),
             },
             dropped: self.dropped,
+            storage_full: self.storage_full,
         }
     }
 
@@ -238,11 +244,14 @@ impl<P, R> Core<P, R> {
         }
         // A single voter becomes leader in the very tick in which it campaigns, and raft-rs
         // asserts that its log is persisted by then (trap R06). While a snapshot replaces the
-        // log, a campaign would look for entries that are gone.
+        // log, a campaign would look for entries that are gone. Nor does a node campaign that
+        // could not make its own vote durable.
         let alone = self.raw.raft.prs().is_singleton() && !self.outbox.is_idle();
-        if self.leads() || !(alone || self.installing.is_some()) {
+        let barred = alone || self.installing.is_some() || self.cannot_write();
+        if self.leads() || !barred {
             self.raw.tick();
         }
+        self.hand_over();
     }
 
     fn step_peer(&mut self, from: NodeId, message: PeerMessage) {
@@ -284,7 +293,10 @@ impl<P, R> Core<P, R> {
         match message.get_msg_type() {
             // Its file comes on a connection of its own, and both together as an input.
             MessageType::MsgSnapshot => self.drop_message(from, "a snapshot without its file"),
-            MessageType::MsgTimeoutNow if self.installing.is_some() => {}
+            MessageType::MsgTimeoutNow if self.installing.is_some() || self.cannot_write() => {}
+            MessageType::MsgAppend if self.has_no_place_for(&message) => {
+                self.drop_message(from, "there is no place for more entries");
+            }
             _ => self.step_admitted(message),
         }
     }
@@ -326,6 +338,7 @@ impl<P, R> Core<P, R> {
 
     fn durable(&mut self, durable: &Durable) {
         assert_eq!(durable.group(), self.group, "a receipt for another group");
+        self.storage_full = false;
         let released = self.outbox.release(durable);
         if let Some(ready) = released.ready {
             self.raw.on_persist_ready(ready);
@@ -443,14 +456,7 @@ impl<P, R> Core<P, R> {
     }
 
     fn transfer_leader(&mut self) {
-        let raft = &self.raw.raft;
-        let others = raft.prs().iter().filter(|(id, progress)| {
-            **id != self.own_id
-                && raft.prs().conf().voters().contains(**id)
-                && progress.recent_active
-        });
-        let best = others.max_by_key(|(_, progress)| progress.matched).map(|(&id, _)| id);
-        if let (true, Some(id)) = (self.leads(), best) {
+        if let (true, Some(id)) = (self.leads(), self.successor()) {
             self.raw.transfer_leader(id);
         }
     }
@@ -472,6 +478,7 @@ impl From<Refused> for ProposeError {
             Refused::NotLeader(leader) => ProposeError::NotLeader { leader },
             Refused::Overloaded => ProposeError::Overloaded,
             Refused::Unsound => ProposeError::Unsound,
+            Refused::StorageFull => ProposeError::StorageFull,
         }
     }
 }
