@@ -117,6 +117,9 @@ mod tests {
             last_index,
             members: Arc::new(Members::default()),
             matched: Vec::new(),
+            dropped: 0,
+            storage_full: false,
+            log_disk_bytes: 0,
             serving: true,
             fatal: None,
         }

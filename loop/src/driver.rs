@@ -51,6 +51,7 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) status: watch::Sender<GroupStatus>,
     /// Bytes of the log on disk; the log writer sets it.
     pub(crate) log_disk_bytes: Arc<AtomicU64>,
+    pub(crate) purges: Purges,
 }
 
 /// Why the loop ended.
@@ -275,6 +276,11 @@ impl<S: StateMachine> Driver<S> {
                 core.step(Input::Unreachable(node));
             }
             Event::Link(LinkEvent::Refused { .. }) => {} // The dialler has logged it.
+            Event::HeldBack(groups) => {
+                if groups.contains(&self.group) {
+                    core.step(Input::CompactionWanted);
+                }
+            }
             Event::Fault(reason) => return Err(End::Fatal(reason)),
             Event::Stop => return Err(End::Stopped),
         }
@@ -366,18 +372,23 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn purge(&self) {
-        let purged = self.reader.purge(|result| {
-            if let Err(error) = result {
-                tracing::warn!(%error, "the log's old files could not be removed");
-            }
+        let inbox = self.inbox.clone();
+        let purged = self.reader.purge(move |result| match result {
+            Ok(groups) if groups.is_empty() => {}
+            Ok(groups) => inbox.send(Event::HeldBack(groups)),
+            Err(error) if error.is_fatal() => inbox.send(Event::Fault(error.to_string())),
+            Err(error) => tracing::warn!(%error, "the log's old files could not be removed"),
         });
         if let Err(error) = purged {
             tracing::debug!(%error, "the log was not purged; the next snapshot asks again");
         }
     }
 
-    fn publish_status(&self, core: &GroupCore<S>) {
+    fn publish_status(&mut self, core: &GroupCore<S>) {
         let disk_bytes = self.log_disk_bytes.load(Ordering::Relaxed);
+        if self.purges.is_due(disk_bytes) {
+            self.purge();
+        }
         let new = GroupStatus::serving(core.status(), disk_bytes);
         self.status.send_if_modified(|status| {
             let modified = *status != new;
@@ -386,6 +397,31 @@ impl<S: StateMachine> Driver<S> {
             }
             modified
         });
+    }
+}
+
+/// When the log's files must be looked through, beside after every snapshot: whenever they have
+/// grown by a quarter of what they may take.
+#[derive(Debug)]
+pub(crate) struct Purges {
+    threshold: u64,
+    purged_at: u64,
+}
+
+impl Purges {
+    /// Files may take `threshold` bytes altogether.
+    pub(crate) fn new(threshold: u64) -> Self {
+        Purges { threshold, purged_at: threshold - threshold / 4 }
+    }
+
+    fn is_due(&mut self, disk_bytes: u64) -> bool {
+        let least = self.threshold - self.threshold / 4;
+        self.purged_at = self.purged_at.min(disk_bytes).max(least);
+        let is_due = disk_bytes >= self.purged_at + self.threshold / 4;
+        if is_due {
+            self.purged_at = disk_bytes;
+        }
+        is_due
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) enum Event<S: StateMachine> {
     },
     /// A connection went down or was refused.
     Link(LinkEvent),
+    /// These groups hold log files back that should be removed.
+    HeldBack(Vec<GroupId>),
     /// Another thread of this node cannot go on.
     Fault(String),
     /// Stop in order.

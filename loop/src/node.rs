@@ -23,7 +23,7 @@ use crate::apply::{self, Applier, SnapshotTrigger};
 use crate::bootstrap::Bootstrap;
 use crate::config::LoopConfig;
 use crate::core::Input;
-use crate::driver::{Addresses, Driver};
+use crate::driver::{Addresses, Driver, Purges};
 use crate::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
 use crate::founding::Founding;
 use crate::front::{Front, Limits};
@@ -119,7 +119,8 @@ impl<S: StateMachine> Node<S> {
         // The disk is read on a thread that may block.
         let opening = move || {
             let engine = Engine::open_with(formatted, &engine_config, disk)?;
-            Recovered::<S, F>::new(engine)
+            let purges = Purges::new(engine_config.purge_threshold_bytes);
+            Recovered::<S, F>::new(engine, purges)
         };
         let recovered = tokio::task::spawn_blocking(opening)
             .await
@@ -135,7 +136,7 @@ impl<S: StateMachine> Node<S> {
         config: LoopConfig,
         service: Arc<dyn Service>,
     ) -> Result<Node<S>, OpenError> {
-        let Recovered { engine, group, machine } = recovered;
+        let Recovered { engine, group, machine, purges } = recovered;
         let identity = engine.identity.clone();
         let node = identity.node_id;
         let run = run_number();
@@ -220,6 +221,7 @@ impl<S: StateMachine> Node<S> {
             roster: roster.clone(),
             runtime,
             status,
+            purges,
             log_disk_bytes: Arc::new(AtomicU64::new(disk_bytes)),
         };
         let loop_thread = thread("quorate-loop", move || driver.run(bootstrap))?;
@@ -412,10 +414,11 @@ struct Recovered<S, F: Disk> {
     engine: Engine<F>,
     group: Option<RecoveredGroup>,
     machine: S,
+    purges: Purges,
 }
 
 impl<S: StateMachine, F: Disk> Recovered<S, F> {
-    fn new(mut engine: Engine<F>) -> Result<Self, OpenError> {
+    fn new(mut engine: Engine<F>, purges: Purges) -> Result<Self, OpenError> {
         if let Some(findings) = engine.damaged.remove(&GROUP) {
             return Err(OpenError::DamagedGroup { group: GROUP, findings });
         }
@@ -428,7 +431,7 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
             }
             None => S::new(),
         };
-        Ok(Recovered { engine, group, machine })
+        Ok(Recovered { engine, group, machine, purges })
     }
 }
 

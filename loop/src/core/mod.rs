@@ -20,10 +20,11 @@ mod proposals;
 mod reads;
 mod ready;
 mod room;
+mod tail;
 
 use std::sync::Arc;
 
-use quorate_engine::{Durable, Fetched, GroupId, GroupLog, LogId, NodeId, SnapshotMeta};
+use quorate_engine::{Durable, Fetched, GroupId, GroupLog, LogId, NodeId};
 use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
@@ -32,6 +33,7 @@ pub use self::input::Input;
 use self::outbox::Outbox;
 use self::proposals::{Proposals, Proposer};
 use self::reads::{Reader, Reads};
+use self::tail::Tail;
 use crate::config::LoopConfig;
 use crate::error::{ProposeError, ReadError};
 use crate::founding::FOUNDING_WRITES;
@@ -74,6 +76,10 @@ pub struct Core<P, R> {
     /// The log's record changed without a Ready, by a new snapshot and compaction.
     record_changed: Option<LogId>,
     dropped: u64,
+    /// The bytes of the last entries.
+    tail: Tail,
+    /// The log's files must go: the next snapshot keeps no tail.
+    drops_tail: bool,
     /// There was no room for the oldest write.
     storage_full: bool,
     effects: Effects<P, R>,
@@ -141,6 +147,8 @@ impl<P, R> Core<P, R> {
             snapshot_asked: None,
             record_changed: None,
             dropped: 0,
+            tail: Tail::default(),
+            drops_tail: false,
             storage_full: false,
             effects: Effects::default(),
         })
@@ -173,6 +181,7 @@ impl<P, R> Core<P, R> {
                 }
             }
             Input::SnapshotTaken(meta) => self.snapshot_taken(meta),
+            Input::CompactionWanted => self.compaction_wanted(),
             Input::Unreachable(node) => self.unreachable(node),
             Input::Undelivered(envelope) => self.undelivered(envelope),
             Input::TransferLeader => self.transfer_leader(),
@@ -419,15 +428,6 @@ impl<P, R> Core<P, R> {
             self.step_admitted(message);
         } else {
             self.arrived = Some(message);
-        }
-    }
-
-    fn snapshot_taken(&mut self, meta: SnapshotMeta) {
-        let tail = self.config.tail_entries;
-        let log = self.raw.mut_store();
-        if log.set_snapshot(meta.id, meta.conf_state) {
-            log.compact_to(meta.id.index.saturating_sub(tail));
-            self.record_changed = Some(meta.id);
         }
     }
 

@@ -225,6 +225,9 @@ impl<P, R> Core<P, R> {
         let record = self.raw.store().record();
         let entry_bytes = entries.iter().map(|entry| entry.data.len() as u64 + ENTRY_BYTES).sum();
         let (last, submitted_at) = (record.last, self.now);
+        if let Some(first) = entries.first() {
+            self.tail.appended(first.index, last.index, entry_bytes);
+        }
         self.outbox.submit(Submitted { last, submitted_at, entry_bytes, ..submitted });
         self.effects.write = Some(GroupWrite {
             group: self.group,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_engine::{
     ClusterId, DirectoryId, Engine, EngineConfig, Fetch, Formatted, Founding, GroupWrite,
-    LogReader, LogWriter, SnapshotStore, Voter,
+    LogReader, LogWriter, SnapshotMeta, SnapshotStore, Voter,
 };
 use raft::eraftpb::ConfState;
 use tempfile::TempDir;
