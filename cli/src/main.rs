@@ -11,6 +11,7 @@
 //! | `signals`, `leash`, `log` | what ends a node, and where it tells about itself |
 //! | `query`, `client`, `output` | the commands that ask a cluster, how they ask, how they print |
 //! | `demo` | `quorate demo` |
+//! | `faults` | a disk that fails on purpose, in builds for tests |
 //! | `failure`, `panics` | how a command ends that does not end well |
 //! | `wait` | the one place that pauses |
 
@@ -19,6 +20,8 @@ mod broker;
 mod client;
 mod demo;
 mod failure;
+#[cfg(feature = "faults")]
+mod faults;
 mod format;
 mod hostport;
 mod leash;
