@@ -52,6 +52,11 @@ pub(crate) async fn write(
 ) -> Result<Done, WriteError> {
     let started = Instant::now();
     let deadline = started + timeout;
+    if node.status().storage_full {
+        // Another node might take it; this one could not see what became of it.
+        let waited = started.elapsed();
+        return Err(WriteError::Unavailable { reason: Unavailable::StorageFull, waited });
+    }
     match ask(node, kind, repeat, started, deadline).await? {
         ResponseKind::Applied(applied) => {
             let outcome = Outcome::decode(&applied.outcome)
@@ -212,6 +217,8 @@ async fn deposed(node: &Node<Metadata>, leader: NodeId) {
 fn refused(refusal: i32) -> Failure {
     match Refusal::try_from(refusal) {
         Ok(Refusal::NotLeader) => Failure::NoEffect(Unavailable::NotLeader),
+        // It hands over to one that has room, if there is one.
+        Ok(Refusal::StorageFull) => Failure::NoEffect(Unavailable::StorageFull),
         // Sending it again at once is the last thing that helps: it is for the caller to decide.
         Ok(Refusal::Overloaded) => Failure::Final(WriteError::Unavailable {
             reason: Unavailable::Overloaded,
@@ -294,6 +301,10 @@ mod tests {
         assert!(matches!(
             refused(Refusal::NotLeader as i32),
             Failure::NoEffect(Unavailable::NotLeader)
+        ));
+        assert!(matches!(
+            refused(Refusal::StorageFull as i32),
+            Failure::NoEffect(Unavailable::StorageFull)
         ));
         for (refusal, kind) in [
             (Refusal::Overloaded as i32, ErrorKind::Retryable),

@@ -145,6 +145,7 @@ fn proposal_failed(error: &ProposeError) -> Response {
     match error {
         ProposeError::Overloaded => Refusal::Overloaded.into(),
         ProposeError::Unsound => Refusal::TooLarge.into(),
+        ProposeError::StorageFull => Refusal::StorageFull.into(),
         error if error.never_applied() => Refusal::NotLeader.into(),
         ProposeError::TimedOut => Doubt::TimedOut.into(),
         ProposeError::ConnectionLost => Doubt::ConnectionLost.into(),

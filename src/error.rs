@@ -112,6 +112,11 @@ pub enum Unavailable {
     /// The node that was asked does not lead any more, or does not lead yet.
     #[error("leadership of the quorum is changing")]
     NotLeader,
+    /// The disk of this node, or of the one that leads, is full.
+    #[error(
+        "there is no room on the disk of a node of the quorum: free some, the node goes on by itself"
+    )]
+    StorageFull,
     /// The leader, or this node, has as much work as it may take.
     #[error("the quorum has more work than it may take at a time")]
     Overloaded,

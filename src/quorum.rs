@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quorate_engine::{Formatted, Identity};
+use quorate_engine::{DefaultFileSystem, Disk, Formatted, Identity};
 use quorate_loop::{GroupStatus, LoopConfig, Node, Role};
 use quorate_statemachine::{
     AlterPartition, BrokerId, BrokerSession as RegisteredBroker, Command, ErrorCode, Metadata,
@@ -94,6 +94,19 @@ impl Quorum {
     ///
     /// [`OpenError`]; nothing runs then.
     pub async fn open(config: QuorumConfig) -> Result<Self, OpenError> {
+        Self::open_with(config, Arc::new(DefaultFileSystem)).await
+    }
+
+    /// As [`Quorum::open`], with the log on another disk than that of the operating system: one that
+    /// fails on purpose, for tests.
+    ///
+    /// # Errors
+    ///
+    /// As [`Quorum::open`].
+    pub async fn open_with<F: Disk + 'static>(
+        config: QuorumConfig,
+        disk: Arc<F>,
+    ) -> Result<Self, OpenError> {
         let faults = config.validate();
         if !faults.is_empty() {
             return Err(OpenError::Config(faults));
@@ -110,7 +123,8 @@ impl Quorum {
         // what it decided proposed by another (trap I18).
         let group = LoopConfig { forward: false, ..config.group.clone() };
         let service = Arc::new(desk.clone());
-        let node = Node::open(formatted, config.listen, group, config.engine.clone(), service)
+        let engine = config.engine.clone();
+        let node = Node::open_with(formatted, config.listen, group, engine, service, disk)
             .await
             .map_err(OpenError::Loop)?;
         desk.open_for(node.clone());

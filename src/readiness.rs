@@ -30,6 +30,9 @@ pub enum NotReady {
     /// Nobody leads, as far as this node knows.
     #[error("no leader is known: a majority of the voters must be up and reach each other")]
     NoLeader,
+    /// The node cannot write.
+    #[error("the disk of this node is full: make room, it goes on by itself then")]
+    StorageFull,
     /// The node has not applied what it knows to be committed.
     #[error("{lag} committed entries are not applied yet: wait until this node has caught up")]
     Lagging {
@@ -65,6 +68,9 @@ impl StallWatch {
         let mut reasons = Vec::new();
         if status.leader.is_none() {
             reasons.push(NotReady::NoLeader);
+        }
+        if status.storage_full {
+            reasons.push(NotReady::StorageFull);
         }
         let lag = status.commit_index.saturating_sub(status.applied_index);
         if lag > LAG_MAX {
@@ -111,6 +117,9 @@ mod tests {
             last_index,
             members: Arc::new(Members::default()),
             matched: Vec::new(),
+            dropped: 0,
+            storage_full: false,
+            log_disk_bytes: 0,
             serving: true,
             fatal: None,
         }

@@ -163,6 +163,9 @@ pub(crate) enum Refusal {
     TooLarge = 2,
     /// This version does not know the request.
     Unsupported = 3,
+    /// The disk of the node asked is full. A version that does not know this takes the outcome for
+    /// unknown.
+    StorageFull = 4,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]

@@ -27,7 +27,8 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// A connection may be silent for `silence_max`, also while its request is worked on.
+    /// A connection may be silent for `silence_max`; a request may take as long from its first byte
+    /// to the first of its answer.
     pub(crate) fn new(listener: TcpListener, silence_max: Duration) -> Self {
         Self { listener, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)), silence_max }
     }
@@ -61,11 +62,15 @@ impl Listener for Connections {
     }
 }
 
-/// One connection: fails when the other side is silent, or takes nothing, for too long.
+/// One connection: fails when the other side is silent, takes too long for a request, or takes
+/// nothing.
 pub(crate) struct Connection {
     stream: TcpStream,
     silence_max: Duration,
     silence: Pin<Box<Sleep>>,
+    /// Whether a request has begun to arrive. Its further bytes give it no more time, or one that
+    /// trickles in would keep its connection for ever.
+    hears: bool,
     stuck: Pin<Box<Sleep>>,
     /// Whether a write waits for the other side.
     writing: bool,
@@ -78,6 +83,7 @@ impl Connection {
             stream,
             silence_max,
             silence: Box::pin(sleep(silence_max)),
+            hears: false,
             stuck: Box::pin(sleep(STUCK_MAX)),
             writing: false,
             _place: place,
@@ -98,6 +104,7 @@ impl Connection {
         if outcome.is_ready() {
             self.writing = false;
             // What was answered gives the client a fresh time for its next request.
+            self.hears = false;
             self.listen_afresh();
             return outcome;
         }
@@ -120,7 +127,12 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
         if outcome.is_ready() {
-            self.listen_afresh();
+            if !self.hears {
+                self.hears = true;
+                self.listen_afresh();
+            } else if Instant::now() >= self.silence.deadline() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             return outcome;
         }
         match self.silence.as_mut().poll(context) {
@@ -159,5 +171,32 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_trickles_in_does_not_keep_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut connections = Connections::new(listener, Duration::from_millis(200));
+        let mut client = TcpStream::connect(addr).await.unwrap();
+        let (mut served, _) = connections.accept().await;
+        // The next byte comes whenever one was read: never a silence.
+        let trickle = async {
+            loop {
+                client.write_u8(b'G').await.unwrap();
+                if let Err(error) = served.read_u8().await {
+                    break error.kind();
+                }
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(30), trickle).await.unwrap();
+        assert_eq!(ended, io::ErrorKind::TimedOut);
     }
 }

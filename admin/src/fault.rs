@@ -94,6 +94,7 @@ impl From<ReadError> for Fault {
 fn name_of(reason: Unavailable) -> &'static str {
     match reason {
         Unavailable::Overloaded => "OVERLOADED",
+        Unavailable::StorageFull => "STORAGE_FULL",
         Unavailable::NotLeader => "NOT_LEADER",
         Unavailable::Unreachable(_) => "LEADER_UNREACHABLE",
         _ => "NO_LEADER",

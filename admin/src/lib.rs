@@ -7,6 +7,7 @@
 //!  GET    /status             the asked node, with the hash of its state
 //!  GET    /health/live        503 when the node has stopped for good
 //!  GET    /health/ready       503 when the node cannot be given work
+//!  GET    /metrics            the same numbers for Prometheus, and the log's bytes on disk
 //!  GET    /v1/brokers         ┐
 //!  GET    /v1/topics          │ linearizable, through the leader;
 //!  GET    /v1/partitions      │ with ?local=true from the asked node's own image;
@@ -23,13 +24,15 @@
 //! - `applied_index`, `feature_level` and `state_hash` of one status are of one image.
 //! - An answer that is no success is a [`views::ApiError`]: it says whether anything may have changed.
 //!   Unknown fields of a request are errors.
-//! - Everything is bounded: connections, their silence, bodies, the time of a request.
+//! - Everything is bounded: connections, their silence, how long a request takes to arrive, bodies,
+//!   the time of a request.
 //!
 //! There is no authentication yet: bind it to an address that only operators reach.
 
 mod connection;
 mod fault;
 mod limits;
+mod metrics;
 mod render;
 mod routes;
 mod server;

@@ -31,6 +31,8 @@ pub(crate) fn status(identity: &Identity, group: &GroupStatus, snapshot: &Snapsh
         state_hash: snapshot.image.state_hash().to_string(),
         fatal: group.fatal.clone(),
         damaged: None,
+        storage_full: group.storage_full,
+        log_disk_bytes: group.log_disk_bytes,
     }
 }
 

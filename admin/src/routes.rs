@@ -3,6 +3,7 @@
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
@@ -14,16 +15,17 @@ use tokio::time::timeout;
 
 use crate::fault::Fault;
 use crate::limits::{BODY_BYTES_MAX, request_max};
-use crate::render;
 use crate::views::{
     AllocateProducerIds, Broker, CreateTopic, CreatedTopic, DeletedTopic, Health, Member,
     Partition, ProducerIdBlock, ProducerIds, Status, Topic,
 };
+use crate::{metrics, render};
 
 /// Everything that is served.
 pub(crate) fn router(quorum: Quorum) -> Router {
     Router::new()
         .route("/status", get(status))
+        .route("/metrics", get(metrics))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/v1/brokers", get(brokers))
@@ -53,8 +55,8 @@ async fn in_time(
 async fn no_such_path() -> Fault {
     Fault::bad_request(
         StatusCode::NOT_FOUND,
-        "there is nothing at this path: see /status, /health/live, /health/ready, /v1/brokers, \
-         /v1/members, /v1/topics, /v1/partitions and /v1/producer-ids",
+        "there is nothing at this path: see /status, /metrics, /health/live, /health/ready, \
+         /v1/brokers, /v1/members, /v1/topics, /v1/partitions and /v1/producer-ids",
     )
 }
 
@@ -98,6 +100,10 @@ async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) ->
 
 async fn status(State(quorum): State<Quorum>) -> Result<Json<Status>, Fault> {
     beside(move || Json(render::status(quorum.identity(), &quorum.status(), &quorum.image()))).await
+}
+
+async fn metrics(State(quorum): State<Quorum>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&quorum.status()))
 }
 
 async fn live(State(quorum): State<Quorum>) -> Response {

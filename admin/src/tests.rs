@@ -254,3 +254,42 @@ async fn health_tells_ready_from_live_and_the_server_stops_when_told() {
     timeout(PATIENCE, server.serving).await.unwrap().unwrap();
     assert!(TcpStream::connect(server.addr).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_prometheus_text_and_agree_with_the_status() {
+    let server = Server::start().await;
+    server.quorum.read_index().await.unwrap();
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.starts_with("HTTP/1.1 200") && head.contains("text/plain; version=0.0.4"),
+        "{head}"
+    );
+    let status = server.get::<Status>("/status").await;
+    assert!(status.log_disk_bytes > 0 && !status.storage_full);
+    let lines: Vec<&str> = body.lines().collect();
+    for (name, value) in [
+        ("quorate_role{group=\"1\",role=\"leader\"}", 1),
+        ("quorate_role{group=\"1\",role=\"follower\"}", 0),
+        ("quorate_leader_known{group=\"1\"}", 1),
+        ("quorate_term{group=\"1\"}", status.term),
+        ("quorate_applied_index{group=\"1\"}", status.applied_index),
+        ("quorate_log_disk_bytes{group=\"1\"}", status.log_disk_bytes),
+        ("quorate_storage_full{group=\"1\"}", 0),
+        ("quorate_fatal{group=\"1\"}", 0),
+    ] {
+        assert!(lines.contains(&format!("{name} {value}").as_str()), "{name} {value} in {body}");
+    }
+    // Every sample has its help and type before it, once.
+    for line in lines.iter().filter(|line| !line.starts_with('#')) {
+        let name = line.split('{').next().unwrap();
+        for kind in ["HELP", "TYPE"] {
+            let told = lines.iter().filter(|l| l.starts_with(&format!("# {kind} {name} "))).count();
+            assert_eq!(told, 1, "{kind} of {name}");
+        }
+    }
+}

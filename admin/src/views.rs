@@ -48,6 +48,13 @@ pub struct Status {
     pub fatal: Option<String>,
     /// Why the node's group does not act because its log may have lost what it acknowledged.
     pub damaged: Option<String>,
+    /// Whether the node has no room on its disk: it refuses changes, and goes on by itself when
+    /// there is.
+    #[serde(default)]
+    pub storage_full: bool,
+    /// Bytes of the log's files on disk, counted in whole files.
+    #[serde(default)]
+    pub log_disk_bytes: u64,
 }
 
 /// What a node is in its group.

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Instant;
 
-use hdrhistogram::Histogram;
+use crate::latency::Latencies;
 
 /// A file that is only appended to, its space allocated beforehand as raft-engine does it.
 pub(crate) struct BareLog {
@@ -24,12 +24,12 @@ impl BareLog {
     }
 
     /// Appends `count` records, each made durable by itself, and notes how long each took.
-    pub(crate) fn measure(&mut self, count: u32, micros: &mut Histogram<u64>) -> io::Result<()> {
+    pub(crate) fn measure(&mut self, count: u32, latencies: &mut Latencies) -> io::Result<()> {
         for _ in 0..count {
             let start = Instant::now();
             self.file.write_all(&self.record)?;
             self.file.sync_data()?;
-            micros.saturating_record(start.elapsed().as_micros() as u64);
+            latencies.note(start.elapsed());
         }
         Ok(())
     }

@@ -5,8 +5,11 @@
 
 mod bare;
 mod commit;
+mod engine;
+mod latency;
 mod member;
 mod report;
+mod spread;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,6 +45,11 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// Our log engine beside bare raft-engine: append, open and memory.
+    Engine(engine::EngineArgs),
+    /// Opens a store, and tells how long it took and what it holds.
+    #[command(hide = true)]
+    EngineOpen(engine::ChildArgs),
     /// One node of a benchmark's cluster; it obeys lines on its standard input.
     #[command(hide = true)]
     Member {
@@ -55,12 +63,9 @@ enum Command {
 fn main() -> ExitCode {
     let args = Args::parse();
     let rows = match args.command {
-        Command::Member { data_dir, listen } => {
-            return match member::run(data_dir, listen) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => failed(&*error),
-            };
-        }
+        Command::Member { data_dir, listen } => return ended(member::run(data_dir, listen)),
+        Command::EngineOpen(args) => return ended(engine::run_child(&args)),
+        Command::Engine(args) => engine::run(&args),
         Command::Commit { proposals, dir } => commit::run(proposals, dir),
     };
     match rows {
@@ -68,6 +73,13 @@ fn main() -> ExitCode {
             report::print(&rows, args.output == Output::Json);
             ExitCode::SUCCESS
         }
+        Err(error) => failed(&*error),
+    }
+}
+
+fn ended(result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&*error),
     }
 }

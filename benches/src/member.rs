@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hdrhistogram::Histogram;
 use quorate::{BrokerId, Quorum, QuorumConfig, Registration};
 
 use crate::bare::BareLog;
+use crate::latency::Latencies;
 use crate::report::Row;
 
 /// Proposals, or bare fdatasyncs, in one stretch.
@@ -58,28 +58,23 @@ async fn commit(quorum: &Quorum, count: u32, bare_path: &std::path::Path) -> Ans
     let session = quorum.register_broker(registration).await?;
     session.active().await.map_err(|end| format!("the broker's session ended: {end:?}"))?;
     let mut bare = BareLog::create(bare_path, RECORD_BYTES, u64::from(count))?;
-    let (mut commits, mut syncs) = (Histogram::new(3)?, Histogram::new(3)?);
+    let (mut commits, mut syncs) = (Latencies::new()?, Latencies::new()?);
     let mut left = count;
-    let mut busy = std::time::Duration::ZERO;
     while left > 0 {
         let stretch = left.min(STRETCH);
         bare.measure(stretch, &mut syncs)?;
         for _ in 0..stretch {
             let start = Instant::now();
             quorum.allocate_producer_ids(broker).await?;
-            let took = start.elapsed();
-            busy += took;
-            commits.saturating_record(took.as_micros() as u64);
+            commits.note(start.elapsed());
         }
         left -= stretch;
     }
     session.shut_down().await?;
-    let mut ours = Row::new("quorate", "processes", 3, &commits);
-    ours.clients = 1;
-    ours.ops_per_s = Some(f64::from(count) / busy.as_secs_f64());
-    ours.ratio = Some(commits.value_at_quantile(0.5) as f64 / syncs.value_at_quantile(0.5) as f64);
-    let mut disk = Row::new("fdatasync", "in-process", 1, &syncs);
-    disk.clients = 1;
+    let mut ours = Row::new("quorate", "processes", 3).with_latencies(&commits);
+    let mut disk = Row::new("fdatasync", "in-process", 1).with_latencies(&syncs);
+    (ours.clients, disk.clients) = (1, 1);
+    ours.ratio = ours.p50_us.zip(disk.p50_us).map(|(ours, disk)| ours / disk);
     disk.payload_bytes = Some(RECORD_BYTES);
     Ok(serde_json::to_string(&[ours, disk])?)
 }

@@ -1,45 +1,105 @@
 //! [`Row`]: one measurement, and how it is shown.
 
-use hdrhistogram::Histogram;
+use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::latency::Latencies;
+use crate::spread::Spread;
+
 /// One line of a report. `null` in JSON, and `-` in a table, is what was not measured.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) system: String,
     pub(crate) mode: String,
+    /// Which of a command's measurements it is.
+    pub(crate) what: Option<String>,
     pub(crate) nodes: u32,
     pub(crate) clients: u32,
     pub(crate) payload_bytes: Option<usize>,
     pub(crate) durable: bool,
     pub(crate) ops_per_s: Option<f64>,
-    pub(crate) p50_us: u64,
-    pub(crate) p99_us: u64,
-    pub(crate) p999_us: u64,
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
+    pub(crate) p999_us: Option<f64>,
     pub(crate) fsyncs_per_op: Option<f64>,
     pub(crate) cpu_us_per_op: Option<f64>,
-    /// Our p50 over the bare fdatasync's.
+    /// Entries of one write.
+    pub(crate) batch: Option<usize>,
+    /// Entries of the store, live.
+    pub(crate) entries: Option<u64>,
+    /// Groups of the store.
+    pub(crate) groups: Option<u64>,
+    /// How long it took, once.
+    pub(crate) seconds: Option<f64>,
+    /// Resident memory of the process that holds the store open.
+    pub(crate) rss_bytes: Option<u64>,
+    /// Memory of a group above what it is compared with.
+    pub(crate) bytes_per_group: Option<f64>,
+    /// Ours over that of the system it is compared with; where rounds were taken, their median.
     pub(crate) ratio: Option<f64>,
+    /// A quarter of the rounds had a smaller ratio.
+    pub(crate) ratio_q1: Option<f64>,
+    /// A quarter of the rounds had a greater ratio.
+    pub(crate) ratio_q3: Option<f64>,
 }
 
 impl Row {
-    pub(crate) fn new(system: &str, mode: &str, nodes: u32, micros: &Histogram<u64>) -> Row {
-        Row {
-            system: system.to_owned(),
-            mode: mode.to_owned(),
-            nodes,
-            clients: 0,
-            payload_bytes: None,
-            durable: true,
-            ops_per_s: None,
-            p50_us: micros.value_at_quantile(0.5),
-            p99_us: micros.value_at_quantile(0.99),
-            p999_us: micros.value_at_quantile(0.999),
-            fsyncs_per_op: None,
-            cpu_us_per_op: None,
-            ratio: None,
-        }
+    /// One of a system that keeps its promises over a power loss, and nothing measured yet.
+    pub(crate) fn new(system: &str, mode: &str, nodes: u32) -> Row {
+        let (system, mode) = (system.to_owned(), mode.to_owned());
+        Row { system, mode, nodes, durable: true, ..Row::default() }
     }
+
+    /// With these latencies, and what follows from them.
+    pub(crate) fn with_latencies(mut self, latencies: &Latencies) -> Row {
+        self.ops_per_s = latencies.per_second();
+        self.p50_us = latencies.quantile_us(0.5);
+        self.p99_us = latencies.quantile_us(0.99);
+        self.p999_us = latencies.quantile_us(0.999);
+        self
+    }
+
+    /// With the ratios of its rounds.
+    pub(crate) fn with_ratio(mut self, ratios: Option<Spread>) -> Row {
+        self.ratio = ratios.map(|ratios| ratios.median);
+        self.ratio_q1 = ratios.map(|ratios| ratios.q1);
+        self.ratio_q3 = ratios.map(|ratios| ratios.q3);
+        self
+    }
+}
+
+/// The cell of a row in one column; `None` where it has none.
+type Cell = fn(&Row) -> Option<String>;
+
+/// The columns of a table, and their names.
+const COLUMNS: [(&str, Cell); 20] = [
+    ("SYSTEM", |row| Some(row.system.clone())),
+    ("MODE", |row| Some(row.mode.clone())),
+    ("WHAT", |row| row.what.clone()),
+    ("NODES", |row| Some(row.nodes.to_string())),
+    ("CLIENTS", |row| Some(row.clients.to_string())),
+    ("BYTES", |row| row.payload_bytes.map(|bytes| bytes.to_string())),
+    ("BATCH", |row| row.batch.map(|entries| entries.to_string())),
+    ("ENTRIES", |row| row.entries.map(|entries| entries.to_string())),
+    ("GROUPS", |row| row.groups.map(|groups| groups.to_string())),
+    ("OPS/S", |row| number(row.ops_per_s, 0)),
+    ("P50 US", |row| number(row.p50_us, 1)),
+    ("P99 US", |row| number(row.p99_us, 1)),
+    ("P99.9 US", |row| number(row.p999_us, 1)),
+    ("FSYNCS/OP", |row| number(row.fsyncs_per_op, 2)),
+    ("CPU US/OP", |row| number(row.cpu_us_per_op, 1)),
+    ("SECONDS", |row| number(row.seconds, 3)),
+    ("RSS BYTES", |row| row.rss_bytes.map(|bytes| bytes.to_string())),
+    ("BYTES/GROUP", |row| number(row.bytes_per_group, 0)),
+    ("RATIO", |row| number(row.ratio, 3)),
+    ("QUARTILES", |row| {
+        let (q1, q3) = row.ratio_q1.zip(row.ratio_q3)?;
+        Some(format!("{q1:.3}-{q3:.3}"))
+    }),
+];
+
+fn number(value: Option<f64>, digits: usize) -> Option<String> {
+    value.map(|value| format!("{value:.digits$}"))
 }
 
 /// Prints the rows: one JSON array on one line, or a table.
@@ -51,23 +111,47 @@ pub(crate) fn print(rows: &[Row], json: bool) {
         }
         return;
     }
-    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
-    println!(
-        "{:<10} {:<10} {:>5} {:>7} {:>10} {:>8} {:>8} {:>8} {:>6}",
-        "system", "mode", "nodes", "clients", "ops/s", "p50 us", "p99 us", "p999 us", "ratio"
-    );
+    println!("{}", table(rows));
+}
+
+/// The rows under each other, without the columns that none of them fills.
+fn table(rows: &[Row]) -> Table {
+    let filled: Vec<_> = COLUMNS
+        .iter()
+        .filter(|(_, cell)| rows.is_empty() || rows.iter().any(|row| cell(row).is_some()))
+        .collect();
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(filled.iter().map(|(name, _)| *name));
     for row in rows {
-        println!(
-            "{:<10} {:<10} {:>5} {:>7} {:>10} {:>8} {:>8} {:>8} {:>6}",
-            row.system,
-            row.mode,
-            row.nodes,
-            row.clients,
-            number(row.ops_per_s),
-            row.p50_us,
-            row.p99_us,
-            row.p999_us,
-            number(row.ratio),
-        );
+        table.add_row(filled.iter().map(|(_, cell)| cell(row).unwrap_or_else(|| "-".to_owned())));
+    }
+    for (column, (name, _)) in table.column_iter_mut().zip(&filled) {
+        if !["SYSTEM", "MODE", "WHAT"].contains(name) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_shows_what_was_measured() {
+        let mut row = Row::new("quorate-engine", "in-process", 1);
+        row.seconds = Some(1.5);
+        let other = Row::new("raft-engine", "in-process", 1);
+        let text = table(&[row, other]).to_string();
+        assert!(text.contains("SECONDS") && text.contains("1.500"), "{text}");
+        assert!(!text.contains("RATIO"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_null() {
+        let json = serde_json::to_value(Row::new("fdatasync", "in-process", 1)).unwrap();
+        assert!(json["p50_us"].is_null() && json["fsyncs_per_op"].is_null(), "{json}");
+        assert_eq!(json["durable"], true);
     }
 }

@@ -14,6 +14,7 @@
 //! | `verify` | `quorate verify` |
 //! | `dump`, `entry` | `quorate log dump`, and one entry of a log as it is shown |
 //! | `demo` | `quorate demo` |
+//! | `faults` | a disk that fails on purpose, in builds for tests |
 //! | `failure`, `panics` | how a command ends that does not end well |
 //! | `wait` | the one place that pauses |
 
@@ -25,6 +26,8 @@ mod directory;
 mod dump;
 mod entry;
 mod failure;
+#[cfg(feature = "faults")]
+mod faults;
 mod format;
 mod hostport;
 mod leash;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use quorate::{Founding, OpenError, Quorum};
+use quorate::{Founding, OpenError, Quorum, QuorumConfig};
 use quorate_admin::Admin;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -60,6 +60,18 @@ fn warn_of_another_address(quorum: &Quorum) {
     }
 }
 
+#[cfg(not(feature = "faults"))]
+async fn open(config: QuorumConfig) -> Result<Quorum, OpenError> {
+    Quorum::open(config).await
+}
+
+/// On a disk that fails when a test says so.
+#[cfg(feature = "faults")]
+async fn open(config: QuorumConfig) -> Result<Quorum, OpenError> {
+    Quorum::open_with(config, std::sync::Arc::new(crate::faults::FaultyDisk::of_environment()))
+        .await
+}
+
 async fn serve(settings: Settings) -> Result<(), Failure> {
     // Before anything else: a signal that comes early is not lost.
     let mut signals = Signals::listen().map_err(|e| failed("cannot listen for signals", &e))?;
@@ -67,7 +79,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     // Both addresses are taken before the node takes part in anything.
     let admin = Admin::bind(addr).await.map_err(|e| Failure::Failed(e.to_string()))?;
     let quorum = tokio::select! {
-        opened = Quorum::open(settings.quorum) => opened.map_err(refused)?,
+        opened = open(settings.quorum) => opened.map_err(refused)?,
         // A long log takes its time to verify; nothing has begun that would have to be ended.
         () = signals.next() => return Ok(()),
     };
@@ -101,7 +113,11 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     }
     tracing::info!("shutting down");
     tokio::select! {
-        () = shut_down(&quorum, stop_broker, broker, admin) => Ok(()),
+        () = shut_down(&quorum, stop_broker, broker, admin) => match quorum.status().fatal {
+            // The log could not be closed.
+            Some(reason) => Err(Failure::Failed(reason)),
+            None => Ok(()),
+        },
         // Whoever asks twice does not want to wait; what is acknowledged is on disk anyway.
         () = signals.next() => Ok(()),
     }

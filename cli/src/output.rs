@@ -113,6 +113,8 @@ pub(crate) fn status_fields(status: &Status) -> Vec<(&'static str, String)> {
         ("state_hash", status.state_hash.clone()),
         ("fatal", status.fatal.clone().unwrap_or_else(|| "no".to_owned())),
         ("damaged", status.damaged.clone().unwrap_or_else(|| "no".to_owned())),
+        ("storage_full", if status.storage_full { "yes" } else { "no" }.to_owned()),
+        ("log_disk_bytes", status.log_disk_bytes.to_string()),
     ]
 }
 

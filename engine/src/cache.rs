@@ -96,8 +96,11 @@ impl EntryCache {
         {
             self.pop_front();
         }
-        // A burst must not keep its room for ever; 64 slots are not worth the copying.
-        if self.entries.capacity() > 64 && self.entries.len() < self.entries.capacity() / 4 {
+        // A burst must not keep its room for ever; 64 slots are not worth the copying, but those of
+        // many quiet groups add up.
+        if self.entries.is_empty() {
+            self.entries = VecDeque::new();
+        } else if self.entries.capacity() > 64 && self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to(self.entries.len() * 2);
         }
     }

@@ -40,6 +40,8 @@ pub struct Engine<F: Disk> {
     /// Every group that is damaged, now or since an earlier open, with what was found. It must
     /// not act as the member it was, and nothing is written for it.
     pub damaged: BTreeMap<GroupId, Vec<Damage>>,
+    /// What is not as it was written, and takes nothing with it.
+    pub notes: Vec<Damage>,
 }
 
 impl<F: Disk> std::fmt::Debug for Engine<F> {

@@ -36,12 +36,30 @@ pub(crate) enum FrameError {
 ///
 /// If the body is 4 GiB or longer, which no frame of ours comes near.
 pub(crate) fn seal(kind: [u8; 4], version: u16, body: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(body.len()).expect("a frame is small");
-    let mut bytes = Vec::with_capacity(HEADER_LEN + body.len() + FOOTER_LEN);
+    seal_with(kind, version, body.len(), |bytes| bytes.extend_from_slice(body))
+}
+
+/// The frame around the encoding of `body`.
+///
+/// # Panics
+///
+/// As [`seal`].
+pub(crate) fn seal_message(kind: [u8; 4], version: u16, body: &impl prost::Message) -> Vec<u8> {
+    seal_with(kind, version, body.encoded_len(), |bytes| body.encode_raw(bytes))
+}
+
+fn seal_with(
+    kind: [u8; 4],
+    version: u16,
+    body_len: usize,
+    write_body: impl FnOnce(&mut Vec<u8>),
+) -> Vec<u8> {
+    let len = u32::try_from(body_len).expect("a frame is small");
+    let mut bytes = Vec::with_capacity(HEADER_LEN + body_len + FOOTER_LEN);
     bytes.extend_from_slice(&kind);
     bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&len.to_le_bytes());
-    bytes.extend_from_slice(body);
+    write_body(&mut bytes);
     let crc = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
     bytes

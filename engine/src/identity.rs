@@ -270,7 +270,7 @@ impl Identity {
                 .collect(),
             join,
         };
-        frame::seal(KIND, VERSION, &body.encode_to_vec())
+        frame::seal_message(KIND, VERSION, &body)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, frame::FrameError> {

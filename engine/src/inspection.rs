@@ -202,7 +202,7 @@ impl Inspection {
         }
         self.damage.extend(recoveries.damaged.values().flatten().cloned());
         if self.damage.is_empty() {
-            let holds = |group| recoveries.groups.contains_key(&group);
+            let holds = |group| recoveries.groups.iter().any(|(found, _)| *found == group);
             let tally = survey.check_tally(recoveries.tally(), holds, snapshots);
             let path = PathBuf::from(SNAPSHOTS);
             self.damage.extend(tally.map_err(OpenError::snapshots(&path))?);
@@ -211,7 +211,7 @@ impl Inspection {
             self.notes.extend(survey.dead_records());
         }
         let Recoveries { groups, .. } = recoveries;
-        self.groups = groups.into_values().map(|found| inspected(&found.recovered.log)).collect();
+        self.groups = groups.iter().map(|(_, found)| inspected(&found.recovered.log)).collect();
         Ok(())
     }
 

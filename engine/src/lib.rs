@@ -2,15 +2,17 @@
 //! in one directory. The only code that knows raft-engine.
 //!
 //! ```text
-//!  format() ──> identity, LOCK          the loop (RawNode)
+//!  format() ──> identity, witness       the loop (RawNode)
 //!                  │                     │ reads            │ GroupWrite
 //!  Formatted::open ┴──> Engine::open     ▼                  ▼
-//!                          │          GroupLog          LogWriter ──> Durable
-//!                          │             ▲ deliver          │ one record, one fsync
-//!                          │             │                  ▼
-//!                          │          LogReader ───────> raft-engine ──> log/
-//!                          │             one thread         (fsync latch over FileSystem)
-//!                          └──────────> SnapshotStore ───────────────> snapshots/GROUP/INDEX-TERM.snap
+//!      survey, recovery ──┤          GroupLog          LogWriter ──> Durable
+//!            │            │             ▲ deliver          │ one record, one fsync; witness
+//!            ▼            │             │                  ▼
+//!        quarantine       │          LogReader ───────> raft-engine ──> log/
+//!                         │             one thread         (fsync latch over a Disk)
+//!                         └──────────> SnapshotStore ───────────────> snapshots/GROUP/INDEX-TERM.snap
+//!
+//!  Inspection::of ──> the same survey and recovery over frozen files, nothing changed
 //! ```
 //!
 //! # The contract of a loop
@@ -24,7 +26,10 @@
 //! 4. [`GroupLog::take_fetches`] after each step of Raft; what it gives goes to
 //!    [`LogReader::fetch`], what comes back to [`GroupLog::deliver`] and to
 //!    `RawNode::on_entries_fetched`.
-//! 5. An error of the writer is fatal and sticky: nothing is acknowledged any more.
+//! 5. An error of the writer is fatal and sticky: nothing is acknowledged any more. But for a full
+//!    disk: the batch is kept, and [`LogWriter::write`] tries it again.
+//! 6. [`LogWriter::sync_witness`] within 100 ms after a write that left it unsynced.
+//! 7. A group in [`Engine::damaged`] does not act: no vote, no campaign, no answer.
 //!
 //! # Invariants
 //!
@@ -34,6 +39,10 @@
 //! - Nothing that would make raft-engine panic reaches it: contiguity is checked before.
 //! - A group's log is never emptied by compaction, and never compacted beyond its snapshot.
 //! - A snapshot file with its final name is complete and durable.
+//! - The witness never names a batch that is not durable, and none is released before it is named.
+//! - Nothing is written after a finding before the quarantine is durable, and nothing for what it
+//!   names until it is renewed.
+//! - Nothing that was found at open is relied on before it is synced.
 //! - What is read back is verified; what does not match is a [`Damage`] with a remedy, never a
 //!   panic and never "not found".
 //! - After the first fsync error no file of the log is touched any more. A snapshot file whose fsync

@@ -8,6 +8,7 @@
 mod storage;
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use raft::GetEntriesContext;
 use raft::eraftpb::{ConfState, Entry, HardState};
@@ -44,12 +45,13 @@ pub struct Fetch {
 pub struct GroupLog {
     group: GroupId,
     hard_state: HardState,
-    conf_state: ConfState,
+    conf_state: Arc<ConfState>,
     conf_index: u64,
     truncated: LogId,
     last_index: u64,
     snapshot: LogId,
-    snapshot_conf_state: ConfState,
+    /// Shared with `conf_state` as long as they are the same.
+    snapshot_conf_state: Arc<ConfState>,
     terms: TermRuns,
     cache: EntryCache,
     applied: u64,
@@ -91,10 +93,14 @@ impl GroupLog {
         snapshot_conf_state: ConfState,
         budget: &CacheBudget,
     ) -> Self {
+        let conf_state = Arc::new(record.conf_state);
+        let is_shared = *conf_state == snapshot_conf_state;
+        let snapshot_conf_state =
+            if is_shared { conf_state.clone() } else { Arc::new(snapshot_conf_state) };
         Self {
             group,
             hard_state: record.hard_state,
-            conf_state: record.conf_state,
+            conf_state,
             conf_index: record.conf_index,
             truncated: record.truncated,
             last_index: record.truncated.index,
@@ -111,10 +117,30 @@ impl GroupLog {
         }
     }
 
-    /// Adds an entry read at open, which the caller has verified to follow.
+    /// Shares the membership with another group's, where it is the same: the groups of a node often
+    /// have the same members, and there may be thousands of them.
+    pub(crate) fn share_conf_state(&mut self, other: &mut Option<Arc<ConfState>>) {
+        match other {
+            Some(other) if **other == *self.conf_state => {
+                if Arc::ptr_eq(&self.snapshot_conf_state, &self.conf_state) {
+                    self.snapshot_conf_state = other.clone();
+                }
+                self.conf_state = other.clone();
+            }
+            _ => *other = Some(self.conf_state.clone()),
+        }
+    }
+
+    /// Adds an entry read at open, which the caller has verified to follow. Below the snapshot
+    /// only its term is of use: it is applied, and a follower that is behind is served from disk.
     pub(crate) fn load(&mut self, entry: Entry) {
-        self.push(entry);
-        self.trim();
+        if entry.index > self.snapshot.index {
+            self.push(entry);
+            self.trim();
+        } else {
+            self.terms.push(entry.index, entry.term);
+            self.last_index = entry.index;
+        }
     }
 
     /// The group.
@@ -175,7 +201,7 @@ impl GroupLog {
             truncated: self.truncated,
             last: self.last(),
             snapshot: self.snapshot,
-            conf_state: self.conf_state.clone(),
+            conf_state: ConfState::clone(&self.conf_state),
             conf_index: self.conf_index,
         }
     }
@@ -254,7 +280,7 @@ impl GroupLog {
             self.last_index,
             self.conf_index,
         );
-        self.conf_state = conf_state;
+        self.conf_state = Arc::new(conf_state);
         self.conf_index = index;
     }
 
@@ -276,8 +302,9 @@ impl GroupLog {
         self.terms = TermRuns::new(id.index, id.term);
         self.hard_state.term = self.hard_state.term.max(id.term);
         self.hard_state.commit = id.index;
-        self.snapshot_conf_state = conf_state.clone();
-        (self.conf_state, self.conf_index) = (conf_state, id.index);
+        self.conf_state = Arc::new(conf_state);
+        self.snapshot_conf_state = self.conf_state.clone();
+        self.conf_index = id.index;
         (self.applied, self.persisted) = (id.index, id.index);
         self.cache.clear();
         self.delivery.take();
@@ -303,7 +330,7 @@ impl GroupLog {
             self.applied,
         );
         self.snapshot = id;
-        self.snapshot_conf_state = conf_state;
+        self.snapshot_conf_state = Arc::new(conf_state);
         self.snapshot_no_longer_wanted();
         true
     }

@@ -34,6 +34,12 @@ pub(crate) enum Queue {
 }
 
 impl Queue {
+    /// The queue of a file.
+    pub(crate) fn of(path: &Path) -> Self {
+        let is_rewrite = path.to_string_lossy().ends_with(REWRITE_SUFFIX);
+        if is_rewrite { Self::Rewrite } else { Self::Append }
+    }
+
     fn suffix(self) -> &'static str {
         match self {
             Self::Append => APPEND_SUFFIX,

@@ -54,7 +54,10 @@ pub(crate) struct Scan {
     /// Records whose entries are bad, oldest first.
     suspects: Vec<Suspect>,
     /// Where the rewritten records cannot be read any further.
-    rewrite_ends: Option<(PathBuf, u64)>,
+    pub rewrite_ends: Option<(PathBuf, u64)>,
+    /// The last append file, if there is no record in it: a full disk leaves some, and so does who
+    /// cuts one off.
+    empty: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -91,16 +94,15 @@ impl Scan {
         Ok(scan)
     }
 
-    /// Where an entry of `group` may be that could not be read: file and offset.
-    pub(crate) fn suspect(&self, group: GroupId, index: u64) -> Option<(&Path, u64)> {
-        let holds = |span: &EntrySpan| span.region == group.get() && span.indexes.contains(&index);
+    /// Where something of `group` may be that could not be read, the entry at `index` or anything
+    /// else: file and offset.
+    pub(crate) fn suspect(&self, group: GroupId, index: Option<u64>) -> Option<(&Path, u64)> {
+        let holds = |span: &EntrySpan| {
+            span.region == group.get() && index.is_some_and(|index| span.indexes.contains(&index))
+        };
         let suspect = self.suspects.iter().rev().find(|suspect| suspect.spans.iter().any(holds));
-        suspect.map(|suspect| (suspect.file.as_path(), suspect.offset))
-    }
-
-    /// Where the rewritten records cannot be read any further, if they cannot.
-    pub(crate) fn rewrite_ends(&self) -> Option<(&Path, u64)> {
-        self.rewrite_ends.as_ref().map(|(path, offset)| (path.as_path(), *offset))
+        let rewritten = || self.rewrite_ends.as_ref().map(|(path, at)| (path.as_path(), *at));
+        suspect.map(|suspect| (suspect.file.as_path(), suspect.offset)).or_else(rewritten)
     }
 
     /// Bad records that may not matter to any group: where they are.
@@ -127,10 +129,14 @@ impl Scan {
         if file.queue == Queue::Append {
             self.end = Some((file.path.clone(), file.at));
         }
+        let before = self.last;
         while file.at < file.window.len {
             if let Some(what) = self.record(file, directory)? {
                 return self.bad_record(file, what);
             }
+        }
+        if file.queue == Queue::Append {
+            self.empty = (self.last == before).then(|| file.path.clone());
         }
         Ok(())
     }
@@ -184,7 +190,12 @@ impl Scan {
             Some(Ok(stamp)) if stamp.directory == directory => {
                 let expected = self.last.map(|last| last.sequence + 1);
                 if let Some(expected) = expected.filter(|expected| *expected != stamp.sequence) {
-                    let what = format!("batch {} stands where {expected} must be", stamp.sequence);
+                    let mut what =
+                        format!("batch {} stands where {expected} must be", stamp.sequence);
+                    if let Some(empty) = &self.empty {
+                        let name = empty.file_name().unwrap_or_default().to_string_lossy();
+                        what += &format!(": there is none in {name}");
+                    }
                     self.finding(path, at, what);
                 }
                 self.last = Some(stamp);

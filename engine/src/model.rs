@@ -1,16 +1,19 @@
-//! A random history against a plain model of a log, with every reopening exact.
+//! A random history against a plain model of a log, and against raft-rs's own storage in memory,
+//! with every reopening exact, after a clean close and after a kill.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use raft::eraftpb::Entry;
+use raft::eraftpb::{Entry, Snapshot};
+use raft::storage::MemStorage;
 use raft::{GetEntriesContext, Storage};
 
 use crate::testing::{
-    Node, TestFileSystem, entry_of, hard_state, one, open, small_files, tempdir, two,
+    Node, TestFileSystem, copy_dir, entry_of, hard_state, one, open, small_files, tempdir, two,
+    voters,
 };
-use crate::{EngineConfig, GroupId, LogId};
+use crate::{EngineConfig, GroupId, GroupLog, LogId};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -23,6 +26,7 @@ enum Step {
     Install { ahead: u64 },
     Purge,
     Reopen,
+    Crash,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -37,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..30_u64).prop_map(|ahead| Step::Install { ahead }),
         2 => Just(Step::Purge),
         2 => Just(Step::Reopen),
+        2 => Just(Step::Crash),
     ]
 }
 
@@ -149,6 +154,7 @@ impl World {
             }
             Step::Purge => drop(node.purge().unwrap()),
             Step::Reopen => return self.reopen(),
+            Step::Crash => return self.crash(),
         }
         if let Some(first) = entries.first() {
             model.entries.retain(|index, _| *index < first.index);
@@ -168,8 +174,21 @@ impl World {
         node.engine.snapshots.retain(group, keep).unwrap();
     }
 
+    /// Goes on in a copy of what the files hold at this moment, as a killed process leaves them.
+    fn crash(&mut self) {
+        let left = tempdir();
+        copy_dir(self.dir.path(), left.path());
+        self.node.take().unwrap().close();
+        self.dir = left;
+        self.open();
+    }
+
     fn reopen(&mut self) {
         self.node.take().unwrap().close();
+        self.open();
+    }
+
+    fn open(&mut self) {
         let node = open(self.dir.path(), &self.config, &Arc::default()).unwrap();
         // Compactions that had to be repeated are a batch.
         let sequence = node.engine.writer.sequence();
@@ -198,6 +217,42 @@ impl World {
             let found = log.entries(low, high, None, GetEntriesContext::empty(false)).unwrap();
             let expected: Vec<_> = model.entries.range(low..).map(|(_, e)| e.clone()).collect();
             assert_eq!(found, expected);
+            check_contract(log, model);
+        }
+    }
+}
+
+/// What Raft is told must be what its own storage would tell it.
+fn check_contract(log: &GroupLog, model: &Model) {
+    let raft = MemStorage::new();
+    let mut snapshot = Snapshot::default();
+    let metadata = snapshot.mut_metadata();
+    (metadata.index, metadata.term) = (model.truncated.index, model.truncated.term);
+    metadata.set_conf_state(voters());
+    raft.wl().apply_snapshot(snapshot).unwrap();
+    let entries: Vec<_> = model.entries.values().cloned().collect();
+    raft.wl().append(&entries).unwrap();
+    raft.wl().mut_hard_state().clone_from(&hard_state(model.term, model.vote, model.commit));
+    let (ours, theirs) = (log.initial_state().unwrap(), raft.initial_state().unwrap());
+    assert_eq!((ours.hard_state, ours.conf_state), (theirs.hard_state, theirs.conf_state));
+    let (first, last) = (raft.first_index().unwrap(), raft.last_index().unwrap());
+    assert_eq!(
+        (Storage::first_index(log).unwrap(), Storage::last_index(log).unwrap()),
+        (first, last)
+    );
+    for index in 0..=last + 2 {
+        assert_eq!(Storage::term(log, index), raft.term(index), "term of {index}");
+    }
+    let none = || GetEntriesContext::empty(false);
+    let compacted = Storage::entries(log, first - 1, last + 1, None, none());
+    assert_eq!(compacted, raft.entries(first - 1, last + 1, None, none()));
+    // What is not applied yet is asked for without waiting, in any size.
+    for low in (model.commit + 1).max(first)..=last {
+        for high in [low + 1, last + 1] {
+            for bytes_max in [None, Some(0), Some(100), Some(700)] {
+                let ours = log.entries(low, high, bytes_max, none());
+                assert_eq!(ours, raft.entries(low, high, bytes_max, none()), "[{low}, {high})");
+            }
         }
     }
 }

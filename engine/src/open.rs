@@ -17,7 +17,7 @@ use crate::engine::Engine;
 use crate::files::{DiskFiles, Files};
 use crate::identity::{Formatted, Identity};
 use crate::ids::GroupId;
-use crate::log_files::Queue;
+use crate::log_files::{LogFiles, Queue};
 use crate::quarantine::{self, Quarantine};
 use crate::reader::LogReader;
 use crate::recovery::{self, Recoveries, Source};
@@ -150,9 +150,6 @@ pub(crate) fn open<F: Disk + 'static>(
     let testimony = (witness_path.as_path(), testimony);
     let survey = Survey::of(opening.disk, &log_dir, identity.directory_id, testimony)?;
     opening.condemn_if(&survey.findings, &survey)?;
-    for note in &survey.notes {
-        tracing::warn!(%note, "something on disk is not as it was written; nothing is lost");
-    }
     let snapshots = opening.clear_leftovers(&survey)?;
     let store = Store::open(log_dir.clone(), config, disk.clone(), Some(lock))
         .map_err(|error| OpenError::store(&log_dir, error))?;
@@ -178,8 +175,8 @@ pub(crate) fn open<F: Disk + 'static>(
         opening.recover(&store, &reader, &snapshots, &cache, &survey, &quarantines, &mut writer);
     // Before an error is returned: the writer's share must be the last one.
     drop(store);
-    let Recovered { groups, damaged } = recovered?;
-    Ok(Engine { identity, dir, files, writer, reader, snapshots, cache, groups, damaged })
+    let Recovered { groups, damaged, notes } = recovered?;
+    Ok(Engine { identity, dir, files, writer, reader, snapshots, cache, groups, damaged, notes })
 }
 
 /// What every step of opening looks at.
@@ -193,6 +190,7 @@ struct Opening<'a, F> {
 struct Recovered {
     groups: BTreeMap<GroupId, crate::engine::RecoveredGroup>,
     damaged: BTreeMap<GroupId, Vec<Damage>>,
+    notes: Vec<Damage>,
 }
 
 impl<F: Disk + 'static> Opening<'_, F> {
@@ -255,12 +253,16 @@ impl<F: Disk + 'static> Opening<'_, F> {
             }
             self.quarantine(Some(*group), findings, survey)?;
         }
-        let (mut recovered, mut stale) = (BTreeMap::new(), Vec::new());
-        for (group, recovery) in groups {
-            stale.extend(recovery.stale.map(|stale| (group, stale)));
-            writer.recovered(group, recovery.on_disk);
-            recovered.insert(group, recovery.recovered);
-        }
+        // Maps that are made in one go have no half empty nodes.
+        writer.recovered(groups.iter().map(|(group, found)| (*group, found.on_disk)).collect());
+        let mut stale = Vec::new();
+        let recovered: BTreeMap<_, _> = groups
+            .into_iter()
+            .map(|(group, recovery)| {
+                stale.extend(recovery.stale.map(|stale| (group, stale)));
+                (group, recovery.recovered)
+            })
+            .collect();
         let is_explained =
             !damaged.is_empty() || quarantines.iter().any(|old| old.sequence >= writer.sequence());
         if !is_explained {
@@ -275,22 +277,26 @@ impl<F: Disk + 'static> Opening<'_, F> {
                 damaged.insert(group, quarantine.findings.clone());
             }
         }
+        let mut notes = survey.notes.clone();
         if damaged.is_empty() {
-            for note in survey.dead_records() {
-                tracing::warn!(%note, "something on disk is not as it was written; nothing is lost");
-            }
+            notes.extend(survey.dead_records());
+        }
+        for note in &notes {
+            tracing::warn!(%note, "something on disk is not as it was written; nothing is lost");
         }
         store.hold_purge(!damaged.is_empty());
-        self.make_durable(survey, store)?;
+        self.make_durable(store)?;
         writer.vouch().map_err(OpenError::Write)?;
         writer.repeat_compactions(stale).map_err(OpenError::Write)?;
-        Ok(Recovered { groups: recovered, damaged })
+        Ok(Recovered { groups: recovered, damaged, notes })
     }
 
     /// After a kill the end of the log may be in memory only.
-    fn make_durable(&self, survey: &Survey, store: &Store<F>) -> Result<(), OpenError> {
-        for path in [Queue::Append, Queue::Rewrite].into_iter().filter_map(|q| survey.files.last(q))
-        {
+    fn make_durable(&self, store: &Store<F>) -> Result<(), OpenError> {
+        // Listed again: raft-engine begins a queue without a file, and syncs its header only with
+        // the first record.
+        let (files, _) = LogFiles::list(store.dir()).map_err(OpenError::io(store.dir()))?;
+        for path in [Queue::Append, Queue::Rewrite].into_iter().filter_map(|q| files.last(q)) {
             let handle =
                 self.disk.open(&path, Permission::ReadWrite).map_err(OpenError::io(&path))?;
             handle

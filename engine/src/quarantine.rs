@@ -143,7 +143,7 @@ impl Quarantine {
             sequence: self.sequence,
             findings: self.findings.iter().take(FINDINGS_MAX).map(finding).collect(),
         };
-        frame::seal(KIND, VERSION, &body.encode_to_vec())
+        frame::seal_message(KIND, VERSION, &body)
     }
 
     /// The quarantine in `bytes`. What cannot be read is in force: it was made for a reason.

@@ -74,17 +74,24 @@ struct RecordBody {
     genesis_crc: Option<u32>,
 }
 
-/// A record as it stands on disk: with what the engine adds for itself.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct StoredRecord {
-    /// What the group's writer gave.
-    pub record: GroupRecord,
+/// What the engine adds to a record for itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
     /// The batch that wrote it.
     pub sequence: u64,
     /// The batch that wrote the first record of this life of the group.
     pub incarnation: u64,
     /// The CRC of the founding record beside it, where there is one.
     pub genesis_crc: Option<u32>,
+}
+
+/// A record as it stands on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StoredRecord {
+    /// What the group's writer gave.
+    pub record: GroupRecord,
+    /// What the engine added.
+    pub mark: Mark,
 }
 
 /// A ConfState in our own stable encoding.
@@ -155,13 +162,10 @@ impl GroupRecord {
         }
         None
     }
-}
 
-impl StoredRecord {
     /// The bytes on disk. The group is part of them, so that a misplaced record is found.
-    pub(crate) fn encode(&self, group: GroupId) -> Vec<u8> {
-        let GroupRecord { hard_state, truncated, last, snapshot, conf_state, conf_index } =
-            &self.record;
+    pub(crate) fn encode(&self, group: GroupId, mark: Mark) -> Vec<u8> {
+        let Self { hard_state, truncated, last, snapshot, conf_state, conf_index } = self;
         let body = RecordBody {
             group: group.get(),
             term: hard_state.term,
@@ -175,13 +179,15 @@ impl StoredRecord {
             snapshot_term: snapshot.term,
             conf_state: Some(conf_state.into()),
             conf_index: *conf_index,
-            sequence: self.sequence,
-            incarnation: self.incarnation,
-            genesis_crc: self.genesis_crc,
+            sequence: mark.sequence,
+            incarnation: mark.incarnation,
+            genesis_crc: mark.genesis_crc,
         };
-        frame::seal(KIND, VERSION, &body.encode_to_vec())
+        frame::seal_message(KIND, VERSION, &body)
     }
+}
 
+impl StoredRecord {
     /// The record in `bytes`, which must be that of `group`.
     pub(crate) fn decode(group: GroupId, bytes: &[u8]) -> Result<Self, FrameError> {
         let body = RecordBody::decode(frame::unseal(KIND, VERSION, bytes)?)
@@ -205,7 +211,7 @@ impl StoredRecord {
             conf_index: body.conf_index,
         };
         let RecordBody { sequence, incarnation, genesis_crc, .. } = body;
-        Ok(Self { record, sequence, incarnation, genesis_crc })
+        Ok(Self { record, mark: Mark { sequence, incarnation, genesis_crc } })
     }
 }
 
@@ -253,26 +259,28 @@ mod tests {
     }
 
     fn stored() -> StoredRecord {
-        StoredRecord { record: record(), sequence: 900, incarnation: 17, genesis_crc: Some(0) }
+        let mark = Mark { sequence: 900, incarnation: 17, genesis_crc: Some(0) };
+        StoredRecord { record: record(), mark }
     }
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let stored = stored();
         assert_eq!(stored.record.fault(), None);
-        assert_eq!(StoredRecord::decode(group(5), &stored.encode(group(5))), Ok(stored));
-        let empty = StoredRecord {
-            record: GroupRecord::default(),
-            sequence: 1,
-            incarnation: 1,
-            genesis_crc: None,
-        };
-        assert_eq!(StoredRecord::decode(group(5), &empty.encode(group(5))), Ok(empty));
+        assert_eq!(
+            StoredRecord::decode(group(5), &stored.record.encode(group(5), stored.mark)),
+            Ok(stored)
+        );
+        let empty = StoredRecord { record: GroupRecord::default(), mark: Mark::default() };
+        assert_eq!(
+            StoredRecord::decode(group(5), &empty.record.encode(group(5), empty.mark)),
+            Ok(empty)
+        );
     }
 
     #[test]
     fn trap_I04_a_record_of_another_kind_or_group_is_never_taken() {
-        let bytes = stored().encode(group(5));
+        let bytes = stored().record.encode(group(5), stored().mark);
         assert!(StoredRecord::decode(group(6), &bytes).is_err());
         assert!(decode_genesis(group(5), &bytes).is_err());
         let genesis = encode_genesis(group(5), b"founding");
@@ -283,7 +291,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_record_is_found() {
-        let bytes = stored().encode(group(5));
+        let bytes = stored().record.encode(group(5), stored().mark);
         for at in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[at / 8] ^= 1 << (at % 8);

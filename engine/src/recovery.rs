@@ -47,7 +47,8 @@ pub(crate) struct Recovery {
 
 /// What became of the groups.
 pub(crate) struct Recoveries {
-    pub groups: BTreeMap<GroupId, Recovery>,
+    /// Ascending.
+    pub groups: Vec<(GroupId, Recovery)>,
     /// Those that were not in quarantine before.
     pub damaged: BTreeMap<GroupId, Vec<Damage>>,
 }
@@ -56,7 +57,9 @@ impl Recoveries {
     /// The groups that were recovered, and the batches that wrote them.
     pub(crate) fn tally(&self) -> Tally {
         let mut tally = Tally::default();
-        self.groups.iter().for_each(|(group, found)| tally.add(*group, found.on_disk.sequence));
+        self.groups
+            .iter()
+            .for_each(|(group, found)| tally.add(*group, found.on_disk.mark.sequence));
         tally
     }
 }
@@ -86,12 +89,14 @@ pub(crate) fn recover_all<F: Disk>(
 ) -> Result<Recoveries, OpenError> {
     let mut regions = source.store.engine().raft_groups();
     regions.sort_unstable();
-    let (mut groups, mut damaged) = (BTreeMap::new(), BTreeMap::new());
+    let (mut groups, mut damaged) = (Vec::with_capacity(regions.len()), BTreeMap::new());
+    let mut conf_state = None;
     for group in regions.into_iter().filter_map(GroupId::new) {
         let quarantine = quarantines.iter().find(|old| old.group == Some(group));
         match source.recover(group, quarantine) {
-            Ok(Some(recovery)) => {
-                groups.insert(group, recovery);
+            Ok(Some(mut recovery)) => {
+                recovery.recovered.log.share_conf_state(&mut conf_state);
+                groups.push((group, recovery));
             }
             Ok(None) => {}
             Err(Fault::Damaged(_)) if quarantine.is_some() => {}
@@ -125,16 +130,16 @@ impl<F: Disk> Source<'_, F> {
         };
         let stored = StoredRecord::decode(group, &record_bytes)
             .map_err(|error| of_frame(group, dir, "the group's record", &error))?;
-        if quarantine.is_some_and(|quarantine| stored.incarnation <= quarantine.sequence) {
+        if quarantine.is_some_and(|quarantine| stored.mark.incarnation <= quarantine.sequence) {
             return Ok(None);
         }
         let on_disk = OnDisk::of(&stored);
-        let StoredRecord { mut record, incarnation, genesis_crc, .. } = stored;
+        let StoredRecord { mut record, mark } = stored;
         if let Some(what) = record.fault() {
             return Err(Damage::of_group(group, dir, what).into());
         }
         let genesis_bytes = engine.get(region, GENESIS_KEY);
-        let genesis = check_genesis(group, dir, genesis_bytes.as_deref(), genesis_crc)?;
+        let genesis = self.check_genesis(group, genesis_bytes.as_deref(), mark.genesis_crc)?;
         let stale = match span {
             Some((first, _)) if first <= record.truncated.index => {
                 Some(if record.last == record.truncated {
@@ -158,7 +163,7 @@ impl<F: Disk> Source<'_, F> {
             let what = format!("the snapshot {} is not of this log", record.snapshot);
             return Err(Damage::of_group(group, dir, what).at_index(record.snapshot.index).into());
         }
-        let recovered = RecoveredGroup { log, genesis, snapshot, incarnation };
+        let recovered = RecoveredGroup { log, genesis, snapshot, incarnation: mark.incarnation };
         Ok(Some(Recovery { recovered, on_disk, stale }))
     }
 
@@ -193,15 +198,36 @@ impl<F: Disk> Source<'_, F> {
         Err(self.lost(group, index, what))
     }
 
-    /// The finding that an entry is not there or cannot be read, with the place of the bad record
-    /// that explains it, where there is one.
+    fn check_genesis(
+        &self,
+        group: GroupId,
+        bytes: Option<&[u8]>,
+        expected_crc: Option<u32>,
+    ) -> Result<Option<Bytes>, Damage> {
+        if bytes.map(crc32fast::hash) != expected_crc {
+            let what = match bytes {
+                None => "the founding record that the group's record speaks of is missing",
+                Some(_) => "the founding record is not the one that the group's record speaks of",
+            };
+            return Err(self.finding(group, None, what));
+        }
+        bytes
+            .map(|bytes| decode_genesis(group, bytes))
+            .transpose()
+            .map_err(|error| of_frame(group, self.store.dir(), "the founding record", &error))
+    }
+
+    /// The finding that an entry is not there or cannot be read.
     fn lost(&self, group: GroupId, index: u64, what: impl Into<String>) -> Damage {
-        let place = self.scan.suspect(group, index).or_else(|| self.scan.rewrite_ends());
-        let damage = match place {
+        self.finding(group, Some(index), what).at_index(index)
+    }
+
+    /// A finding, with the place of the bad record that explains it, where there is one.
+    fn finding(&self, group: GroupId, index: Option<u64>, what: impl Into<String>) -> Damage {
+        match self.scan.suspect(group, index) {
             Some((file, offset)) => Damage::of_group(group, file, what).at_offset(offset),
             None => Damage::of_group(group, self.store.dir(), what),
-        };
-        damage.at_index(index)
+        }
     }
 
     /// Reads the whole snapshot file.
@@ -274,22 +300,6 @@ impl<F: Disk> Source<'_, F> {
             error => self.lost(group, index, error.to_string()).into(),
         }
     }
-}
-
-fn check_genesis(
-    group: GroupId,
-    dir: &Path,
-    bytes: Option<&[u8]>,
-    expected_crc: Option<u32>,
-) -> Result<Option<Bytes>, Damage> {
-    if bytes.map(crc32fast::hash) != expected_crc {
-        let what = "the founding record is not the one that the group's record speaks of";
-        return Err(Damage::of_group(group, dir, what));
-    }
-    bytes
-        .map(|bytes| decode_genesis(group, bytes))
-        .transpose()
-        .map_err(|error| of_frame(group, dir, "the founding record", &error))
 }
 
 fn of_frame(group: GroupId, dir: &Path, thing: &str, error: &FrameError) -> Damage {

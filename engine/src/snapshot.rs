@@ -83,7 +83,7 @@ impl SnapshotMeta {
             conf_state: Some((&self.conf_state).into()),
             members: self.members.clone(),
         };
-        frame::seal(KIND, VERSION, &body.encode_to_vec())
+        frame::seal_message(KIND, VERSION, &body)
     }
 
     /// The metadata in a header.

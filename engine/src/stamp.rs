@@ -12,8 +12,6 @@
 //!
 //! raft-engine alone would notice none of this (trap E07).
 
-use prost::Message;
-
 use crate::frame::{self, FrameError};
 use crate::ids::{DirectoryId, GroupId};
 
@@ -68,40 +66,38 @@ pub(crate) struct Stamp {
     pub tally: Tally,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct StampBody {
-    #[prost(bytes = "vec", tag = "1")]
-    directory: Vec<u8>,
-    #[prost(uint64, tag = "2")]
-    sequence: u64,
-    #[prost(uint64, tag = "3")]
-    groups: u64,
-    #[prost(fixed64, tag = "4")]
-    sum: u64,
-}
+/// Bytes of a stamp within its frame: directory (16), then sequence, number of groups and sum
+/// (8 each, little endian).
+const BODY_LEN: usize = 40;
 
 impl Stamp {
     /// The bytes on disk.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let body = StampBody {
-            directory: self.directory.as_bytes().to_vec(),
-            sequence: self.sequence,
-            groups: self.tally.groups,
-            sum: self.tally.sum,
-        };
-        frame::seal(KIND, VERSION, &body.encode_to_vec())
+        let mut body = [0; BODY_LEN];
+        body[..16].copy_from_slice(self.directory.as_bytes());
+        body[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        body[24..32].copy_from_slice(&self.tally.groups.to_le_bytes());
+        body[32..].copy_from_slice(&self.tally.sum.to_le_bytes());
+        frame::seal(KIND, VERSION, &body)
     }
 
     /// The stamp in `bytes`.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
-        let body = StampBody::decode(frame::unseal(KIND, VERSION, bytes)?)
-            .map_err(|error| FrameError::Body(error.to_string()))?;
-        let directory = <[u8; 16]>::try_from(body.directory)
-            .map_err(|_| FrameError::Body("the length of an id".to_owned()))?;
+        let body = frame::unseal(KIND, VERSION, bytes)?;
+        let body: &[u8; BODY_LEN] = body
+            .try_into()
+            .map_err(|_| FrameError::Body(format!("it has {} bytes", body.len())))?;
+        let number = |at: usize| {
+            let mut number = [0; 8];
+            number.copy_from_slice(&body[at..at + 8]);
+            u64::from_le_bytes(number)
+        };
+        let mut directory = [0; 16];
+        directory.copy_from_slice(&body[..16]);
         Ok(Self {
             directory: DirectoryId::from_bytes(directory),
-            sequence: body.sequence,
-            tally: Tally { groups: body.groups, sum: body.sum },
+            sequence: number(16),
+            tally: Tally { groups: number(24), sum: number(32) },
         })
     }
 }

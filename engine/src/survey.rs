@@ -9,7 +9,7 @@ use raft_engine::env::FileSystem;
 use crate::damage::{Damage, REPLACE_NODE};
 use crate::disk::Disk;
 use crate::ids::{DirectoryId, GroupId};
-use crate::log_files::LogFiles;
+use crate::log_files::{LogFiles, Queue};
 use crate::log_scan::Scan;
 use crate::record::ENGINE_REGION;
 use crate::snapshot::SnapshotError;
@@ -23,9 +23,7 @@ use crate::witness::{Testimony, WitnessFault};
 pub(crate) struct Survey {
     /// Where the log files are.
     log: PathBuf,
-    /// The log files, without those that have no header.
-    pub files: LogFiles,
-    /// Last files without a header: nothing is in them, and raft-engine would trip over them.
+    /// Last files without a header, which are left out: nothing is in them, and raft-engine would trip over them.
     pub headerless: Vec<PathBuf>,
     /// The records.
     pub scan: Scan,
@@ -54,6 +52,13 @@ impl Survey {
             LogFiles::list(log).map_err(|error| (log.to_owned(), error))?;
         let headerless = files.take_headerless(file_system)?;
         let mut scan = Scan::run(file_system, &files, directory)?;
+        for path in &headerless {
+            // Should anything be missing, it was there.
+            match Queue::of(path) {
+                Queue::Append => scan.end = Some((path.clone(), 0)),
+                Queue::Rewrite => scan.rewrite_ends = Some((path.clone(), 0)),
+            }
+        }
         findings.append(&mut scan.findings);
         let mut notes = Vec::new();
         match &testimony {
@@ -75,7 +80,7 @@ impl Survey {
             }
         }
         let testimony = testimony.ok();
-        Ok(Self { log: log.to_owned(), files, headerless, scan, testimony, findings, notes })
+        Ok(Self { log: log.to_owned(), headerless, scan, testimony, findings, notes })
     }
 
     /// The last batch; 0 when there is none.
@@ -147,7 +152,8 @@ fn lost_end(log: &Path, scan: &Scan, witnessed: u64) -> Damage {
     };
     let last = scan.last.map_or(0, |last| last.sequence);
     let what = format!(
-        "the log ends with batch {last}, and batch {witnessed} was durable: what is between is lost"
+        "the log ends here with batch {last}, and batch {witnessed} was durable: what is between is \
+         lost, or a file that follows"
     );
     Damage { offset, ..Damage::of_file(file, what, REPLACE_NODE) }
 }

@@ -313,6 +313,8 @@ mod tests {
         }
     }
 
+    /// To see it fail: let `testimony` answer `Err`s with sequence 0, or leave the directory out of
+    /// `decode`.
     #[test]
     fn trap_E07_a_witness_that_is_missing_cut_or_of_another_directory_says_nothing() {
         let bytes = fresh(directory());

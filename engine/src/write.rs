@@ -10,7 +10,7 @@ use raft::eraftpb::Entry;
 use thiserror::Error;
 
 use crate::ids::{GroupId, LogId};
-use crate::record::{GroupRecord, StoredRecord};
+use crate::record::{GroupRecord, Mark, StoredRecord};
 
 /// One group's part of a batch: what one Ready changes.
 #[derive(Debug, Clone)]
@@ -149,26 +149,20 @@ pub(crate) struct OnDisk {
     pub number: Option<u64>,
     /// Term and vote.
     pub ballot: (u64, u64),
-    /// The batch that wrote the record; 0 when there is none yet.
-    pub sequence: u64,
-    /// The batch that wrote the first record; 0 as above.
-    pub incarnation: u64,
-    /// The CRC of the founding record, where there is one.
-    pub genesis_crc: Option<u32>,
+    /// What the record is marked with; all 0 when there is none yet.
+    pub mark: Mark,
 }
 
 impl OnDisk {
     /// A group as it was found.
     pub(crate) fn of(stored: &StoredRecord) -> Self {
-        let StoredRecord { record, sequence, incarnation, genesis_crc } = stored;
+        let StoredRecord { record, mark } = stored;
         Self {
             truncated: record.truncated.index,
             last: record.last,
             number: None,
             ballot: ballot(record),
-            sequence: *sequence,
-            incarnation: *incarnation,
-            genesis_crc: *genesis_crc,
+            mark: *mark,
         }
     }
 }
@@ -197,7 +191,8 @@ pub(crate) struct Merged {
 /// A whole round, checked: nothing in it can make raft-engine panic or the log unreadable.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    pub groups: BTreeMap<GroupId, Merged>,
+    /// Ascending.
+    pub groups: Vec<(GroupId, Merged)>,
 }
 
 impl Plan {
@@ -205,16 +200,19 @@ impl Plan {
     /// is void.
     pub(crate) fn merge(
         &mut self,
-        writes: Vec<GroupWrite>,
+        mut writes: Vec<GroupWrite>,
         on_disk: &BTreeMap<GroupId, OnDisk>,
     ) -> Result<(), WriteError> {
+        // The writes of one group keep their order.
+        writes.sort_by_key(|write| write.group);
         for write in writes {
-            let group = write.group;
-            let merged = match self.groups.remove(&group) {
-                None => Merged::begin(&write, on_disk.get(&group).copied()),
-                Some(merged) => merged,
-            };
-            self.groups.insert(group, merged.add(write)?);
+            let place = self.groups.binary_search_by_key(&write.group, |(group, _)| *group);
+            let place = place.unwrap_or_else(|place| {
+                let merged = Merged::begin(&write, on_disk.get(&write.group).copied());
+                self.groups.insert(place, (write.group, merged));
+                place
+            });
+            self.groups[place].1.add(write)?;
         }
         for (group, merged) in &mut self.groups {
             merged.finish(*group, on_disk.get(group))?;
@@ -245,7 +243,7 @@ impl Merged {
         }
     }
 
-    fn add(mut self, write: GroupWrite) -> Result<Self, WriteError> {
+    fn add(&mut self, write: GroupWrite) -> Result<(), WriteError> {
         let GroupWrite { group, number, entries, record, install, genesis } = write;
         if let Some(last) = self.after.number.filter(|last| number <= *last) {
             return Err(WriteError::Order { group, number, last });
@@ -274,8 +272,8 @@ impl Merged {
         self.after.truncated = record.truncated.index;
         self.after.ballot = ballot(&record);
         self.record = record;
-        self.genesis = genesis.or(self.genesis);
-        Ok(self)
+        self.genesis = genesis.or(self.genesis.take());
+        Ok(())
     }
 
     /// Puts `entries` over the suffix that they replace, on disk and in this round.

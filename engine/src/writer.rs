@@ -10,7 +10,7 @@ use raft_engine::{Command, LogBatch};
 use crate::ids::{DirectoryId, GroupId};
 use crate::latch::Latch;
 use crate::reader::LogReader;
-use crate::record::{ENGINE_REGION, GENESIS_KEY, RECORD_KEY, StoredRecord, encode_genesis};
+use crate::record::{ENGINE_REGION, GENESIS_KEY, RECORD_KEY, encode_genesis};
 use crate::stamp::{STAMP_KEY, Stamp, Tally};
 use crate::store::{EntryExt, Store, StoreError, is_full};
 use crate::witness::Witness;
@@ -33,6 +33,8 @@ pub struct LogWriter<F: Disk> {
     sequence: u64,
     /// What waits for room on the disk.
     waiting: Waiting,
+    /// Empty; kept for the memory that it has.
+    batch: LogBatch,
     failure: Option<WriteError>,
 }
 
@@ -42,13 +44,6 @@ struct Waiting {
     plan: Plan,
     /// Group and number of each write in it, in the order of their receipts.
     numbers: Vec<(GroupId, u64)>,
-}
-
-/// A batch for raft-engine, and what will be on disk after it.
-struct Composed {
-    batch: LogBatch,
-    changed: Vec<(GroupId, OnDisk)>,
-    tally: Tally,
 }
 
 impl<F: Disk> std::fmt::Debug for LogWriter<F> {
@@ -81,14 +76,15 @@ impl<F: Disk> LogWriter<F> {
             tally: Tally::default(),
             sequence,
             waiting: Waiting::default(),
+            batch: LogBatch::default(),
             failure: None,
         }
     }
 
-    /// Takes over a group as it was found at open.
-    pub(crate) fn recovered(&mut self, group: GroupId, on_disk: OnDisk) {
-        self.tally.add(group, on_disk.sequence);
-        self.on_disk.insert(group, on_disk);
+    /// Takes over the groups as they were found at open.
+    pub(crate) fn recovered(&mut self, on_disk: BTreeMap<GroupId, OnDisk>) {
+        on_disk.iter().for_each(|(group, found)| self.tally.add(*group, found.mark.sequence));
+        self.on_disk = on_disk;
     }
 
     /// Whether the group is on disk, and not damaged.
@@ -142,27 +138,23 @@ impl<F: Disk> LogWriter<F> {
             return Ok(Vec::new());
         }
         let sequence = self.sequence + 1;
-        let Composed { batch, changed, tally } = self.compose(sequence)?;
+        // raft-engine spoils a batch that it could not write (trap E11): what is taken here is put
+        // back only when it was written.
+        let mut batch = std::mem::take(&mut self.batch);
+        let (mut changed, mut tally) = (Vec::new(), self.tally);
+        for (group, merged) in &self.waiting.plan.groups {
+            if let Some(before) = self.on_disk.get(group) {
+                tally.remove(*group, before.mark.sequence);
+            }
+            tally.add(*group, sequence);
+            changed.push((*group, self.add(&mut batch, *group, merged, sequence)?));
+        }
         let reveals_ballot = self.waiting.plan.changes_ballot(&self.on_disk);
         self.commit(batch, tally, reveals_ballot)?;
         self.on_disk.extend(changed);
         let Waiting { numbers, .. } = std::mem::take(&mut self.waiting);
         let receipt = |(group, number)| Durable::after_sync(group, number, sequence);
         Ok(numbers.into_iter().map(receipt).collect())
-    }
-
-    /// The batch of what waits, and what will be on disk after it. It is made anew for every
-    /// attempt: raft-engine spoils one that it could not write (trap E11).
-    fn compose(&self, sequence: u64) -> Result<Composed, WriteError> {
-        let (mut batch, mut changed, mut tally) = (LogBatch::default(), Vec::new(), self.tally);
-        for (group, merged) in &self.waiting.plan.groups {
-            if let Some(before) = self.on_disk.get(group) {
-                tally.remove(*group, before.sequence);
-            }
-            tally.add(*group, sequence);
-            changed.push((*group, self.add(&mut batch, *group, merged, sequence)?));
-        }
-        Ok(Composed { batch, changed, tally })
     }
 
     /// Adds one group's part, and returns what will be on disk of it. The order matters: what is
@@ -178,7 +170,7 @@ impl<F: Disk> LogWriter<F> {
         let (region, mut after) = (group.get(), merged.after);
         let mut genesis = merged.genesis.as_ref().map(|genesis| encode_genesis(group, genesis));
         if let Some(genesis) = &genesis {
-            after.genesis_crc = Some(crc32fast::hash(genesis));
+            after.mark.genesis_crc = Some(crc32fast::hash(genesis));
         }
         if merged.clean {
             // A clean drops the founding record too: it is written again.
@@ -189,17 +181,11 @@ impl<F: Disk> LogWriter<F> {
         if let Some(index) = merged.compact_below {
             batch.add_command(region, Command::Compact { index });
         }
-        after.sequence = sequence;
-        if after.incarnation == 0 {
-            after.incarnation = sequence;
+        after.mark.sequence = sequence;
+        if after.mark.incarnation == 0 {
+            after.mark.incarnation = sequence;
         }
-        let stored = StoredRecord {
-            record: merged.record.clone(),
-            sequence,
-            incarnation: after.incarnation,
-            genesis_crc: after.genesis_crc,
-        };
-        put(batch, region, RECORD_KEY, stored.encode(group))?;
+        put(batch, region, RECORD_KEY, merged.record.encode(group, after.mark))?;
         if let Some(genesis) = genesis {
             put(batch, region, GENESIS_KEY, genesis)?;
         }
@@ -222,7 +208,7 @@ impl<F: Disk> LogWriter<F> {
             StoreError::Disk(source) => WriteError::Disk { source },
             StoreError::Engine(source) => classify(source),
         })?;
-        (self.sequence, self.tally) = (sequence, tally);
+        (self.sequence, self.tally, self.batch) = (sequence, tally, batch);
         // Only a batch that is durable: a witness that is ahead of the log would condemn it.
         let written = self.witness.write(sequence);
         self.witnessed(written)?;

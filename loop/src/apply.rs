@@ -16,7 +16,7 @@ use crate::snapshot_worker::{SnapshotWorker, Take};
 pub(crate) enum ApplyWork<S: StateMachine> {
     /// What the core handed over, in order.
     Apply(Apply<ProposeCaller<S>>),
-    /// A follower needs a newer snapshot than there is.
+    /// A newer snapshot is needed than there is.
     TakeSnapshot,
 }
 

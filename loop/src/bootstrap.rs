@@ -2,7 +2,7 @@
 
 use quorate_engine::{
     CacheBudget, Disk, GroupId, GroupLog, GroupWrite, LogId, LogWriter, RecoveredGroup,
-    SnapshotMeta, SnapshotStore,
+    SnapshotMeta, SnapshotStore, WriteError,
 };
 use quorate_statemachine::StateMachine;
 use raft::eraftpb::ConfState;
@@ -26,6 +26,8 @@ pub(crate) struct Bootstrap<F: Disk> {
     pub(crate) founded: Option<Founded>,
     /// Writes so far; the core's numbers follow.
     writes: u64,
+    /// There was no room for it; the writer has kept it.
+    unwritten: Option<FoundingRecord>,
 }
 
 /// A group with a log and members.
@@ -53,10 +55,20 @@ impl<F: Disk + 'static> Bootstrap<F> {
             }
             None => None,
         };
-        Ok(Bootstrap { group, founding, addresses, writer, cache, founded, writes: 0 })
+        Ok(Bootstrap {
+            group,
+            founding,
+            addresses,
+            writer,
+            cache,
+            founded,
+            writes: 0,
+            unwritten: None,
+        })
     }
 
-    /// Makes durable whatever the founding needs now.
+    /// Makes durable whatever the founding needs now. What there is no room for is tried again
+    /// with the next call.
     ///
     /// # Errors
     ///
@@ -65,14 +77,30 @@ impl<F: Disk + 'static> Bootstrap<F> {
         &mut self,
         snapshots: &SnapshotStore,
     ) -> Result<(), String> {
-        while let Some(record) = self.founding.next_record() {
-            if self.founded.is_none() {
-                self.founded = Some(self.first_state::<S>(snapshots)?);
+        loop {
+            let (record, writes) = match self.unwritten.take() {
+                Some(record) => (record, Vec::new()),
+                None => match self.founding.next_record() {
+                    None => return Ok(()),
+                    Some(record) => {
+                        if self.founded.is_none() {
+                            self.founded = Some(self.first_state::<S>(snapshots)?);
+                        }
+                        let write = self.write_of(&record)?;
+                        (record, vec![write])
+                    }
+                },
+            };
+            // The witness too: nobody writes for as long as the other voters take.
+            match self.writer.write(writes).and_then(|_| self.writer.sync_witness()) {
+                Ok(()) => self.founding.persisted(&record),
+                Err(WriteError::Full { .. }) => {
+                    self.unwritten = Some(record);
+                    return Ok(());
+                }
+                Err(error) => return Err(error.to_string()),
             }
-            self.persist(&record)?;
-            self.founding.persisted(&record);
         }
-        Ok(())
     }
 
     /// The group, once the founding is complete.
@@ -105,20 +133,18 @@ impl<F: Disk + 'static> Bootstrap<F> {
         Ok(Founded { log, members, restore: Some(FIRST) })
     }
 
-    fn persist(&mut self, record: &FoundingRecord) -> Result<(), String> {
+    fn write_of(&mut self, record: &FoundingRecord) -> Result<GroupWrite, String> {
         let Some(founded) = &self.founded else {
             return Err("the founding has no group to be written with".to_owned());
         };
         self.writes += 1;
-        let write = GroupWrite {
+        Ok(GroupWrite {
             group: self.group,
             number: self.writes,
             entries: Vec::new(),
             record: founded.log.record(),
             install: false,
             genesis: Some(record.encode()),
-        };
-        self.writer.write(vec![write]).map_err(|error| error.to_string())?;
-        Ok(())
+        })
     }
 }

@@ -56,6 +56,9 @@ pub struct LoopConfig {
     /// Entries kept behind a snapshot for followers that lag a little; default 1,000. A follower
     /// that lags more is sent the snapshot.
     pub tail_entries: u64,
+    /// Bytes of those entries, whichever is less; default 64 MiB. More of them than the engine's
+    /// `purge_threshold_bytes` are not kept in any case.
+    pub tail_bytes: u64,
     /// Milliseconds for a connection attempt, a handshake, or a peer's silence during a snapshot
     /// transfer; default 5,000, at least 100.
     pub connect_timeout_ms: u64,
@@ -86,6 +89,7 @@ impl Default for LoopConfig {
             snapshot_entries: 10_000,
             snapshot_bytes: 64 << 20,
             tail_entries: 1_000,
+            tail_bytes: 64 << 20,
             connect_timeout_ms: 5_000,
             forward: true,
             allow_plaintext: false,

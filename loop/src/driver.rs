@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,9 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) roster: SharedRoster,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) status: watch::Sender<GroupStatus>,
+    /// Bytes of the log on disk; the log writer sets it.
+    pub(crate) log_disk_bytes: Arc<AtomicU64>,
+    pub(crate) purges: Purges,
 }
 
 /// Why the loop ended.
@@ -81,10 +85,10 @@ impl<S: StateMachine> Driver<S> {
         };
         let Bootstrap { writer, founding, .. } = bootstrap;
         let (writes, queue) = mpsc::channel();
-        let inbox = self.inbox.clone();
+        let (inbox, disk_bytes) = (self.inbox.clone(), self.log_disk_bytes.clone());
         let writing = std::thread::Builder::new()
             .name("quorate-log-writer".to_owned())
-            .spawn(move || inbox.guard(|| log_writer::run(writer, &queue, &inbox)));
+            .spawn(move || inbox.guard(|| log_writer::run(writer, &queue, &inbox, &disk_bytes)));
         let writing = match writing {
             Ok(writing) => writing,
             Err(error) => return End::Fatal(format!("cannot start a thread: {error}")),
@@ -102,10 +106,10 @@ impl<S: StateMachine> Driver<S> {
         };
         // The writer finishes what it was given, and closes the log.
         drop(writes);
-        if writing.join().is_err() {
-            tracing::error!(group = %self.group, "the log was not closed in order");
+        match (end, writing.join()) {
+            (End::Stopped, Ok(Some(Err(error)))) => End::Fatal(error.to_string()),
+            (end, _) => end,
         }
-        end
     }
 
     /// Brings the founding to its end, however long the other voters take. `None`: stopped.
@@ -272,6 +276,11 @@ impl<S: StateMachine> Driver<S> {
                 core.step(Input::Unreachable(node));
             }
             Event::Link(LinkEvent::Refused { .. }) => {} // The dialler has logged it.
+            Event::HeldBack(groups) => {
+                if groups.contains(&self.group) {
+                    core.step(Input::CompactionWanted);
+                }
+            }
             Event::Fault(reason) => return Err(End::Fatal(reason)),
             Event::Stop => return Err(End::Stopped),
         }
@@ -363,18 +372,24 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn purge(&self) {
-        let purged = self.reader.purge(|result| {
-            if let Err(error) = result {
-                tracing::warn!(%error, "the log's old files could not be removed");
-            }
+        let inbox = self.inbox.clone();
+        let purged = self.reader.purge(move |result| match result {
+            Ok(groups) if groups.is_empty() => {}
+            Ok(groups) => inbox.send(Event::HeldBack(groups)),
+            Err(error) if error.is_fatal() => inbox.send(Event::Fault(error.to_string())),
+            Err(error) => tracing::warn!(%error, "the log's old files could not be removed"),
         });
         if let Err(error) = purged {
             tracing::debug!(%error, "the log was not purged; the next snapshot asks again");
         }
     }
 
-    fn publish_status(&self, core: &GroupCore<S>) {
-        let new = GroupStatus::serving(core.status());
+    fn publish_status(&mut self, core: &GroupCore<S>) {
+        let disk_bytes = self.log_disk_bytes.load(Ordering::Relaxed);
+        if self.purges.is_due(disk_bytes) {
+            self.purge();
+        }
+        let new = GroupStatus::serving(core.status(), disk_bytes);
         self.status.send_if_modified(|status| {
             let modified = *status != new;
             if modified {
@@ -382,6 +397,31 @@ impl<S: StateMachine> Driver<S> {
             }
             modified
         });
+    }
+}
+
+/// When the log's files must be looked through, beside after every snapshot: whenever they have
+/// grown by a quarter of what they may take.
+#[derive(Debug)]
+pub(crate) struct Purges {
+    threshold: u64,
+    purged_at: u64,
+}
+
+impl Purges {
+    /// Files may take `threshold` bytes altogether.
+    pub(crate) fn new(threshold: u64) -> Self {
+        Purges { threshold, purged_at: threshold - threshold / 4 }
+    }
+
+    fn is_due(&mut self, disk_bytes: u64) -> bool {
+        let least = self.threshold - self.threshold / 4;
+        self.purged_at = self.purged_at.min(disk_bytes).max(least);
+        let is_due = disk_bytes >= self.purged_at + self.threshold / 4;
+        if is_due {
+            self.purged_at = disk_bytes;
+        }
+        is_due
     }
 }
 

@@ -4,7 +4,7 @@
 //! effect, so that it may be tried again; unknown, so that it must not be tried again blindly; and
 //! fatal, after which this node answers nothing else.
 
-use quorate_engine::NodeId;
+use quorate_engine::{Damage, GroupId, NodeId};
 
 /// Why a proposal has no outcome.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +24,10 @@ pub enum ProposeError {
     /// applied and never will be.
     #[error("the command is empty, or longer than command_bytes_max allows: mend or split it")]
     Unsound,
+    /// There is no room on the disk of this node, or of the leader. The command was not applied
+    /// and never will be: try again later. The node works again by itself when there is room.
+    #[error("the disk of the node is full: make room, and try again")]
+    StorageFull,
     /// No answer within the configured time. Whether it was or will be applied is unknown.
     #[error("no answer in time: the outcome is unknown")]
     TimedOut,
@@ -51,9 +55,10 @@ impl ProposeError {
     /// cannot apply it twice.
     pub fn never_applied(&self) -> bool {
         match self {
-            ProposeError::NotLeader { .. } | ProposeError::Overloaded | ProposeError::Unsound => {
-                true
-            }
+            ProposeError::NotLeader { .. }
+            | ProposeError::Overloaded
+            | ProposeError::Unsound
+            | ProposeError::StorageFull => true,
             ProposeError::TimedOut
             | ProposeError::ConnectionLost
             | ProposeError::Superseded
@@ -103,6 +108,15 @@ pub enum CallError {
     },
 }
 
+/// The first finding, with its remedy, and how many more there are.
+fn listed(findings: &[Damage]) -> String {
+    let first = findings.first().map(ToString::to_string).unwrap_or_default();
+    match findings.len() {
+        0 | 1 => first,
+        more => format!("{first} ({} more findings)", more - 1),
+    }
+}
+
 /// Why a node could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -113,6 +127,20 @@ pub enum OpenError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Engine(#[from] quorate_engine::OpenError),
+    /// The group's log, record or snapshot is not what was written: its votes and acknowledgements
+    /// cannot be trusted, so it does not act as the member it was. Other groups are not concerned.
+    #[error(
+        "this node does not start, since group {group} on it is damaged: {}. While a majority of \
+         the voters is sound the group goes on without this node; otherwise it stays down, since \
+         nobody can tell what was acknowledged",
+        listed(findings)
+    )]
+    DamagedGroup {
+        /// The group.
+        group: GroupId,
+        /// What was found.
+        findings: Vec<Damage>,
+    },
     /// The address to listen on cannot be used.
     #[error("cannot listen on {addr}: {source}; choose a free address of this machine")]
     Listen {

@@ -154,7 +154,8 @@ struct AnswerWire {
     index: u64,
     #[prost(uint64, tag = "3")]
     term: u64,
-    /// 0 accepted, 1 not the leader, 2 overloaded, 3 unsound.
+    /// 0 accepted, 1 not the leader, 2 overloaded, 3 unsound, 4 storage full. Whoever does not
+    /// know a number takes it for 2: surely not appended.
     #[prost(uint32, tag = "4")]
     refused: u32,
     #[prost(uint64, tag = "5")]
@@ -167,6 +168,7 @@ impl AnswerWire {
             Refused::NotLeader(leader) => (1, leader.map_or(0, NodeId::get)),
             Refused::Overloaded => (2, 0),
             Refused::Unsound => (3, 0),
+            Refused::StorageFull => (4, 0),
         };
         AnswerWire { request, refused: code, leader, ..AnswerWire::default() }
     }
@@ -176,6 +178,7 @@ impl AnswerWire {
             0 => Ok(LogId { index: self.index, term: self.term }),
             1 => Err(Refused::NotLeader(NodeId::new(self.leader))),
             3 => Err(Refused::Unsound),
+            4 => Err(Refused::StorageFull),
             _ => Err(Refused::Overloaded),
         }
     }
@@ -450,6 +453,7 @@ mod tests {
             peer(PeerMessage::Proposed { request: 1, result: Err(Refused::NotLeader(leader)) }),
             peer(PeerMessage::Proposed { request: 1, result: Err(Refused::Overloaded) }),
             peer(PeerMessage::Proposed { request: 1, result: Err(Refused::Unsound) }),
+            peer(PeerMessage::Proposed { request: 1, result: Err(Refused::StorageFull) }),
             peer(PeerMessage::ReadIndex { request: 4 }),
             peer(PeerMessage::ReadIndexed { request: 4, result: Ok(6) }),
             peer(PeerMessage::ReadIndexed { request: 4, result: Err(Refused::NotLeader(None)) }),

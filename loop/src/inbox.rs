@@ -49,6 +49,8 @@ pub(crate) enum Event<S: StateMachine> {
     },
     /// A connection went down or was refused.
     Link(LinkEvent),
+    /// These groups hold log files back that should be removed.
+    HeldBack(Vec<GroupId>),
     /// Another thread of this node cannot go on.
     Fault(String),
     /// Stop in order.
@@ -104,9 +106,13 @@ impl<S: StateMachine> Inbox<S> {
     }
 
     /// Does the work of a thread of this node; a panic in it stops the node, not the process.
-    pub(crate) fn guard(&self, work: impl FnOnce()) {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-            self.send(Event::Fault(panic_text(&*panic)));
+    pub(crate) fn guard<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(done) => Some(done),
+            Err(panic) => {
+                self.send(Event::Fault(panic_text(&*panic)));
+                None
+            }
         }
     }
 

@@ -68,6 +68,8 @@ pub enum Refused {
     Overloaded,
     /// The command is empty, or longer than the leader allows.
     Unsound,
+    /// The disk of the node asked is full.
+    StorageFull,
 }
 
 /// A message on its way: what [`Core`](crate::Core) hands to the transport.

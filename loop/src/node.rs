@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorate_engine::{
-    DefaultFileSystem, Engine, EngineConfig, Formatted, Founding as FoundedBy, GroupId, Identity,
-    LogId, NodeId, RecoveredGroup,
+    DefaultFileSystem, Disk, Engine, EngineConfig, Formatted, Founding as FoundedBy, GroupId,
+    Identity, LogId, NodeId, RecoveredGroup,
 };
 use quorate_statemachine::StateMachine;
 use raft::eraftpb::ConfState;
@@ -22,7 +23,7 @@ use crate::apply::{self, Applier, SnapshotTrigger};
 use crate::bootstrap::Bootstrap;
 use crate::config::LoopConfig;
 use crate::core::Input;
-use crate::driver::{Addresses, Driver};
+use crate::driver::{Addresses, Driver, Purges};
 use crate::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
 use crate::founding::Founding;
 use crate::front::{Front, Limits};
@@ -87,6 +88,23 @@ impl<S: StateMachine> Node<S> {
         engine_config: EngineConfig,
         service: Arc<dyn Service>,
     ) -> Result<Node<S>, OpenError> {
+        let disk = Arc::new(DefaultFileSystem);
+        Self::open_with(formatted, listen, config, engine_config, service, disk).await
+    }
+
+    /// As [`Node::open`], with the log on another disk: one that fails on purpose, say.
+    ///
+    /// # Errors
+    ///
+    /// As [`Node::open`].
+    pub async fn open_with<F: Disk + 'static>(
+        formatted: Formatted,
+        listen: SocketAddr,
+        config: LoopConfig,
+        engine_config: EngineConfig,
+        service: Arc<dyn Service>,
+        disk: Arc<F>,
+    ) -> Result<Node<S>, OpenError> {
         let faults = config.validate();
         if !faults.is_empty() {
             return Err(OpenError::Config(faults));
@@ -100,8 +118,9 @@ impl<S: StateMachine> Node<S> {
             listener.local_addr().map_err(|source| OpenError::Listen { addr: listen, source })?;
         // The disk is read on a thread that may block.
         let opening = move || {
-            let engine = Engine::open(formatted, &engine_config)?;
-            Recovered::<S>::new(engine)
+            let engine = Engine::open_with(formatted, &engine_config, disk)?;
+            let purges = Purges::new(engine_config.purge_threshold_bytes);
+            Recovered::<S, F>::new(engine, purges)
         };
         let recovered = tokio::task::spawn_blocking(opening)
             .await
@@ -109,15 +128,15 @@ impl<S: StateMachine> Node<S> {
         Self::start(recovered, addresses, listener, listen_addr, config, service)
     }
 
-    fn start(
-        recovered: Recovered<S>,
+    fn start<F: Disk + 'static>(
+        recovered: Recovered<S, F>,
         addresses: Addresses,
         listener: TcpListener,
         listen_addr: SocketAddr,
         config: LoopConfig,
         service: Arc<dyn Service>,
     ) -> Result<Node<S>, OpenError> {
-        let Recovered { engine, group, machine } = recovered;
+        let Recovered { engine, group, machine, purges } = recovered;
         let identity = engine.identity.clone();
         let node = identity.node_id;
         let run = run_number();
@@ -184,7 +203,8 @@ impl<S: StateMachine> Node<S> {
         let bootstrap =
             Bootstrap::new(GROUP, founding, addresses, engine.writer, engine.cache, group)
                 .map_err(OpenError::Restore)?;
-        let (status, status_receiver) = watch::channel(GroupStatus::founding());
+        let disk_bytes = bootstrap.writer.disk_bytes();
+        let (status, status_receiver) = watch::channel(GroupStatus::founding(disk_bytes));
         let runtime = tokio::runtime::Handle::current();
         let driver = Driver {
             group: GROUP,
@@ -201,6 +221,8 @@ impl<S: StateMachine> Node<S> {
             roster: roster.clone(),
             runtime,
             status,
+            purges,
+            log_disk_bytes: Arc::new(AtomicU64::new(disk_bytes)),
         };
         let loop_thread = thread("quorate-loop", move || driver.run(bootstrap))?;
 
@@ -388,14 +410,18 @@ impl<S: StateMachine> Drop for Inner<S> {
 }
 
 /// What was found in the data directory.
-struct Recovered<S> {
-    engine: Engine<DefaultFileSystem>,
+struct Recovered<S, F: Disk> {
+    engine: Engine<F>,
     group: Option<RecoveredGroup>,
     machine: S,
+    purges: Purges,
 }
 
-impl<S: StateMachine> Recovered<S> {
-    fn new(mut engine: Engine<DefaultFileSystem>) -> Result<Self, OpenError> {
+impl<S: StateMachine, F: Disk> Recovered<S, F> {
+    fn new(mut engine: Engine<F>, purges: Purges) -> Result<Self, OpenError> {
+        if let Some(findings) = engine.damaged.remove(&GROUP) {
+            return Err(OpenError::DamagedGroup { group: GROUP, findings });
+        }
         let group = engine.groups.remove(&GROUP);
         let machine = match &group {
             Some(group) => {
@@ -405,7 +431,7 @@ impl<S: StateMachine> Recovered<S> {
             }
             None => S::new(),
         };
-        Ok(Recovered { engine, group, machine })
+        Ok(Recovered { engine, group, machine, purges })
     }
 }
 

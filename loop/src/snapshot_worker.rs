@@ -39,9 +39,10 @@ impl<S: StateMachine> SnapshotWorker<S> {
         inbox: Inbox<S>,
     ) -> io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::sync_channel(JOBS_MAX);
-        let thread = std::thread::Builder::new()
-            .name("quorate-snapshot".to_owned())
-            .spawn(move || inbox.guard(|| run(&store, &inbox, &queue)))?;
+        let thread =
+            std::thread::Builder::new().name("quorate-snapshot".to_owned()).spawn(move || {
+                inbox.guard(|| run(&store, &inbox, &queue));
+            })?;
         Ok((SnapshotWorker(jobs), thread))
     }
 

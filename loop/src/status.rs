@@ -55,8 +55,10 @@ pub struct CoreStatus {
     pub members: Arc<Members>,
     /// On the leader: by member id, the highest index known to be durable there. Else empty.
     pub matched: Vec<(u64, u64)>,
-    /// Messages from peers that were dropped by the guard.
+    /// Messages from peers that were dropped: by the guard, or for want of room for their entries.
     pub dropped: u64,
+    /// Whether there is no room on the disk for what is to be written.
+    pub storage_full: bool,
 }
 
 /// The group as this node sees it, and the node itself.
@@ -80,6 +82,13 @@ pub struct GroupStatus {
     pub members: Arc<Members>,
     /// On the leader: by member id, the highest index known to be durable there. Else empty.
     pub matched: Vec<(u64, u64)>,
+    /// Messages from peers that were dropped: by the guard, or for want of room for their entries.
+    pub dropped: u64,
+    /// Whether there is no room on the disk for what is to be written. The node refuses proposals,
+    /// does not lead where another can, and goes on by itself when there is room.
+    pub storage_full: bool,
+    /// Bytes of the log's files on disk, counted in whole files, after the last write.
+    pub log_disk_bytes: u64,
     /// Whether the founding is complete, so that this node takes part in elections.
     pub serving: bool,
     /// Why the node has stopped for good; `None` while it runs.
@@ -88,7 +97,7 @@ pub struct GroupStatus {
 
 impl GroupStatus {
     /// Before the founding nothing is known.
-    pub(crate) fn founding() -> Self {
+    pub(crate) fn founding(log_disk_bytes: u64) -> Self {
         GroupStatus {
             role: Role::Follower,
             leader: None,
@@ -99,12 +108,15 @@ impl GroupStatus {
             last_index: 0,
             members: Arc::new(Members::default()),
             matched: Vec::new(),
+            dropped: 0,
+            storage_full: false,
+            log_disk_bytes,
             serving: false,
             fatal: None,
         }
     }
 
-    pub(crate) fn serving(core: CoreStatus) -> Self {
+    pub(crate) fn serving(core: CoreStatus, log_disk_bytes: u64) -> Self {
         GroupStatus {
             role: core.role,
             leader: core.leader,
@@ -115,6 +127,9 @@ impl GroupStatus {
             last_index: core.last_index,
             members: core.members,
             matched: core.matched,
+            dropped: core.dropped,
+            storage_full: core.storage_full,
+            log_disk_bytes,
             serving: true,
             fatal: None,
         }

@@ -3,6 +3,7 @@
 #![allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod full_disk;
 mod tally;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use full_disk::FullDisk;
 use quorate_engine::{ClusterId, EngineConfig, Formatted, Founding, NodeId, Voter};
-use quorate_loop::{LoopConfig, Node, OpenError, Role, Service};
+use quorate_loop::{GroupStatus, LoopConfig, Node, OpenError, ProposeError, Role, Service};
 use tally::Tally;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,7 +41,9 @@ struct Cluster {
     dirs: BTreeMap<u64, PathBuf>,
     addrs: BTreeMap<u64, SocketAddr>,
     nodes: BTreeMap<u64, Node<Tally>>,
+    disks: BTreeMap<u64, Arc<FullDisk>>,
     config: LoopConfig,
+    engine: EngineConfig,
 }
 
 fn config() -> LoopConfig {
@@ -77,7 +81,9 @@ impl Cluster {
             let founding = Founding::Voters(voters.clone());
             quorate_engine::format(dir, cluster_id, NodeId::new(*n).unwrap(), founding).unwrap();
         }
-        Cluster { _dir: dir, dirs, addrs, nodes: BTreeMap::new(), config }
+        let disks = dirs.keys().map(|n| (*n, Arc::default())).collect();
+        let (nodes, engine) = (BTreeMap::new(), EngineConfig::default());
+        Cluster { _dir: dir, dirs, addrs, nodes, disks, config, engine }
     }
 
     async fn open(&mut self, n: u64) {
@@ -87,8 +93,9 @@ impl Cluster {
 
     async fn try_open(&self, n: u64) -> Result<Node<Tally>, OpenError> {
         let formatted = Formatted::open(&self.dirs[&n]).unwrap();
-        let (config, engine) = (self.config.clone(), EngineConfig::default());
-        Node::open(formatted, self.addrs[&n], config, engine, Arc::new(Echo)).await
+        let (config, engine) = (self.config.clone(), self.engine.clone());
+        let (disk, echo) = (self.disks[&n].clone(), Arc::new(Echo));
+        Node::open_with(formatted, self.addrs[&n], config, engine, echo, disk).await
     }
 
     async fn start(size: u64, config: LoopConfig) -> Cluster {
@@ -97,6 +104,13 @@ impl Cluster {
             cluster.open(n).await;
         }
         cluster
+    }
+
+    /// Waits until the status of a node is as wanted.
+    async fn until(&self, n: u64, wanted: impl FnMut(&GroupStatus) -> bool) -> GroupStatus {
+        let mut status = self.nodes[&n].watch_status();
+        let waiting = tokio::time::timeout(PATIENCE, status.wait_for(wanted)).await;
+        waiting.unwrap_or_else(|_| panic!("{:?}", self.nodes[&n].status())).unwrap().clone()
     }
 
     async fn leader(&self) -> u64 {
@@ -382,18 +396,53 @@ async fn a_watch_ends_with_its_node_although_somebody_still_holds_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_voter_that_lost_its_log_is_not_founded_again() {
-    let mut cluster = Cluster::start(3, config()).await;
+    let mut cluster = Cluster::format(3, config());
+    let witness = |cluster: &Cluster, n| cluster.dirs[&n].join("witness");
+    let as_formatted: BTreeMap<u64, Vec<u8>> =
+        (1..=3).map(|n| (n, std::fs::read(witness(&cluster, n)).unwrap())).collect();
+    for n in 1..=3 {
+        cluster.open(n).await;
+    }
     cluster.add(1, 1).await;
     let leader = cluster.leader().await;
     let follower = leader % 3 + 1;
     cluster.close(follower).await;
+    // Without its log the node does not even start: the witness knows of it.
     std::fs::remove_dir_all(cluster.dirs[&follower].join("log")).unwrap();
+    let lost = cluster.try_open(follower).await.unwrap_err().to_string();
+    assert!(lost.contains("what is between is lost"), "{lost}");
+    // A directory as it was formatted says nothing; its peers do.
+    std::fs::remove_dir_all(cluster.dirs[&follower].join("quarantine")).unwrap();
+    std::fs::write(witness(&cluster, follower), &as_formatted[&follower]).unwrap();
     cluster.open(follower).await;
     let mut status = cluster.nodes[&follower].watch_status();
     let fatal = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.fatal.is_some())).await;
     let reason = fatal.unwrap().unwrap().fatal.clone().unwrap();
     assert!(reason.contains("has lost its log"), "{reason}");
     assert!(!cluster.nodes[&follower].status().serving);
+    assert_eq!(cluster.add(leader, 1).await.1, 2, "the others go on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_group_is_damaged_does_not_start_and_says_what_and_why() {
+    let mut cluster = Cluster::start(3, config()).await;
+    cluster.add(1, 1).await;
+    let leader = cluster.leader().await;
+    let follower = leader % 3 + 1;
+    cluster.close(follower).await;
+    let folder = cluster.dirs[&follower].join("snapshots").join("1");
+    let file = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    for _ in 0..2 {
+        let error = cluster.try_open(follower).await.unwrap_err();
+        assert!(matches!(error, OpenError::DamagedGroup { .. }), "{error:?}");
+        let said = error.to_string();
+        assert!(said.contains("1-1.snap") && said.contains("Remedy: "), "{said}");
+        assert!(said.contains("majority") && !said.contains('\n'), "{said}");
+    }
     assert_eq!(cluster.add(leader, 1).await.1, 2, "the others go on");
 }
 
@@ -419,4 +468,101 @@ async fn an_undecodable_command_stops_the_node_and_answers_everyone() {
     assert!(matches!(error, quorate_loop::ProposeError::Fatal(_)), "{error}");
     assert!(cluster.nodes[&1].status().fatal.is_some());
     assert!(cluster.nodes[&1].read_index().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_E06_a_leader_without_room_gives_way_and_comes_back_without_a_restart() {
+    let cluster = Cluster::start(3, config()).await;
+    let (_, mut sum) = cluster.add(1, 1).await;
+    let full = cluster.leader().await;
+    cluster.disks[&full].fill(true);
+    // What is under way when it finds out has an end like any other.
+    let under_way = cluster.nodes[&full].propose(tally::add(0)).await;
+    assert!(under_way.is_err(), "nothing was written");
+    cluster.until(full, |s| s.storage_full && s.role != Role::Leader).await;
+    let other = full % 3 + 1;
+    cluster.until(other, |s| s.leader.is_some_and(|leader| leader.get() != full)).await;
+    let refused = cluster.nodes[&full].propose(tally::add(1)).await;
+    assert_eq!(refused, Err(ProposeError::StorageFull));
+    for _ in 0..20 {
+        sum += 1;
+        assert_eq!(cluster.add(other, 1).await.1, sum, "the others go on");
+    }
+    assert_eq!(cluster.nodes[&full].image().image.sum, 1, "what it has it shows");
+    assert_eq!(cluster.nodes[&full].status().fatal, None);
+    cluster.disks[&full].fill(false);
+    cluster.until(full, |s| !s.storage_full).await;
+    let (index, sum) = cluster.add(full, 1).await;
+    cluster.agree(sum, index).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_E06_when_all_disks_are_full_nothing_is_lost_and_all_go_on_when_there_is_room() {
+    let mut cluster = Cluster::start(3, config()).await;
+    let (_, sum) = cluster.add(1, 5).await;
+    let leader = cluster.leader().await;
+    cluster.disks.values().for_each(|disk| disk.fill(true));
+    assert!(cluster.nodes[&leader].propose(tally::add(0)).await.is_err());
+    cluster.until(leader, |s| s.storage_full).await;
+    let refused = cluster.nodes[&leader].propose(tally::add(1)).await;
+    assert_eq!(refused, Err(ProposeError::StorageFull));
+    for node in cluster.nodes.values() {
+        assert_eq!((node.image().image.sum, node.status().fatal), (sum, None));
+    }
+    cluster.disks.values().for_each(|disk| disk.fill(false));
+    let (index, sum) = cluster.add(leader, 1).await;
+    assert_eq!(sum, 6);
+    cluster.agree(sum, index).await;
+    // A node that is closed while it has no room comes back with all that it acknowledged.
+    cluster.disks[&leader].fill(true);
+    assert!(cluster.nodes[&leader].propose(tally::add(0)).await.is_err());
+    cluster.until(leader, |s| s.storage_full).await;
+    cluster.close(leader).await;
+    cluster.disks[&leader].fill(false);
+    cluster.open(leader).await;
+    let (index, sum) = cluster.add(leader, 1).await;
+    assert_eq!(sum, 7);
+    cluster.agree(sum, index).await;
+}
+
+/// Entries that the tail would keep for the follower that is down; the threshold matters more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_takes_at_most_twice_its_threshold_however_long_a_follower_is_down() {
+    const THRESHOLD: u64 = 256 << 10;
+    let config = LoopConfig { snapshot_entries: 1 << 20, ..config() };
+    let mut cluster = Cluster::format(3, config);
+    cluster.engine.target_file_size_bytes = 16 << 10;
+    cluster.engine.purge_threshold_bytes = THRESHOLD;
+    for n in 1..=3 {
+        cluster.open(n).await;
+    }
+    cluster.add(1, 1).await;
+    let leader = cluster.leader().await;
+    let (down, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.close(down).await;
+    let (mut sum, mut peak) = (1, 0);
+    for _ in 0..100 {
+        // Many at a time, so that it does not take long.
+        let node = cluster.nodes[&leader].clone();
+        let adding: Vec<_> = (0..512)
+            .map(|_| {
+                let node = node.clone();
+                tokio::spawn(async move { node.propose(tally::add(1)).await })
+            })
+            .collect();
+        for added in adding {
+            tokio::time::timeout(PATIENCE, added).await.unwrap().unwrap().unwrap();
+            sum += 1;
+        }
+        let used = |n: &u64| cluster.nodes[n].status().log_disk_bytes;
+        peak = peak.max(used(&leader)).max(used(&other));
+    }
+    assert!(peak > THRESHOLD / 2, "the files were never purged: the test shows nothing ({peak})");
+    assert!(peak <= 2 * THRESHOLD, "{peak} bytes");
+    assert!(cluster.nodes[&leader].status().last_index > 50_000);
+    eprintln!("at most {peak} bytes, with a threshold of {THRESHOLD}");
+    cluster.open(down).await;
+    let (index, total) = cluster.add(down, 1).await;
+    assert_eq!(total, sum + 1);
+    cluster.agree(total, index).await;
 }

@@ -189,6 +189,14 @@ impl Cluster {
         self.spawn(id, program(), data_dir, extra);
     }
 
+    /// Starts a node whose disk fails while the files exist that these variables name.
+    pub(crate) fn start_with_env(&mut self, id: u64, env: &[(&str, PathBuf)]) {
+        let data_dir = self.data_dir(id);
+        let mut faulty = program();
+        faulty.envs(env.iter().map(|(name, path)| (name, path)));
+        self.spawn(id, faulty, &data_dir, &[]);
+    }
+
     /// Starts a node that can write no file beyond some kilobytes, as if its disk were broken.
     pub(crate) fn start_with_broken_disk(&mut self, id: u64) {
         let data_dir = self.data_dir(id);
@@ -316,6 +324,18 @@ impl Cluster {
             ureq::Agent::config_builder().http_status_as_error(false).build().into();
         let mut response = agent.get(format!("http://{}{path}", self.admin(id))).call().unwrap();
         (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+    }
+
+    /// What a node answers to a wish for a topic, once and without a retry; nothing when it does
+    /// not answer.
+    pub(crate) fn wish(admin: &str, topic: &str) -> Option<(u16, Value)> {
+        let config = ureq::Agent::config_builder().http_status_as_error(false);
+        let agent: ureq::Agent =
+            config.max_idle_connections(0).timeout_global(Some(PATIENCE)).build().into();
+        let wish = serde_json::json!({"name": topic, "partitions": 1, "replication_factor": 2});
+        let mut answer = agent.post(format!("http://{admin}/v1/topics")).send_json(wish).ok()?;
+        let text = answer.body_mut().read_to_string().ok()?;
+        Some((answer.status().as_u16(), serde_json::from_str(&text).ok()?))
     }
 
     /// The node that leads the quorum, once all that run agree.

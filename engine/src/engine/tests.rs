@@ -4,7 +4,7 @@ use raft::eraftpb::ConfState;
 use raft::{GetEntriesContext, Storage};
 
 use super::*;
-use crate::record::{ENGINE_REGION, RECORD_KEY, StoredRecord};
+use crate::record::{ENGINE_REGION, Mark, RECORD_KEY, StoredRecord};
 use crate::stamp::{STAMP_KEY, Stamp, Tally};
 use crate::testing::{
     copy_dir, damage, entries, entry, entry_of, findings, format, hard_state, one, open,
@@ -57,10 +57,12 @@ fn a_group_is_found_as_it_was_left() {
     assert_eq!(log.record(), expected);
     assert_eq!(genesis.as_deref(), Some(&b"genesis"[..]));
     assert_eq!((snapshot.id, &snapshot.members[..]), (LogId::new(5, 1), &b"members at 5-1"[..]));
-    let found = log.entries(4, 11, None, GetEntriesContext::empty(false)).unwrap();
+    let found = log.entries(6, 11, None, GetEntriesContext::empty(false)).unwrap();
     let mut expected = entries(4..=9, 1);
     expected.push(entry(10, 3));
-    assert_eq!(found, expected);
+    assert_eq!(found, expected[2..]);
+    // Below the snapshot they are on disk only.
+    assert_eq!(engine.reader.fetch_now(one(), 4, 11, u64::MAX).unwrap(), expected);
 }
 
 #[test]
@@ -142,6 +144,8 @@ fn trap_E05_compaction_survives_purge_and_restart() {
     }
 }
 
+/// To see it fail: take `Stale::All` out of `Source::recover`, or the clean of an installed group
+/// out of `LogWriter::add`.
 #[test]
 fn trap_E05_an_installed_log_stays_installed_over_purges() {
     let dir = tempdir();
@@ -272,8 +276,8 @@ fn append_record(dir: &Path, directory: DirectoryId, record: GroupRecord) {
     let engine = raft_engine::Engine::open(config).unwrap();
     let mut batch = raft_engine::LogBatch::default();
     let before = StoredRecord::decode(one(), &engine.get(1, RECORD_KEY).unwrap()).unwrap();
-    let stored = StoredRecord { record, sequence: 3, ..before };
-    batch.put(1, RECORD_KEY.to_vec(), stored.encode(one())).unwrap();
+    let mark = Mark { sequence: 3, ..before.mark };
+    batch.put(1, RECORD_KEY.to_vec(), record.encode(one(), mark)).unwrap();
     let mut tally = Tally::default();
     tally.add(one(), 3);
     let stamp = Stamp { directory, sequence: 3, tally };
@@ -347,6 +351,9 @@ fn trap_E07_a_lost_cut_or_exchanged_file_is_named() {
             node.purge().unwrap();
         }
     }
+    for index in 301..=380 {
+        node.append(one(), vec![entry_of(index, 1, 100)]);
+    }
     node.close();
     let names: Vec<_> = log_files(dir.path()).into_iter().filter(|name| name != "LOCK").collect();
     assert!(names.len() > 4 && names.iter().any(|name| name.ends_with("1.rewrite")), "{names:?}");
@@ -393,6 +400,7 @@ fn trap_E07_a_lost_cut_or_exchanged_file_is_named() {
     }
 }
 
+/// To see it fail: take the directory out of `Scan::stamp`.
 #[test]
 fn trap_E07_a_whole_file_of_another_directory_is_not_taken() {
     let (dir, other) = (tempdir(), tempdir());

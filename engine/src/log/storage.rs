@@ -1,6 +1,6 @@
 //! How Raft reads a group's log.
 
-use raft::eraftpb::{Entry, Snapshot};
+use raft::eraftpb::{ConfState, Entry, Snapshot};
 use raft::util::NO_LIMIT;
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
@@ -54,7 +54,7 @@ impl GroupLog {
 /// Infallible but for what is compacted, being fetched, or being made (trap R08).
 impl Storage for GroupLog {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+        Ok(RaftState::new(self.hard_state.clone(), ConfState::clone(&self.conf_state)))
     }
 
     /// # Panics
@@ -125,7 +125,7 @@ impl Storage for GroupLog {
         let mut snapshot = Snapshot::default();
         let metadata = snapshot.mut_metadata();
         (metadata.index, metadata.term) = (index, term);
-        metadata.set_conf_state(self.snapshot_conf_state.clone());
+        metadata.set_conf_state(ConfState::clone(&self.snapshot_conf_state));
         Ok(snapshot)
     }
 }

@@ -245,6 +245,7 @@ fn trap_I09_a_snapshot_is_of_what_is_applied() {
     assert_eq!(log.snapshot_id(), LogId::new(6, 1));
 }
 
+/// To see it fail: let `GroupLog::compact_to` take `index` as it is.
 #[test]
 fn trap_E05_compaction_keeps_the_last_entry() {
     let mut log = log_with(0, &entries(2..=10, 1));

@@ -71,6 +71,7 @@ fn trap_E10_a_huge_range_is_read_in_bounds() {
     }
 }
 
+/// To see it fail: return the error of the whole chunk from `read_chunk`.
 #[test]
 fn trap_E10_reads_beside_purges_give_the_right_bytes() {
     let dir = tempdir();

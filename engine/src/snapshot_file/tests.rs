@@ -314,6 +314,7 @@ fn whatever_fails_while_receiving_leaves_nothing_or_a_whole_file() {
     each_step_fails(9, |store| receive(store, &bytes));
 }
 
+/// To see it fail: sync again in `Temporary::drop`.
 #[test]
 fn trap_E03_a_file_whose_fsync_failed_is_not_synced_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -340,6 +341,7 @@ fn a_temporary_file_that_cannot_be_removed_is_removed_later() {
     assert_eq!(std::fs::read_dir(store.group_dir(one())).unwrap().count(), 0);
 }
 
+/// To see it fail: let every error of a write be `SnapshotError::Io`.
 #[test]
 fn trap_E06_a_full_disk_is_told_apart_and_leaves_nothing() {
     let (_dir, from) = store();

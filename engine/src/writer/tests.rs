@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::record::Mark;
 use crate::testing::{
     Faults, copy_dir, entries, entry, entry_of, format, hard_state, one, open, open_small,
     small_files, tempdir, two,
@@ -33,7 +34,7 @@ fn trap_E01_every_write_that_returned_was_synced_once() {
     assert_eq!(faults.syncs(), before, "nothing to write, nothing to sync");
 }
 
-/// To see it fail: write one batch a group in `LogWriter::write_checked`.
+/// To see it fail: write one batch a group in `LogWriter::write_all`.
 #[test]
 fn trap_E08_one_record_a_round_whatever_waits() {
     let dir = tempdir();
@@ -89,6 +90,7 @@ fn trap_E03_an_fsync_that_failed_is_final() {
     assert!(matches!(Formatted::open(dir.path()), Err(IdentityError::InUse { .. })));
 }
 
+/// To see it fail: take the second look at the latch out of `Store::run`.
 #[test]
 fn trap_E03_an_fsync_that_fails_during_a_purge_stops_the_writer() {
     let dir = tempdir();
@@ -106,6 +108,7 @@ fn trap_E03_an_fsync_that_fails_during_a_purge_stops_the_writer() {
     assert!(matches!(node.commit(vec![write]), Err(WriteError::Disk { .. })));
 }
 
+/// To see it fail: let `is_full` say no.
 #[test]
 fn trap_E06_a_purge_on_a_full_disk_can_be_repeated() {
     let dir = tempdir();
@@ -132,6 +135,8 @@ fn trap_E06_a_purge_on_a_full_disk_can_be_repeated() {
     assert_eq!(node.logs[&one()].last(), LogId::new(401, 1));
 }
 
+/// To see it fail: take the look at the latch out of `Store::open`, and `make_durable` out of
+/// `Opening::recover`.
 #[test]
 fn trap_E03_an_fsync_that_fails_at_open_is_an_error() {
     let dir = tempdir();
@@ -260,7 +265,7 @@ fn trap_E07_after_a_kill_the_witness_is_exact() {
     bytes[end] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let found = crate::testing::damage(dir.path());
-    assert!(found.what.contains("ends with batch 8, and batch 9 was durable"), "{found}");
+    assert!(found.what.contains("ends here with batch 8, and batch 9 was durable"), "{found}");
 }
 
 /// To see it fail: take `Plan::merge`'s check of contiguity out.
@@ -317,8 +322,7 @@ fn trap_I04_an_entry_that_looks_like_a_record_is_an_entry() {
     node.found(one());
     let mut ghost = entry(2, 1);
     let record = crate::GroupRecord { hard_state: hard_state(99, 9, 0), ..Default::default() };
-    let stored = StoredRecord { record, sequence: 9, incarnation: 1, genesis_crc: None };
-    ghost.data = stored.encode(one()).into();
+    ghost.data = record.encode(one(), Mark::default()).into();
     node.append(one(), vec![ghost.clone()]);
     node.close();
     let node = open_small(dir.path());
@@ -349,6 +353,8 @@ fn trap_I07_nothing_is_acknowledged_after_a_failed_append() {
     assert_eq!(node.commit(vec![]).unwrap().len(), 1);
 }
 
+/// To see it fail: do not join the reader's thread in `LogWriter::shut_down`: its share keeps
+/// raft-engine, and the lock, for a while.
 #[test]
 fn trap_E11_closing_ends_the_reader_and_frees_the_directory() {
     let dir = tempdir();
@@ -363,4 +369,62 @@ fn trap_E11_closing_ends_the_reader_and_frees_the_directory() {
     assert!(reader.purge(|_| panic!("refused, and yet answered")).is_err());
     drop(open_small(dir.path()));
     drop(open_small(dir.path()));
+}
+
+/// raft-engine keeps every key in memory for ever: a group has two and the engine one, whatever is
+/// written. To see it fail: put the sequence into `STAMP_KEY`, or an index into `RECORD_KEY`.
+#[test]
+fn trap_E12_what_stays_in_memory_does_not_grow_with_what_is_written() {
+    let dir = tempdir();
+    let mut node = open_small(dir.path());
+    node.found(one());
+    node.found(two());
+    let keys = |node: &crate::testing::Node<_>| {
+        let (mut count, mut bytes) = (0, 0);
+        let engine = node.engine.writer.store().engine();
+        for region in engine.raft_groups() {
+            let add = |key: &[u8], value: &[u8]| {
+                (count, bytes) = (count + 1, bytes + key.len() + value.len());
+                true
+            };
+            engine.scan_raw_messages(region, None, None, false, add).unwrap();
+        }
+        (count, bytes)
+    };
+    assert_eq!(keys(&node).0, 5);
+    for index in 2..=2000 {
+        node.append(one(), vec![entry(index, 1)]);
+        if index % 100 == 0 {
+            node.compact(one(), index, index - 10);
+            node.purge().unwrap();
+        }
+    }
+    let (count, bytes) = keys(&node);
+    assert_eq!(count, 5);
+    assert!(bytes < 1000, "{bytes} bytes");
+    let engine = node.engine.writer.store().engine();
+    let (first, last) = (engine.first_index(1).unwrap(), engine.last_index(1).unwrap());
+    assert_eq!((first, last), (1991, 2000), "and of the entries only what is not compacted");
+}
+
+/// To see it fail: keep the batch after an error in `LogWriter::write_all`: raft-engine has
+/// finished it, and what is written next panics or is wrong.
+#[test]
+fn trap_E11_a_batch_that_failed_is_made_anew() {
+    let dir = tempdir();
+    let faults = std::sync::Arc::<Faults>::default();
+    let mut node = open(dir.path(), &EngineConfig::default(), &faults).unwrap();
+    node.found(one());
+    let mut expected = Vec::new();
+    for index in 2..=30 {
+        node.log(one()).append(&[entry(index, 1)]);
+        expected.push(entry(index, 1));
+        let write = node.part(one(), vec![entry(index, 1)]);
+        faults.disk_is_full.store(index % 3 != 0, Ordering::SeqCst);
+        assert_eq!(node.commit(vec![write]).is_ok(), index % 3 == 0);
+    }
+    assert_eq!(node.fetch(one(), 2, 31).unwrap(), expected);
+    node.close();
+    let node = open_small(dir.path());
+    assert_eq!(node.fetch(one(), 2, 31).unwrap(), expected);
 }

@@ -41,7 +41,7 @@ pub struct Effects<P, R> {
     pub fetches: Vec<Fetch>,
     /// Snapshots before this one are not needed any more.
     pub retain: Option<LogId>,
-    /// A follower needs a newer snapshot than there is.
+    /// A newer snapshot is needed: a follower waits for it, or the log's files take too much room.
     pub snapshot_wanted: bool,
     /// Proposals that end here; those that are applied end in the state machine.
     pub failed: Vec<(P, ProposeError)>,

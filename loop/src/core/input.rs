@@ -35,6 +35,9 @@ pub enum Input<P, R> {
     },
     /// A batch is durable.
     Durable(Durable),
+    /// There was no room for what was written last. It is kept, and tried again until there is;
+    /// then its receipt comes.
+    StorageFull,
     /// The state machine has applied everything up to this index.
     Applied(u64),
     /// The log reader answered a fetch.
@@ -55,6 +58,9 @@ pub enum Input<P, R> {
     },
     /// The state machine's snapshot of this position is durable.
     SnapshotTaken(SnapshotMeta),
+    /// The log's files take more room than they may, and cannot be removed while they hold entries
+    /// of this group.
+    CompactionWanted,
     /// The connection to a peer broke, or could not be made.
     Unreachable(NodeId),
     /// A message was not sent: the peer's queue was full or its connection down.

@@ -19,10 +19,12 @@ mod outbox;
 mod proposals;
 mod reads;
 mod ready;
+mod room;
+mod tail;
 
 use std::sync::Arc;
 
-use quorate_engine::{Durable, Fetched, GroupId, GroupLog, LogId, NodeId, SnapshotMeta};
+use quorate_engine::{Durable, Fetched, GroupId, GroupLog, LogId, NodeId};
 use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
@@ -31,6 +33,7 @@ pub use self::input::Input;
 use self::outbox::Outbox;
 use self::proposals::{Proposals, Proposer};
 use self::reads::{Reader, Reads};
+use self::tail::Tail;
 use crate::config::LoopConfig;
 use crate::error::{ProposeError, ReadError};
 use crate::founding::FOUNDING_WRITES;
@@ -73,6 +76,12 @@ pub struct Core<P, R> {
     /// The log's record changed without a Ready, by a new snapshot and compaction.
     record_changed: Option<LogId>,
     dropped: u64,
+    /// The bytes of the last entries.
+    tail: Tail,
+    /// The log's files must go: the next snapshot keeps no tail.
+    drops_tail: bool,
+    /// There was no room for the oldest write.
+    storage_full: bool,
     effects: Effects<P, R>,
 }
 
@@ -138,6 +147,9 @@ impl<P, R> Core<P, R> {
             snapshot_asked: None,
             record_changed: None,
             dropped: 0,
+            tail: Tail::default(),
+            drops_tail: false,
+            storage_full: false,
             effects: Effects::default(),
         })
     }
@@ -157,6 +169,7 @@ impl<P, R> Core<P, R> {
                 self.reads.queue(Reader::Caller(caller), self.deadline());
             }
             Input::Durable(durable) => self.durable(&durable),
+            Input::StorageFull => self.storage_is_full(),
             Input::Applied(index) => self.applied_to(index),
             Input::Fetched(fetched) => self.fetched(fetched),
             Input::SnapshotReceived { from, message } => self.snapshot_received(from, message),
@@ -168,6 +181,7 @@ impl<P, R> Core<P, R> {
                 }
             }
             Input::SnapshotTaken(meta) => self.snapshot_taken(meta),
+            Input::CompactionWanted => self.compaction_wanted(),
             Input::Unreachable(node) => self.unreachable(node),
             Input::Undelivered(envelope) => self.undelivered(envelope),
             Input::TransferLeader => self.transfer_leader(),
@@ -195,6 +209,7 @@ impl<P, R> Core<P, R> {
                 _ => Vec::new(),
             },
             dropped: self.dropped,
+            storage_full: self.storage_full,
         }
     }
 
@@ -238,11 +253,14 @@ impl<P, R> Core<P, R> {
         }
         // A single voter becomes leader in the very tick in which it campaigns, and raft-rs
         // asserts that its log is persisted by then (trap R06). While a snapshot replaces the
-        // log, a campaign would look for entries that are gone.
+        // log, a campaign would look for entries that are gone. Nor does a node campaign that
+        // could not make its own vote durable.
         let alone = self.raw.raft.prs().is_singleton() && !self.outbox.is_idle();
-        if self.leads() || !(alone || self.installing.is_some()) {
+        let barred = alone || self.installing.is_some() || self.cannot_write();
+        if self.leads() || !barred {
             self.raw.tick();
         }
+        self.hand_over();
     }
 
     fn step_peer(&mut self, from: NodeId, message: PeerMessage) {
@@ -284,7 +302,10 @@ impl<P, R> Core<P, R> {
         match message.get_msg_type() {
             // Its file comes on a connection of its own, and both together as an input.
             MessageType::MsgSnapshot => self.drop_message(from, "a snapshot without its file"),
-            MessageType::MsgTimeoutNow if self.installing.is_some() => {}
+            MessageType::MsgTimeoutNow if self.installing.is_some() || self.cannot_write() => {}
+            MessageType::MsgAppend if self.has_no_place_for(&message) => {
+                self.drop_message(from, "there is no place for more entries");
+            }
             _ => self.step_admitted(message),
         }
     }
@@ -326,6 +347,7 @@ impl<P, R> Core<P, R> {
 
     fn durable(&mut self, durable: &Durable) {
         assert_eq!(durable.group(), self.group, "a receipt for another group");
+        self.storage_full = false;
         let released = self.outbox.release(durable);
         if let Some(ready) = released.ready {
             self.raw.on_persist_ready(ready);
@@ -409,15 +431,6 @@ impl<P, R> Core<P, R> {
         }
     }
 
-    fn snapshot_taken(&mut self, meta: SnapshotMeta) {
-        let tail = self.config.tail_entries;
-        let log = self.raw.mut_store();
-        if log.set_snapshot(meta.id, meta.conf_state) {
-            log.compact_to(meta.id.index.saturating_sub(tail));
-            self.record_changed = Some(meta.id);
-        }
-    }
-
     fn unreachable(&mut self, node: NodeId) {
         if let Some(member) = self.members.of_node(node) {
             self.raw.report_unreachable(member.member_id);
@@ -443,14 +456,7 @@ impl<P, R> Core<P, R> {
     }
 
     fn transfer_leader(&mut self) {
-        let raft = &self.raw.raft;
-        let others = raft.prs().iter().filter(|(id, progress)| {
-            **id != self.own_id
-                && raft.prs().conf().voters().contains(**id)
-                && progress.recent_active
-        });
-        let best = others.max_by_key(|(_, progress)| progress.matched).map(|(&id, _)| id);
-        if let (true, Some(id)) = (self.leads(), best) {
+        if let (true, Some(id)) = (self.leads(), self.successor()) {
             self.raw.transfer_leader(id);
         }
     }
@@ -472,6 +478,7 @@ impl From<Refused> for ProposeError {
             Refused::NotLeader(leader) => ProposeError::NotLeader { leader },
             Refused::Overloaded => ProposeError::Overloaded,
             Refused::Unsound => ProposeError::Unsound,
+            Refused::StorageFull => ProposeError::StorageFull,
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::message::Envelope;
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     in_flight: VecDeque<InFlight>,
+    /// Bytes of the entries in them.
+    entry_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -29,6 +31,7 @@ struct InFlight {
     retain: Option<LogId>,
     last: LogId,
     submitted_at: u64,
+    entry_bytes: u64,
     held: Vec<Envelope>,
 }
 
@@ -49,6 +52,8 @@ pub(super) struct Submitted {
     pub(super) last: LogId,
     /// The tick at which it was submitted.
     pub(super) submitted_at: u64,
+    /// Bytes of the entries in it.
+    pub(super) entry_bytes: u64,
 }
 
 /// What a receipt sets free.
@@ -72,10 +77,21 @@ impl Outbox {
         self.in_flight.is_empty()
     }
 
+    /// Whether the oldest write was submitted before tick `since`, and has not come back.
+    pub(super) fn is_stuck_since(&self, since: u64) -> bool {
+        self.in_flight.front().is_some_and(|oldest| oldest.submitted_at < since)
+    }
+
+    /// Bytes of the entries that are not durable yet.
+    pub(super) fn entry_bytes(&self) -> u64 {
+        self.entry_bytes
+    }
+
     /// Remembers a write; messages that are held after this depend on it.
     pub(super) fn submit(&mut self, submitted: Submitted) {
-        let Submitted { write, ready, changes_vote, install, retain, last, submitted_at } =
-            submitted;
+        let Submitted { write, ready, changes_vote, install, retain, last, .. } = submitted;
+        let Submitted { submitted_at, entry_bytes, .. } = submitted;
+        self.entry_bytes += entry_bytes;
         if let Some(last) = self.in_flight.back() {
             assert!(last.write < write && last.ready <= ready, "writes are numbered in order");
         }
@@ -87,6 +103,7 @@ impl Outbox {
             retain,
             last,
             submitted_at,
+            entry_bytes,
             held: Vec::new(),
         });
     }
@@ -110,19 +127,11 @@ impl Outbox {
         Self::hold_behind(self.in_flight.back_mut(), message)
     }
 
-    /// Holds a heartbeat or its answer: it speaks of the term only, so it waits for the last
-    /// write that changed term or vote and for no other, and a slow disk silences nobody. But one
-    /// that has not moved since tick `stuck_since` does: a leader that cannot write must go, and
-    /// its heartbeats would keep it.
+    /// Holds a message that speaks of the term only, such as a heartbeat or its answer: it waits
+    /// for the last write that changed term or vote and for no other, so that a slow or full disk
+    /// silences nobody.
     #[must_use]
-    pub(super) fn hold_for_vote(
-        &mut self,
-        message: Envelope,
-        stuck_since: u64,
-    ) -> Option<Envelope> {
-        if self.in_flight.front().is_some_and(|oldest| oldest.submitted_at < stuck_since) {
-            return self.hold(message);
-        }
+    pub(super) fn hold_for_vote(&mut self, message: Envelope) -> Option<Envelope> {
         Self::hold_behind(self.in_flight.iter_mut().rev().find(|w| w.changes_vote), message)
     }
 
@@ -149,6 +158,7 @@ impl Outbox {
         );
         let mut released = Released::default();
         while let Some(write) = self.in_flight.pop_front_if(|write| write.write <= number) {
+            self.entry_bytes -= write.entry_bytes;
             released.ready = Some(write.ready);
             released.lasts.push(write.last);
             released.messages.extend(write.held);

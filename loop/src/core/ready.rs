@@ -15,6 +15,9 @@ use crate::message::{Envelope, PeerMessage, Refused};
 /// with the next call, and ticks and peers are heard in between.
 const READIES_MAX: usize = 8;
 
+/// What an entry costs beside its data, roughly.
+const ENTRY_BYTES: u64 = 64;
+
 impl<P, R> Core<P, R> {
     /// Everything that the inputs since the last call lead to.
     ///
@@ -60,6 +63,10 @@ impl<P, R> Core<P, R> {
         let queued = self.proposals.take_queued();
         if queued.is_empty() {
             return;
+        }
+        if self.storage_full {
+            // On a follower too: it would not see what became of them.
+            return self.refuse(queued, Refused::StorageFull);
         }
         if !self.leads() {
             return self.forward(queued);
@@ -216,7 +223,12 @@ impl<P, R> Core<P, R> {
 
     fn submit(&mut self, submitted: Submitted, entries: Vec<Entry>) {
         let record = self.raw.store().record();
-        self.outbox.submit(Submitted { last: record.last, submitted_at: self.now, ..submitted });
+        let entry_bytes = entries.iter().map(|entry| entry.data.len() as u64 + ENTRY_BYTES).sum();
+        let (last, submitted_at) = (record.last, self.now);
+        if let Some(first) = entries.first() {
+            self.tail.appended(first.index, last.index, entry_bytes);
+        }
+        self.outbox.submit(Submitted { last, submitted_at, entry_bytes, ..submitted });
         self.effects.write = Some(GroupWrite {
             group: self.group,
             number: submitted.write,
@@ -244,12 +256,13 @@ impl<P, R> Core<P, R> {
         };
         let speaks_of_term_only = matches!(
             message.get_msg_type(),
-            MessageType::MsgHeartbeat | MessageType::MsgHeartbeatResponse
+            MessageType::MsgHeartbeat
+                | MessageType::MsgHeartbeatResponse
+                | MessageType::MsgTimeoutNow
         );
         let envelope = Envelope { to, message: PeerMessage::Raft(message) };
         let free = if speaks_of_term_only {
-            let patience = u64::from(self.config.election_ticks);
-            self.outbox.hold_for_vote(envelope, self.now.saturating_sub(patience))
+            self.outbox.hold_for_vote(envelope)
         } else {
             self.outbox.hold(envelope)
         };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_engine::{
     ClusterId, DirectoryId, Engine, EngineConfig, Fetch, Formatted, Founding, GroupWrite,
-    LogReader, LogWriter, SnapshotStore, Voter,
+    LogReader, LogWriter, SnapshotMeta, SnapshotStore, Voter,
 };
 use raft::eraftpb::ConfState;
 use tempfile::TempDir;
@@ -288,10 +288,15 @@ impl Net {
 
     /// Lets everything happen that needs no tick.
     fn settle(&mut self) {
+        self.settle_but(0);
+    }
+
+    /// As [`Net::settle`], but for the disk of one node, on which nothing becomes durable.
+    fn settle_but(&mut self, stuck: u64) {
         loop {
             let mut quiet = true;
             for n in self.peers.keys().copied().collect::<Vec<_>>() {
-                if !self.peer(n).writes.is_empty() {
+                if n != stuck && !self.peer(n).writes.is_empty() {
                     quiet = false;
                     self.sync(n);
                 }
@@ -345,6 +350,31 @@ impl Net {
             }
         }
         panic!("nobody was elected");
+    }
+
+    /// As [`Net::elect`], among those whose disk works.
+    fn elect_but(&mut self, stuck: u64) -> u64 {
+        for _ in 0..1_000 {
+            let leads = |(_, peer): &(&u64, &Peer)| peer.core.status().role == Role::Leader;
+            if let Some((&leader, _)) = self.peers.iter().find(leads) {
+                return leader;
+            }
+            for n in self.peers.keys().copied().collect::<Vec<_>>() {
+                self.step(n, Input::Tick);
+                self.settle_but(stuck);
+            }
+        }
+        panic!("nobody was elected");
+    }
+
+    /// Ticks everybody, and lets everything happen in between.
+    fn tick_all(&mut self, ticks: u32) {
+        for _ in 0..ticks {
+            for n in self.peers.keys().copied().collect::<Vec<_>>() {
+                self.step(n, Input::Tick);
+            }
+            self.settle();
+        }
     }
 
     fn propose(&mut self, n: u64, caller: u64) {
@@ -631,19 +661,180 @@ fn a_leader_reads_from_disk_what_it_no_longer_holds_and_sends_a_snapshot_where_t
 }
 
 #[test]
-fn a_leader_whose_disk_hangs_falls_silent() {
+fn a_leader_whose_disk_hangs_hands_over_and_follows_until_it_can_write() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let old = net.elect();
+    net.settle();
+    net.propose(old, 7);
+    for _ in 0..=net.config.election_ticks {
+        net.step(old, Input::Tick);
+        net.settle_but(old);
+    }
+    assert_ne!(net.peer(old).core.status().role, Role::Leader);
+    let new = net.elect_but(old);
+    assert_ne!(new, old);
+    net.propose(new, 8);
+    net.settle_but(old);
+    assert_eq!(net.peer(new).answers.len(), 1, "the others go on");
+    net.settle();
+    net.tick_all(20);
+    assert_eq!(
+        net.peers[&old].applied, net.peers[&new].applied,
+        "it follows when it can write again"
+    );
+    let lost = ProposeError::NotLeader { leader: Some(node(new)) };
+    assert_eq!(net.peer(old).answers, vec![(7, Err(lost))]);
+}
+
+#[test]
+fn trap_E06_a_leader_without_room_hands_over_at_once() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let old = net.elect();
+    net.settle();
+    let term = net.peer(old).core.status().term;
+    net.propose(old, 7);
+    net.step(old, Input::StorageFull);
+    let status = net.peer(old).core.status();
+    assert_eq!((status.role, status.term, status.leader), (Role::Follower, term, None));
+    assert!(status.storage_full);
+    let said: Vec<_> = net.waiting(old).into_iter().map(kind).collect();
+    assert_eq!(said, [Some(MessageType::MsgTimeoutNow)], "to one, and nothing of the batch");
+    // Without a single tick: the successor is told, not left to find out.
+    net.settle_but(old);
+    let (mut new, mut leaders) = (0, 0);
+    for n in (1..=3).filter(|n| *n != old) {
+        if net.peer(n).core.status().role == Role::Leader {
+            (new, leaders) = (n, leaders + 1);
+        }
+    }
+    assert_eq!(leaders, 1);
+    net.propose(new, 8);
+    net.settle_but(old);
+    assert_eq!(net.peer(new).answers.len(), 1, "the others go on");
+
+    // However long it lasts it never campaigns, keeps its leader, and the leader keeps hearing it.
+    for _ in 0..10 * net.config.election_ticks {
+        for n in 1..=3 {
+            net.step(n, Input::Tick);
+        }
+        net.settle_but(old);
+    }
+    let full = net.peer(old).core.status();
+    assert_eq!((full.role, full.leader), (Role::Follower, Some(node(new))));
+    assert_eq!(net.peer(new).core.status().role, Role::Leader);
+
+    // There is room.
+    net.settle();
+    net.tick_all(20);
+    assert!(!net.peer(old).core.status().storage_full);
+    assert_eq!(net.peers[&old].applied, net.peers[&new].applied);
+    assert_eq!(net.peer(old).answers, vec![(7, Err(ProposeError::TimedOut))], "long ago");
+    net.propose(old, 9);
+    net.settle();
+    assert_eq!(net.peer(old).answers.len(), 2, "what it forwards is taken again");
+}
+
+#[test]
+fn trap_E06_a_node_without_room_refuses_proposals_and_says_why() {
     let mut net = Net::new(&[1, 2, 3], &[], config());
     let leader = net.elect();
-    net.propose(leader, 7);
-    for _ in 0..=net.config.election_ticks {
-        net.links.clear();
-        net.step(leader, Input::Tick);
-    }
-    assert_eq!(net.waiting(leader), Vec::<&PeerMessage>::new(), "it would be kept by heartbeats");
-    // It is not silent because it was deposed: it is still the leader, and goes on when it can.
-    assert_eq!(net.peer(leader).core.status().role, Role::Leader);
+    let follower = leader % 3 + 1;
     net.settle();
-    assert_eq!(net.peer(leader).answers.len(), 1);
+    net.step(follower, Input::StorageFull);
+    net.propose(follower, 1);
+    assert_eq!(net.peer(follower).answers, vec![(1, Err(ProposeError::StorageFull))]);
+    // And what another node forwards to it.
+    let other = follower % 3 + 1;
+    let command = Bytes::from_static(b"command");
+    let message = PeerMessage::Propose { request: 5, command };
+    net.step(follower, Input::Peer { from: node(other), message });
+    let refused = PeerMessage::Proposed { request: 5, result: Err(Refused::StorageFull) };
+    assert_eq!(net.waiting(follower), vec![&refused]);
+    assert!(ProposeError::from(Refused::StorageFull).never_applied());
+    // Nor does it campaign because it is told to.
+    let term = net.peer(follower).core.status().term;
+    let mut campaign = Message::default();
+    campaign.set_msg_type(MessageType::MsgTimeoutNow);
+    (campaign.from, campaign.to, campaign.term) = (leader, follower, term);
+    net.step(follower, Input::Peer { from: node(leader), message: PeerMessage::Raft(campaign) });
+    assert_eq!(net.peer(follower).core.status().term, term);
+}
+
+#[test]
+fn a_follower_without_room_answers_heartbeats_and_holds_a_bounded_part_of_the_log() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    net.settle();
+    let follower = leader % 3 + 1;
+    net.propose(leader, 0);
+    net.sync(leader);
+    assert!(net.deliver(leader, follower));
+    net.step(follower, Input::StorageFull);
+    let given_out = net.peer(follower).writes.len();
+    for caller in 1..200 {
+        net.propose(leader, caller);
+        net.step(leader, Input::Tick);
+        net.settle_but(follower);
+    }
+    assert_eq!(net.peer(leader).core.status().role, Role::Leader);
+    assert_eq!(net.peer(leader).answers.len(), 200);
+    let said = net.peer(follower).core.status();
+    assert_eq!(said.leader, Some(node(leader)), "it heard every heartbeat");
+    assert!(said.dropped > 0);
+    assert_eq!(net.peer(follower).writes.len(), given_out, "nothing more is kept in memory");
+    net.settle();
+    net.tick_all(20);
+    assert_eq!(net.peers[&follower].applied, net.peers[&leader].applied);
+}
+
+#[test]
+fn a_follower_whose_disk_is_slow_takes_no_more_than_its_bound() {
+    let small = LoopConfig {
+        command_bytes_max: 4 << 10,
+        append_bytes_max: 4 << 10,
+        uncommitted_bytes_max: 16 << 10,
+        ..config()
+    };
+    let mut net = Net::new(&[1, 2, 3], &[], small);
+    let leader = net.elect();
+    net.settle();
+    let follower = leader % 3 + 1;
+    for caller in 0..100 {
+        let command = Bytes::from(vec![1; 1 << 10]);
+        net.step(leader, Input::Propose { command, caller });
+        net.settle_but(follower);
+    }
+    assert_eq!(net.peer(leader).answers.iter().filter(|(_, answer)| answer.is_ok()).count(), 100);
+    let entries = net.peer(follower).writes.iter().flat_map(|write| &write.entries);
+    let bytes: usize = entries.map(|entry| entry.data.len()).sum();
+    assert!((8 << 10..=20 << 10).contains(&bytes), "{bytes}");
+    net.settle();
+    net.tick_all(20);
+    assert_eq!(net.peers[&follower].applied, net.peers[&leader].applied);
+}
+
+#[test]
+fn a_single_voter_without_room_stays_and_goes_on_when_there_is() {
+    let mut net = Net::new(&[1], &[], config());
+    net.elect();
+    net.propose(1, 1);
+    net.step(1, Input::StorageFull);
+    net.propose(1, 2);
+    for _ in 0..5 * net.config.election_ticks {
+        net.step(1, Input::Tick);
+    }
+    let status = net.peer(1).core.status();
+    assert_eq!((status.role, status.storage_full), (Role::Leader, true));
+    net.step(1, Input::Read { caller: 1 });
+    assert_eq!(net.peer(1).reads.len(), 1, "reads go on");
+    net.sync(1);
+    net.propose(1, 3);
+    net.sync(1);
+    let answers = &net.peer(1).answers;
+    assert_eq!(answers[0], (2, Err(ProposeError::StorageFull)));
+    assert_eq!(answers[1], (1, Err(ProposeError::TimedOut)), "its own end, whatever comes of it");
+    assert_eq!((answers[2].0, answers[2].1.is_ok()), (3, true));
+    assert!(!net.peer(1).core.status().storage_full);
 }
 
 #[test]

@@ -1,0 +1,66 @@
+//! [`Latencies`]: how long many operations took, in nanoseconds up to the report.
+
+use std::time::Duration;
+
+use hdrhistogram::{CreationError, Histogram};
+
+/// Longer operations count as this: a minute is a failure, not a latency.
+const LATENCY_MAX: Duration = Duration::from_secs(60);
+
+/// How long many operations of one kind took.
+pub(crate) struct Latencies {
+    nanos: Histogram<u64>,
+    busy: Duration,
+}
+
+impl Latencies {
+    /// None yet.
+    pub(crate) fn new() -> Result<Latencies, CreationError> {
+        // Three digits: what is compared differs by percents. And bounds: a histogram without them
+        // grows when a value is recorded, but saturates at what it has when one is saturated.
+        let nanos = Histogram::new_with_max(nanos(LATENCY_MAX), 3)?;
+        Ok(Latencies { nanos, busy: Duration::ZERO })
+    }
+
+    /// Notes one operation.
+    pub(crate) fn note(&mut self, took: Duration) {
+        self.nanos.saturating_record(nanos(took));
+        self.busy += took;
+    }
+
+    /// The time that this share of the operations did not exceed, in microseconds; `None` before
+    /// the first.
+    pub(crate) fn quantile_us(&self, quantile: f64) -> Option<f64> {
+        let nanos = self.nanos.value_at_quantile(quantile) as f64;
+        (!self.nanos.is_empty()).then_some(nanos / 1000.0)
+    }
+
+    /// Operations in a second of nothing else; `None` before the first.
+    pub(crate) fn per_second(&self) -> Option<f64> {
+        (!self.nanos.is_empty()).then(|| self.nanos.len() as f64 / self.busy.as_secs_f64())
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_are_told_as_they_were() {
+        let mut latencies = Latencies::new().unwrap();
+        assert_eq!((latencies.quantile_us(0.5), latencies.per_second()), (None, None));
+        for millis in 1..=100 {
+            latencies.note(Duration::from_millis(millis));
+        }
+        let p50 = latencies.quantile_us(0.5).unwrap();
+        let p99 = latencies.quantile_us(0.99).unwrap();
+        assert!((p50 / 50_000.0 - 1.0).abs() < 0.002, "{p50}");
+        assert!((p99 / 99_000.0 - 1.0).abs() < 0.002, "{p99}");
+        let rate = latencies.per_second().unwrap();
+        assert!((rate - 100.0 / 5.05).abs() < 1e-9, "{rate}");
+    }
+}

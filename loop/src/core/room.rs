@@ -1,0 +1,61 @@
+//! A node that cannot write: for want of room, or because its disk hangs.
+//!
+//! It refuses proposals, takes no more entries from its leader, and does not campaign. What speaks
+//! of the term only, heartbeats and their answers, goes on. It works again when the receipts come,
+//! which say that there is room.
+//!
+//! **What it holds in memory meanwhile** is what it had given out to the log writer by then: less
+//! than `uncommitted_bytes_max` of entries and one append, or one batch of proposals, beyond it.
+//! What follows has no entries: a new term, a vote.
+
+use raft::INVALID_ID;
+use raft::eraftpb::Message;
+
+use super::Core;
+
+impl<P, R> Core<P, R> {
+    /// There was no room for what was to be written; it is kept, and tried again.
+    pub(super) fn storage_is_full(&mut self) {
+        self.storage_full = true;
+        self.hand_over();
+    }
+
+    /// Whether nothing becomes durable here: the disk is full, or has not moved for an election
+    /// timeout.
+    pub(super) fn cannot_write(&self) -> bool {
+        let patience = u64::from(self.config.election_ticks);
+        self.storage_full || self.outbox.is_stuck_since(self.now.saturating_sub(patience))
+    }
+
+    /// A leader that cannot write must go: raft-rs would never depose it, since its heartbeats go
+    /// on. raft-rs's own transfer waits until the successor has all entries, and those that are
+    /// not written here are never sent. So the most advanced active voter is told to campaign as
+    /// it is: it has all that is committed, or it is not elected. Where nobody can follow, the
+    /// leader stays; it can confirm reads.
+    pub(super) fn hand_over(&mut self) {
+        if !self.leads() || !self.cannot_write() {
+            return;
+        }
+        let Some(successor) = self.successor() else { return };
+        tracing::warn!(group = %self.group, successor, "this node leads and cannot write: it hands over");
+        let term = self.raw.raft.term;
+        self.raw.raft.send_timeout_now(successor);
+        // Its term and vote stay; they are durable, or it would not have been elected.
+        self.raw.raft.become_follower(term, INVALID_ID);
+    }
+
+    /// The most advanced voter but this one, of those that were heard of lately.
+    pub(super) fn successor(&self) -> Option<u64> {
+        let progress = self.raw.raft.prs();
+        let others = progress.iter().filter(|(id, other)| {
+            **id != self.own_id && progress.conf().voters().contains(**id) && other.recent_active
+        });
+        others.max_by_key(|(_, other)| other.matched).map(|(&id, _)| id)
+    }
+
+    /// Whether an append brings entries although there is no place for more. Raft sends them again.
+    pub(super) fn has_no_place_for(&self, append: &Message) -> bool {
+        let backlog = self.outbox.entry_bytes() >= self.config.uncommitted_bytes_max;
+        !append.get_entries().is_empty() && (self.storage_full || backlog)
+    }
+}

@@ -1,0 +1,134 @@
+//! The real file system, with a disk that is full whenever a test says so.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use quorate_engine::{DefaultFileSystem, Disk, FileSystem, Handle, Permission, WriteExt};
+
+type Inner = DefaultFileSystem;
+
+/// A disk that has no room while it is full, but for files that are only overwritten.
+#[derive(Default)]
+pub(crate) struct FullDisk(Arc<AtomicBool>);
+
+pub(crate) struct FullHandle {
+    inner: Arc<<Inner as FileSystem>::Handle>,
+    is_full: Option<Arc<AtomicBool>>,
+}
+
+pub(crate) struct FullFile<T> {
+    inner: T,
+    is_full: Option<Arc<AtomicBool>>,
+}
+
+impl FullDisk {
+    /// Takes the room away, or gives it back.
+    pub(crate) fn fill(&self, is_full: bool) {
+        self.0.store(is_full, Ordering::SeqCst);
+    }
+
+    fn handle(&self, path: &Path, inner: <Inner as FileSystem>::Handle) -> FullHandle {
+        let is_full = (!path.ends_with("witness")).then(|| self.0.clone());
+        FullHandle { inner: Arc::new(inner), is_full }
+    }
+}
+
+impl<T> FullFile<T> {
+    fn check(&self) -> io::Result<()> {
+        match &self.is_full {
+            Some(full) if full.load(Ordering::SeqCst) => {
+                // raft-engine knows a full disk by this word (trap E06).
+                Err(io::Error::new(io::ErrorKind::StorageFull, "nospace"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl FileSystem for FullDisk {
+    type Handle = FullHandle;
+    type Reader = FullFile<<Inner as FileSystem>::Reader>;
+    type Writer = FullFile<<Inner as FileSystem>::Writer>;
+
+    fn create<P: AsRef<Path>>(&self, path: P) -> io::Result<FullHandle> {
+        Ok(self.handle(path.as_ref(), DefaultFileSystem.create(&path)?))
+    }
+
+    fn open<P: AsRef<Path>>(&self, path: P, permission: Permission) -> io::Result<FullHandle> {
+        Ok(self.handle(path.as_ref(), DefaultFileSystem.open(&path, permission)?))
+    }
+
+    fn delete<P: AsRef<Path>>(&self, path: P) -> io::Result<()> {
+        DefaultFileSystem.delete(path)
+    }
+
+    fn rename<P: AsRef<Path>>(&self, from: P, to: P) -> io::Result<()> {
+        DefaultFileSystem.rename(from, to)
+    }
+
+    fn new_reader(&self, handle: Arc<FullHandle>) -> io::Result<Self::Reader> {
+        let inner = DefaultFileSystem.new_reader(handle.inner.clone())?;
+        Ok(FullFile { inner, is_full: handle.is_full.clone() })
+    }
+
+    fn new_writer(&self, handle: Arc<FullHandle>) -> io::Result<Self::Writer> {
+        let inner = DefaultFileSystem.new_writer(handle.inner.clone())?;
+        Ok(FullFile { inner, is_full: handle.is_full.clone() })
+    }
+}
+
+impl Disk for FullDisk {
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        DefaultFileSystem.sync_dir(dir)
+    }
+}
+
+impl Handle for FullHandle {
+    fn truncate(&self, offset: usize) -> io::Result<()> {
+        self.inner.truncate(offset)
+    }
+
+    fn file_size(&self) -> io::Result<usize> {
+        self.inner.file_size()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+}
+
+impl<T: Read> Read for FullFile<T> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buf)
+    }
+}
+
+impl<T: Write> Write for FullFile<T> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.check()?;
+        self.inner.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<T: Seek> Seek for FullFile<T> {
+    fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(pos)
+    }
+}
+
+impl<T: WriteExt> WriteExt for FullFile<T> {
+    fn truncate(&mut self, offset: usize) -> io::Result<()> {
+        self.inner.truncate(offset)
+    }
+
+    fn allocate(&mut self, offset: usize, size: usize) -> io::Result<()> {
+        self.check()?;
+        self.inner.allocate(offset, size)
+    }
+}
