@@ -158,12 +158,22 @@ impl Inspection {
             identity: identity.clone(),
             sequence: survey.sequence(),
             groups: Vec::new(),
-            damage: quarantines.iter().flat_map(|old| old.findings.clone()).collect(),
+            damage: Vec::new(),
             notes: survey.notes.clone(),
             log: None,
         };
+        for of_node in quarantines.iter().filter(|old| old.group.is_none()) {
+            found.damage.extend(of_node.findings.iter().cloned());
+        }
         found.damage.extend(survey.findings.iter().cloned());
         found.recover(&frozen, &survey, &snapshots, &quarantines)?;
+        for quarantine in &quarantines {
+            // One whose group was renewed meanwhile is void.
+            let is_void = |group| found.groups.iter().any(|found| found.group == group);
+            if quarantine.group.is_some_and(|group| !is_void(group)) {
+                found.damage.extend(quarantine.findings.iter().cloned());
+            }
+        }
         for finding in found.damage.iter_mut().chain(&mut found.notes) {
             if let Ok(name) = finding.file.strip_prefix(&frozen_dir) {
                 finding.file = if name == Path::new("") { log.clone() } else { log.join(name) };
@@ -201,7 +211,8 @@ impl Inspection {
             self.damage.extend(survey.check_stamp(&store));
         }
         self.damage.extend(recoveries.damaged.values().flatten().cloned());
-        if self.damage.is_empty() {
+        let is_counted = |old: &quarantine::Quarantine| old.sequence < survey.sequence();
+        if self.damage.is_empty() && quarantines.iter().all(is_counted) {
             let holds = |group| recoveries.groups.iter().any(|(found, _)| *found == group);
             let tally = survey.check_tally(recoveries.tally(), holds, snapshots);
             let path = PathBuf::from(SNAPSHOTS);
