@@ -52,11 +52,7 @@ pub(crate) async fn write(
 ) -> Result<Done, WriteError> {
     let started = Instant::now();
     let deadline = started + timeout;
-    if node.status().storage_full {
-        // Another node might take it; this one could not see what became of it.
-        let waited = started.elapsed();
-        return Err(WriteError::Unavailable { reason: Unavailable::StorageFull, waited });
-    }
+    refuse_if_full(node)?;
     match ask(node, kind, repeat, started, deadline).await? {
         ResponseKind::Applied(applied) => {
             let outcome = Outcome::decode(&applied.outcome)
@@ -79,13 +75,29 @@ pub(crate) async fn write(
     }
 }
 
+/// Refuses a change while this node cannot write. Another node might take it; this one could not
+/// see what became of it.
+pub(crate) fn refuse_if_full(node: &Node<Metadata>) -> Result<(), WriteError> {
+    match node.status().storage_full {
+        true => Err(WriteError::Unavailable {
+            reason: Unavailable::StorageFull,
+            waited: Duration::ZERO,
+        }),
+        false => Ok(()),
+    }
+}
+
 /// A barrier: what this node has applied when it returns holds all that was acknowledged anywhere
 /// before it was called.
 pub(crate) async fn read_index(node: &Node<Metadata>, timeout: Duration) -> Result<u64, ReadError> {
     let deadline = Instant::now() + timeout;
     match read(node, RequestKind::ReadIndex(Empty {}), timeout).await? {
         ResponseKind::ReadIndex(index) => {
-            seen_here(node, index, deadline).await.map_err(|error| read_failed(error, timeout))?;
+            seen_here(node, index, deadline).await.map_err(|error| {
+                // It takes no entries while it has no room for them.
+                let full = refuse_if_full(node).err();
+                read_failed(full.unwrap_or(error), timeout)
+            })?;
             Ok(index)
         }
         _ => Err(ReadError::TimedOut { waited: timeout }),

@@ -219,6 +219,7 @@ impl Quorum {
     pub async fn delete_topic(&self, name: &str) -> Result<DeletedTopic, WriteError> {
         // The name is looked up here, and what is deleted is the id: never a topic of the same name
         // that is made a moment later. Which one it is now, only a complete image can say.
+        caller::refuse_if_full(&self.inner.node)?;
         self.read_index().await.map_err(nothing_was_sent)?;
         let id = self.topic_id(name).ok_or_else(|| unknown_topic(name))?;
         let command = Command::DeleteTopic { topic: id };

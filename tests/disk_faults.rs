@@ -176,9 +176,9 @@ fn trap_E06_a_leader_whose_disk_is_full_gives_way_and_works_again_when_there_is_
     let full = cluster.leader();
     let others: Vec<u64> = IDS.into_iter().filter(|id| *id != full).collect();
     fill(&cluster, full);
+    let begun = Instant::now();
     // What makes it notice may have any end but an acknowledgement by this leader.
     let _ = Cluster::wish(cluster.admin(others[0]), "while-it-fills");
-    let begun = Instant::now();
     until("another one leads", || {
         let status = cluster.ask_one(others[0], &["status"])?;
         status["leader_id"].as_u64().filter(|leader| *leader != full)

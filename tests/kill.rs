@@ -11,7 +11,7 @@ mod cluster;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cluster::{Cluster, IDS, ids, json_of, quorate, throughout, until};
+use cluster::{Cluster, IDS, ids, json_of, program, quorate, throughout, until};
 use serde_json::{Value, json};
 
 /// Every acknowledged topic is there, once, under its id; and nothing else is.
@@ -295,4 +295,35 @@ fn a_node_whose_disk_fails_ends_with_one_sentence_and_without_a_panic() {
         topics.as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
     let both = ["after", "big"];
     assert!(names == both || (!acknowledged && names == both[..1]), "{names:?}");
+}
+
+/// A damaged group must not act as the member it was: the node does not start, and says what is
+/// wrong and what can be done.
+#[test]
+fn a_node_with_a_damaged_group_stays_out_with_one_sentence() {
+    let mut cluster = Cluster::running();
+    let victim = cluster.leader();
+    cluster.kill(victim);
+    let folder = cluster.data_dir(victim).join("snapshots").join("1");
+    let file = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    // And it stays so, however often it is started.
+    for _ in 0..2 {
+        let output = program()
+            .args(["node", "--admin", "127.0.0.1:0", "--listen", &cluster.listen(victim)])
+            .arg("--data-dir")
+            .arg(cluster.data_dir(victim))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(output.stdout.is_empty() && !said.contains("panicked"), "{output:?}");
+        let sentence = said.lines().last().unwrap();
+        assert!(sentence.starts_with("quorate: this node does not start"), "{sentence}");
+        assert!(sentence.contains(".snap") && sentence.contains("Remedy: "), "{sentence}");
+    }
+    cluster.create("after", 1, 2);
 }

@@ -566,3 +566,49 @@ async fn the_log_takes_at_most_twice_its_threshold_however_long_a_follower_is_do
     assert_eq!(total, sum + 1);
     cluster.agree(total, index).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_witness_is_synced_soon_after_a_batch_and_not_while_nothing_happens() {
+    let mut cluster = Cluster::start(1, config()).await;
+    cluster.add(1, 1).await;
+    let disk = cluster.disks[&1].clone();
+    // What was written by now is synced, and then there is nothing more to sync.
+    let quiet = async |least: u64| {
+        let mut before = disk.witness_syncs();
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            match disk.witness_syncs() {
+                now if now == before && now >= least => break now,
+                now => before = now,
+            }
+        }
+    };
+    let before = tokio::time::timeout(PATIENCE, quiet(1)).await.unwrap();
+    cluster.add(1, 1).await;
+    let after = tokio::time::timeout(PATIENCE, quiet(before + 1)).await.unwrap();
+    assert_eq!(after, before + 1, "once for one batch");
+    // Under constant load too, and not for every batch.
+    let end = tokio::time::Instant::now() + Duration::from_secs(1);
+    let mut batches = 0;
+    while tokio::time::Instant::now() < end {
+        cluster.add(1, 1).await;
+        batches += 1;
+    }
+    let synced = disk.witness_syncs() - after;
+    assert!((2..=batches.min(20)).contains(&synced), "{synced} times for {batches} batches");
+    // Closed in order, it says so in both of its slots.
+    let before = disk.witness_syncs();
+    cluster.close(1).await;
+    assert!(disk.witness_syncs() >= before + 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_closed_in_order_is_reported() {
+    let mut cluster = Cluster::start(1, config()).await;
+    cluster.add(1, 1).await;
+    let held = cluster.nodes[&1].clone();
+    cluster.disks[&1].break_syncs();
+    cluster.close(1).await;
+    let fatal = held.status().fatal.unwrap();
+    assert!(fatal.contains("the disk failed"), "{fatal}");
+}

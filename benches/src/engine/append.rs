@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_engine::Engine;
 use rustix::time::{ClockId, clock_gettime};
@@ -48,6 +48,9 @@ pub(crate) fn run(args: &EngineArgs, dir: &Path) -> Result<Vec<Row>, Failure> {
 }
 
 /// Both stores.
+/// How long the witness may stay unsynced.
+const WITNESS_INTERVAL: Duration = Duration::from_millis(100);
+
 struct Pair {
     batch: u64,
     engine: Engine<CountedDisk>,
@@ -56,6 +59,7 @@ struct Pair {
     theirs: Theirs<CountedDisk>,
     their_disk: Arc<CountedDisk>,
     their_next: u64,
+    witness_synced: Instant,
 }
 
 /// What both did in one round.
@@ -84,7 +88,8 @@ impl Pair {
         std::fs::create_dir_all(&their_dir)?;
         let theirs = Theirs::open(&their_dir, their_disk.clone())?;
         let their_next = group.next_index();
-        Ok(Pair { batch, engine, group, our_disk, theirs, their_disk, their_next })
+        let witness_synced = Instant::now();
+        Ok(Pair { batch, engine, group, our_disk, theirs, their_disk, their_next, witness_synced })
     }
 
     fn round(&mut self, round: u32, writes: u32) -> Result<Turns, Failure> {
@@ -108,7 +113,16 @@ impl Pair {
         for _ in 0..writes {
             let entries = payload::entries(self.group.next_index(), self.batch);
             let cpu = cpu_time();
-            turn.took.push(self.group.append(&mut self.engine.writer, entries)?);
+            let mut took = self.group.append(&mut self.engine.writer, entries)?;
+            // As the loop's writer does.
+            if self.witness_synced.elapsed() >= WITNESS_INTERVAL {
+                let begin = Instant::now();
+                self.engine.writer.sync_witness()?;
+                self.witness_synced = Instant::now();
+                took.write += self.witness_synced - begin;
+                took.whole += self.witness_synced - begin;
+            }
+            turn.took.push(took);
             turn.cpu += cpu_time().saturating_sub(cpu);
         }
         turn.fsyncs = self.our_disk.fsyncs() - fsyncs;

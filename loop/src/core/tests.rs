@@ -944,6 +944,8 @@ enum Act {
     Transfer(u64),
     Unreachable(u64, u64),
     HandOver(u64),
+    Full(u64),
+    Compact(u64),
     Restart(u64),
 }
 
@@ -960,6 +962,8 @@ fn act() -> impl Strategy<Value = Act> {
         4 => n().prop_map(Act::Transfer),
         2 => (n(), n()).prop_map(|(a, b)| Act::Unreachable(a, b)),
         1 => n().prop_map(Act::HandOver),
+        2 => n().prop_map(Act::Full),
+        1 => n().prop_map(Act::Compact),
         1 => n().prop_map(Act::Restart),
     ]
 }
@@ -973,7 +977,7 @@ fn acknowledged(net: &Net) -> u64 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Any order of ticks, fsyncs, deliveries, losses, snapshots and kills: never two leaders in
+    /// Any order of ticks, fsyncs, full disks, deliveries, losses, snapshots and kills: never two leaders in
     /// a term, never two entries at an index, never a term that goes back; and once the schedule
     /// is kind again, every node applies the same, and every caller was answered once.
     #[test]
@@ -1003,6 +1007,13 @@ proptest! {
                     net.step(a, Input::Unreachable(node(b)));
                 }
                 Act::HandOver(n) => net.step(n, Input::TransferLeader),
+                // Only what is to be written can find the disk full; its receipt ends it.
+                Act::Full(n) => {
+                    if !net.peers[&n].writes.is_empty() {
+                        net.step(n, Input::StorageFull);
+                    }
+                }
+                Act::Compact(n) => net.step(n, Input::CompactionWanted),
                 Act::Snapshot(n) => net.take_snapshot(n),
                 Act::Restart(n) => {
                     let durable = net.peers[&n].core.status().term;

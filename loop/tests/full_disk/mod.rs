@@ -1,49 +1,66 @@
-//! The real file system, with a disk that is full whenever a test says so.
+//! The real file system, on a disk that is full or fails whenever a test says so.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use quorate_engine::{DefaultFileSystem, Disk, FileSystem, Handle, Permission, WriteExt};
 
 type Inner = DefaultFileSystem;
 
-/// A disk that has no room while it is full, but for files that are only overwritten.
+/// A disk that has no room while it is full, but for the witness, which is only overwritten.
 #[derive(Default)]
-pub(crate) struct FullDisk(Arc<AtomicBool>);
+pub(crate) struct FullDisk(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    is_full: AtomicBool,
+    sync_fails: AtomicBool,
+    witness_syncs: AtomicU64,
+}
 
 pub(crate) struct FullHandle {
     inner: Arc<<Inner as FileSystem>::Handle>,
-    is_full: Option<Arc<AtomicBool>>,
+    state: Arc<State>,
+    is_witness: bool,
 }
 
 pub(crate) struct FullFile<T> {
     inner: T,
-    is_full: Option<Arc<AtomicBool>>,
+    state: Arc<State>,
+    is_witness: bool,
 }
 
 impl FullDisk {
     /// Takes the room away, or gives it back.
     pub(crate) fn fill(&self, is_full: bool) {
-        self.0.store(is_full, Ordering::SeqCst);
+        self.0.is_full.store(is_full, Ordering::SeqCst);
+    }
+
+    /// Makes every fsync fail from now on.
+    pub(crate) fn break_syncs(&self) {
+        self.0.sync_fails.store(true, Ordering::SeqCst);
+    }
+
+    /// How often the witness was made durable.
+    pub(crate) fn witness_syncs(&self) -> u64 {
+        self.0.witness_syncs.load(Ordering::SeqCst)
     }
 
     fn handle(&self, path: &Path, inner: <Inner as FileSystem>::Handle) -> FullHandle {
-        let is_full = (!path.ends_with("witness")).then(|| self.0.clone());
-        FullHandle { inner: Arc::new(inner), is_full }
+        let is_witness = path.ends_with("witness");
+        FullHandle { inner: Arc::new(inner), state: self.0.clone(), is_witness }
     }
 }
 
 impl<T> FullFile<T> {
     fn check(&self) -> io::Result<()> {
-        match &self.is_full {
-            Some(full) if full.load(Ordering::SeqCst) => {
-                // raft-engine knows a full disk by this word (trap E06).
-                Err(io::Error::new(io::ErrorKind::StorageFull, "nospace"))
-            }
-            _ => Ok(()),
+        if self.is_witness || !self.state.is_full.load(Ordering::SeqCst) {
+            return Ok(());
         }
+        // raft-engine knows a full disk by this word (trap E06).
+        Err(io::Error::new(io::ErrorKind::StorageFull, "nospace"))
     }
 }
 
@@ -70,12 +87,12 @@ impl FileSystem for FullDisk {
 
     fn new_reader(&self, handle: Arc<FullHandle>) -> io::Result<Self::Reader> {
         let inner = DefaultFileSystem.new_reader(handle.inner.clone())?;
-        Ok(FullFile { inner, is_full: handle.is_full.clone() })
+        Ok(FullFile { inner, state: handle.state.clone(), is_witness: handle.is_witness })
     }
 
     fn new_writer(&self, handle: Arc<FullHandle>) -> io::Result<Self::Writer> {
         let inner = DefaultFileSystem.new_writer(handle.inner.clone())?;
-        Ok(FullFile { inner, is_full: handle.is_full.clone() })
+        Ok(FullFile { inner, state: handle.state.clone(), is_witness: handle.is_witness })
     }
 }
 
@@ -95,6 +112,10 @@ impl Handle for FullHandle {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if self.state.sync_fails.load(Ordering::SeqCst) {
+            return Err(io::Error::other("injected"));
+        }
+        self.state.witness_syncs.fetch_add(u64::from(self.is_witness), Ordering::SeqCst);
         self.inner.sync()
     }
 }
