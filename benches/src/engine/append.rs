@@ -47,10 +47,10 @@ pub(crate) fn run(args: &EngineArgs, dir: &Path) -> Result<Vec<Row>, Failure> {
     Ok(rows)
 }
 
-/// Both stores.
 /// How long the witness may stay unsynced.
 const WITNESS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Both stores.
 struct Pair {
     batch: u64,
     engine: Engine<CountedDisk>,
