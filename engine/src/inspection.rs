@@ -211,10 +211,8 @@ impl Inspection {
             self.damage.extend(survey.check_stamp(&store));
         }
         self.damage.extend(recoveries.damaged.values().flatten().cloned());
-        let is_counted = |old: &quarantine::Quarantine| old.sequence < survey.sequence();
-        if self.damage.is_empty() && quarantines.iter().all(is_counted) {
-            let holds = |group| recoveries.groups.iter().any(|(found, _)| *found == group);
-            let tally = survey.check_tally(recoveries.tally(), holds, snapshots);
+        if self.damage.iter().all(|damage| damage.group.is_some()) {
+            let tally = survey.check_tally(&recoveries, snapshots);
             let path = PathBuf::from(SNAPSHOTS);
             self.damage.extend(tally.map_err(OpenError::snapshots(&path))?);
         }

@@ -8,12 +8,14 @@
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
 
 use crate::directory;
 use crate::disk::Disk;
+use crate::log_files::Queue;
 
 /// The first fatal failure of the disk below an engine, shared by all of its parts.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +30,12 @@ impl Latch {
     /// The failure, if there is one.
     pub(crate) fn error(&self) -> Option<Arc<io::Error>> {
         self.0.get().cloned()
+    }
+
+    /// Remembers `error`, and gives it back to be returned.
+    fn fail(&self, error: io::Error) -> io::Error {
+        let error = self.set(error);
+        io::Error::new(error.kind(), error.to_string())
     }
 
     /// An error for an operation that comes after the failure.
@@ -54,46 +62,66 @@ impl<F> LatchedFileSystem<F> {
     }
 }
 
+impl<F: Disk> LatchedFileSystem<F> {
+    fn handle(&self, path: &Path, inner: Arc<F::Handle>) -> LatchedHandle<F::Handle> {
+        let is_rewrite = Queue::of(path) == Queue::Rewrite;
+        let is_unsynced = is_rewrite.then(AtomicBool::default);
+        LatchedHandle { inner, latch: self.latch.clone(), is_unsynced }
+    }
+}
+
 /// A handle whose `sync` never fails towards raft-engine.
 pub(crate) struct LatchedHandle<H> {
     inner: Arc<H>,
     latch: Latch,
+    /// For a file of rewritten records: whether something in it is not synced.
+    is_unsynced: Option<AtomicBool>,
 }
 
-/// A reader or writer that refuses work after the failure.
-pub(crate) struct LatchedFile<T> {
+/// A reader that refuses work after the failure.
+pub(crate) struct LatchedReader<T> {
     inner: T,
     latch: Latch,
 }
 
+/// A writer that refuses work after the failure.
+///
+/// A file of rewritten records is synced before the next record is written to it. raft-engine would
+/// write several, and when it recovers it verifies the entries of the last one only: a power loss
+/// that takes a page out of an earlier one would put a record that cannot be read in the place of
+/// a good one.
+pub(crate) struct LatchedWriter<W, H> {
+    inner: W,
+    handle: Arc<LatchedHandle<H>>,
+}
+
 impl<F: Disk> FileSystem for LatchedFileSystem<F> {
     type Handle = LatchedHandle<F::Handle>;
-    type Reader = LatchedFile<F::Reader>;
-    type Writer = LatchedFile<F::Writer>;
+    type Reader = LatchedReader<F::Reader>;
+    type Writer = LatchedWriter<F::Writer, F::Handle>;
 
     fn create<P: AsRef<Path>>(&self, path: P) -> io::Result<Self::Handle> {
         self.latch.check()?;
-        let inner = Arc::new(self.inner.create(path)?);
-        Ok(LatchedHandle { inner, latch: self.latch.clone() })
+        let inner = Arc::new(self.inner.create(&path)?);
+        Ok(self.handle(path.as_ref(), inner))
     }
 
     fn open<P: AsRef<Path>>(&self, path: P, perm: Permission) -> io::Result<Self::Handle> {
         self.latch.check()?;
-        let inner = Arc::new(self.inner.open(path, perm)?);
-        Ok(LatchedHandle { inner, latch: self.latch.clone() })
+        let inner = Arc::new(self.inner.open(&path, perm)?);
+        Ok(self.handle(path.as_ref(), inner))
     }
 
     fn delete<P: AsRef<Path>>(&self, path: P) -> io::Result<()> {
         self.latch.check()?;
         let path = path.as_ref();
-        self.inner.delete(path)?;
+        // raft-engine has taken the file off its list, and would go on behind it: a failure here
+        // must be the last thing that happens, or the files that stay leave a gap.
+        self.inner.delete(path).map_err(|error| self.latch.fail(error))?;
         // raft-engine removes the oldest files in their order, and syncs no directory. Were two
         // removals under way at once, a power loss could undo the first of them alone, and leave
         // a gap in the sequence that could not be told from a lost file.
-        self.inner.sync_dir(&directory::parent_of(path)).map_err(|error| {
-            let error = self.latch.set(error);
-            io::Error::new(error.kind(), error.to_string())
-        })
+        self.inner.sync_dir(&directory::parent_of(path)).map_err(|error| self.latch.fail(error))
     }
 
     fn rename<P: AsRef<Path>>(&self, src_path: P, dst_path: P) -> io::Result<()> {
@@ -118,13 +146,13 @@ impl<F: Disk> FileSystem for LatchedFileSystem<F> {
     fn new_reader(&self, handle: Arc<Self::Handle>) -> io::Result<Self::Reader> {
         self.latch.check()?;
         let inner = self.inner.new_reader(handle.inner.clone())?;
-        Ok(LatchedFile { inner, latch: self.latch.clone() })
+        Ok(LatchedReader { inner, latch: self.latch.clone() })
     }
 
     fn new_writer(&self, handle: Arc<Self::Handle>) -> io::Result<Self::Writer> {
         self.latch.check()?;
         let inner = self.inner.new_writer(handle.inner.clone())?;
-        Ok(LatchedFile { inner, latch: self.latch.clone() })
+        Ok(LatchedWriter { inner, handle })
     }
 }
 
@@ -141,50 +169,64 @@ impl<H: Handle> Handle for LatchedHandle<H> {
 
     fn sync(&self) -> io::Result<()> {
         // After a failure no second fsync: its success would be a lie about the first.
-        if self.latch.error().is_none()
-            && let Err(error) = self.inner.sync()
-        {
-            self.latch.set(error);
+        if self.latch.error().is_none() {
+            if let Err(error) = self.inner.sync() {
+                self.latch.set(error);
+            } else if let Some(is_unsynced) = &self.is_unsynced {
+                is_unsynced.store(false, Ordering::SeqCst);
+            }
         }
         Ok(())
     }
 }
 
-impl<T: Read> Read for LatchedFile<T> {
+impl<T: Read> Read for LatchedReader<T> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.latch.check()?;
         self.inner.read(buf)
     }
 }
 
-impl<T: Write> Write for LatchedFile<T> {
+impl<W: Write, H: Handle> Write for LatchedWriter<W, H> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.latch.check()?;
+        if let Some(is_unsynced) = &self.handle.is_unsynced
+            && is_unsynced.swap(true, Ordering::SeqCst)
+        {
+            self.handle.sync()?;
+            is_unsynced.store(true, Ordering::SeqCst);
+        }
+        self.handle.latch.check()?;
         self.inner.write(buf)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.latch.check()?;
+        self.handle.latch.check()?;
         self.inner.flush()
     }
 }
 
-impl<T: Seek> Seek for LatchedFile<T> {
-    // Not refused: it changes nothing, and raft-engine panics when seeking back after a failed
-    // write fails.
+// Seeking is not refused: it changes nothing, and raft-engine panics when seeking back after a
+// failed write fails.
+impl<T: Seek> Seek for LatchedReader<T> {
     fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
         self.inner.seek(pos)
     }
 }
 
-impl<T: WriteExt> WriteExt for LatchedFile<T> {
+impl<W: Seek, H> Seek for LatchedWriter<W, H> {
+    fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(pos)
+    }
+}
+
+impl<W: WriteExt, H> WriteExt for LatchedWriter<W, H> {
     fn truncate(&mut self, offset: usize) -> io::Result<()> {
-        self.latch.check()?;
+        self.handle.latch.check()?;
         self.inner.truncate(offset)
     }
 
     fn allocate(&mut self, offset: usize, size: usize) -> io::Result<()> {
-        self.latch.check()?;
+        self.handle.latch.check()?;
         self.inner.allocate(offset, size)
     }
 }

@@ -71,6 +71,8 @@ pub(crate) struct LogRecord<'a> {
     pub value: Option<&'a [u8]>,
     /// Whether the CRC over its entries matches.
     pub are_entries_whole: bool,
+    /// Whether it drops all of a group.
+    pub cleans: bool,
 }
 
 impl<'a> LogRecord<'a> {
@@ -90,6 +92,7 @@ impl<'a> LogRecord<'a> {
             spans: Vec::new(),
             value: None,
             are_entries_whole: entries.is_empty() || without_crc(entries, 0).is_some(),
+            cleans: false,
         };
         let count = items.varint().ok_or(ITEMS)?;
         for _ in 0..count {
@@ -98,6 +101,7 @@ impl<'a> LogRecord<'a> {
                 Item::Put(at, name, value) if at == region && name == key => {
                     record.value = Some(value);
                 }
+                Item::Clean => record.cleans = true,
                 Item::Put(..) | Item::Other => {}
             }
         }
@@ -119,6 +123,7 @@ const ITEMS: &str = "its items cannot be decoded";
 enum Item<'a> {
     Entries(EntrySpan),
     Put(u64, &'a [u8], &'a [u8]),
+    Clean,
     Other,
 }
 
@@ -165,7 +170,7 @@ impl<'a> Items<'a> {
                 Some(Item::Entries(EntrySpan { region, indexes }))
             }
             ITEM_COMMAND => match self.byte()? {
-                COMMAND_CLEAN => Some(Item::Other),
+                COMMAND_CLEAN => Some(Item::Clean),
                 COMMAND_COMPACT => self.varint().map(|_| Item::Other),
                 _ => None,
             },

@@ -34,11 +34,9 @@ use crate::stamp::{STAMP_KEY, Stamp};
 const WINDOW_LEN: usize = 1 << 20;
 /// Bytes looked at together in search of one that is not zero.
 const PROBE_LEN: u64 = 4096;
-/// Footers tried in search of a record behind a bad one. Bytes that look like a header without
-/// being one are rare; a file made of them must not take for ever.
-const CANDIDATES_MAX: usize = 4096;
-/// Bytes of a footer that is tried in that search: that of a batch is far below.
-const CANDIDATE_FOOTER_MAX: u64 = 16 << 20;
+/// Bytes of all records tried in search of one behind a bad one. Bytes that look like a header
+/// without being one are rare; a file made of them must not take for ever.
+const CANDIDATE_BYTES_MAX: u64 = 256 << 20;
 /// Findings kept: a disk that has gone altogether would fill the memory with them.
 const FINDINGS_MAX: usize = 1024;
 
@@ -47,6 +45,8 @@ const FINDINGS_MAX: usize = 1024;
 pub(crate) struct Scan {
     /// The last stamp of the log; `None` when there is no record.
     pub last: Option<Stamp>,
+    /// Whether a record of the append queue drops a group.
+    pub cleans: bool,
     /// Where the log ends: the end of its last good record.
     pub end: Option<(PathBuf, u64)>,
     /// What makes the whole directory damaged.
@@ -132,7 +132,7 @@ impl Scan {
         let before = self.last;
         while file.at < file.window.len {
             if let Some(what) = self.record(file, directory)? {
-                return self.bad_record(file, what);
+                return self.bad_record(file, what, directory);
             }
         }
         if file.queue == Queue::Append {
@@ -156,6 +156,7 @@ impl Scan {
             Err(what) => return Ok(Some(what)),
         };
         let stamp = record.value.map(Stamp::decode);
+        let cleans = record.cleans;
         if !record.are_entries_whole {
             let spans = record.spans;
             if file.is_end(at + header.len)? {
@@ -173,6 +174,14 @@ impl Scan {
                 return Ok(None);
             }
             self.end = Some((file.path.clone(), at + header.len));
+            self.cleans |= cleans;
+        } else if let Some(Ok(stamp)) = stamp {
+            // A purge saves the stamp of a record whose file it removes, and that can be the last
+            // one: when the next file is begun, and nothing is in it yet.
+            let is_last = self.last.is_none_or(|last| last.sequence < stamp.sequence);
+            if is_last && stamp.directory == directory {
+                self.last = Some(stamp);
+            }
         }
         file.at += header.len;
         Ok(None)
@@ -211,13 +220,22 @@ impl Scan {
         false
     }
 
-    fn bad_record<R: Read + Seek>(&mut self, file: &mut File<R>, what: &str) -> io::Result<()> {
+    fn bad_record<R: Read + Seek>(
+        &mut self,
+        file: &mut File<R>,
+        what: &str,
+        directory: DirectoryId,
+    ) -> io::Result<()> {
         let (at, path) = (file.at, file.path.clone());
         if !file.is_last {
             self.finding(&path, at, format!("a record is damaged: {what}"));
         } else if file.queue == Queue::Rewrite {
             self.rewrite_ends = Some((path, at));
-        } else if let Some(behind) = file.record_behind(at + 1)? {
+        } else if let Some(behind) = file.record_behind(at + 1, |stamp| {
+            // Not the bad one's own, should its entries look like a record.
+            let next = self.last.map_or(0, |last| last.sequence) + 1;
+            stamp.directory == directory && stamp.sequence > next
+        })? {
             let what =
                 format!("a record is damaged: {what}; it was durable, since one at {behind} is");
             self.finding(&path, at, what);
@@ -279,16 +297,23 @@ impl<R: Read + Seek> File<R> {
         Ok(LogRecord::is_footer(footer, number))
     }
 
-    /// Where the first record begins that is whole at or behind `from`, if one is found.
-    fn record_behind(&mut self, from: u64) -> io::Result<Option<u64>> {
-        let mut candidates = 0;
-        let mut at = from;
-        while at + (RECORD_HEADER_LEN as u64) < self.window.len && candidates < CANDIDATES_MAX {
-            if let Some(header) = self.header(at)?
-                && header.len - header.footer_at <= CANDIDATE_FOOTER_MAX
-            {
-                candidates += 1;
-                if self.is_footer(at, header)? {
+    /// Where the first record begins at or behind `from` whose footer is whole and whose stamp is
+    /// wanted, if one is found.
+    fn record_behind(
+        &mut self,
+        from: u64,
+        is_wanted: impl Fn(&Stamp) -> bool,
+    ) -> io::Result<Option<u64>> {
+        let (mut bytes_left, mut at, number) = (CANDIDATE_BYTES_MAX, from, self.number);
+        while at + (RECORD_HEADER_LEN as u64) < self.window.len {
+            if let Some(header) = self.header(at)? {
+                let Some(left) = bytes_left.checked_sub(header.len) else { return Ok(None) };
+                bytes_left = left;
+                let bytes = self.window.get(at, header.len)?;
+                let asked = (ENGINE_REGION, STAMP_KEY);
+                let record = LogRecord::decode(bytes, header, number, asked);
+                let stamp = record.ok().and_then(|record| Stamp::decode(record.value?).ok());
+                if stamp.is_some_and(|stamp| is_wanted(&stamp)) {
                     return Ok(Some(at));
                 }
             }

@@ -154,12 +154,12 @@ pub(crate) fn open<F: Disk + 'static>(
     let store = Store::open(log_dir.clone(), config, disk.clone(), Some(lock))
         .map_err(|error| OpenError::store(&log_dir, error))?;
     let store = Arc::new(store);
-    let (reader, thread) = LogReader::start(store.clone(), config.reader_queue_max)
-        .map_err(OpenError::io(&log_dir))?;
     let testimony = survey.testimony.expect("without one there was a finding");
     let witness_path = dir.join(WITNESS);
     let witness = Witness::open(files.as_ref(), &witness_path, identity.directory_id, &testimony)
         .map_err(OpenError::io(&witness_path))?;
+    let (reader, thread) = LogReader::start(store.clone(), config.reader_queue_max)
+        .map_err(OpenError::io(&log_dir))?;
     // From here on the writer's drop ends the thread and closes raft-engine.
     let sequence = survey.sequence();
     let mut writer = LogWriter::new(
@@ -246,15 +246,22 @@ impl<F: Disk + 'static> Opening<'_, F> {
     ) -> Result<Recovered, OpenError> {
         self.condemn_if(survey.check_stamp(store).as_slice(), survey)?;
         let source = Source { store, reader, snapshots, cache, scan: &survey.scan };
-        let Recoveries { groups, mut damaged } = recovery::recover_all(&source, quarantines)?;
-        for (group, findings) in &damaged {
+        let found = recovery::recover_all(&source, quarantines)?;
+        for (group, findings) in &found.damaged {
             if !findings.iter().any(Damage::is_loss) {
                 return Err(OpenError::Damaged { findings: findings.clone() });
             }
             self.quarantine(Some(*group), findings, survey)?;
         }
+        let findings = survey.check_tally(&found, snapshots);
+        let findings = findings.map_err(OpenError::snapshots(&self.dir.join(SNAPSHOTS)))?;
+        self.condemn_if(&findings, survey)?;
+        let Recoveries { groups, mut damaged, quarantined, .. } = found;
+        let is_counted = |old: &Quarantine| old.sequence < survey.sequence();
+        let is_counted_anew = damaged.is_empty() && quarantines.iter().all(is_counted);
         // Maps that are made in one go have no half empty nodes.
         writer.recovered(groups.iter().map(|(group, found)| (*group, found.on_disk)).collect());
+        writer.quarantine(quarantined);
         let mut stale = Vec::new();
         let recovered: BTreeMap<_, _> = groups
             .into_iter()
@@ -263,14 +270,6 @@ impl<F: Disk + 'static> Opening<'_, F> {
                 (group, recovery.recovered)
             })
             .collect();
-        let is_explained =
-            !damaged.is_empty() || quarantines.iter().any(|old| old.sequence >= writer.sequence());
-        if !is_explained {
-            let findings =
-                survey.check_tally(writer.tally(), |group| writer.holds(group), snapshots);
-            let findings = findings.map_err(OpenError::snapshots(&self.dir.join(SNAPSHOTS)))?;
-            self.condemn_if(&findings, survey)?;
-        }
         for quarantine in quarantines {
             // One that was renewed meanwhile is a group again.
             if let Some(group) = quarantine.group.filter(|group| !recovered.contains_key(group)) {
@@ -285,8 +284,14 @@ impl<F: Disk + 'static> Opening<'_, F> {
             tracing::warn!(%note, "something on disk is not as it was written; nothing is lost");
         }
         store.hold_purge(!damaged.is_empty());
+        if survey.scan.cleans {
+            store.note_clean();
+        }
         self.make_durable(store)?;
         writer.vouch().map_err(OpenError::Write)?;
+        if !is_counted_anew {
+            writer.count_anew().map_err(OpenError::Write)?;
+        }
         writer.repeat_compactions(stale).map_err(OpenError::Write)?;
         Ok(Recovered { groups: recovered, damaged, notes })
     }

@@ -47,6 +47,8 @@ pub enum ReadError {
         index: u64,
     },
     /// There was no room for what a purge must move. Nothing is lost: purge again when there is.
+    /// (Where a snapshot was installed, or a group renewed, purges do nothing more until the engine
+    /// is opened again.)
     #[error("the disk is full, and nothing was purged: make room: {source}")]
     Full {
         /// What raft-engine says.
@@ -321,7 +323,14 @@ fn purge<F: Disk>(store: &Store<F>) -> Result<Vec<GroupId>, ReadError> {
     if store.is_purge_held() {
         return Ok(Vec::new());
     }
-    let regions = store.run(|engine| engine.purge_expired_files())?;
+    let regions = store
+        .run(|engine| engine.purge_expired_files())
+        .map_err(ReadError::from)
+        .inspect_err(|error| {
+            if matches!(error, ReadError::Full { .. }) {
+                store.purge_had_no_room();
+            }
+        })?;
     let mut groups: Vec<_> = regions.into_iter().filter_map(GroupId::new).collect();
     groups.sort_unstable();
     Ok(groups)

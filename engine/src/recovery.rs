@@ -1,7 +1,7 @@
 //! Recovering the groups: each one's record against its entries, its entries against each other,
 //! its snapshot against both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::log_scan::Scan;
 use crate::open::OpenError;
 use crate::quarantine::Quarantine;
 use crate::reader::{LogReader, ReadError};
-use crate::record::{GENESIS_KEY, GroupRecord, RECORD_KEY, StoredRecord, decode_genesis};
+use crate::record::{GENESIS_KEY, GroupRecord, Mark, RECORD_KEY, StoredRecord, decode_genesis};
 use crate::snapshot::{SnapshotError, SnapshotMeta};
 use crate::snapshot_store::SnapshotStore;
 use crate::stamp::Tally;
@@ -51,17 +51,13 @@ pub(crate) struct Recoveries {
     pub groups: Vec<(GroupId, Recovery)>,
     /// Those that were not in quarantine before.
     pub damaged: BTreeMap<GroupId, Vec<Damage>>,
-}
-
-impl Recoveries {
-    /// The groups that were recovered, and the batches that wrote them.
-    pub(crate) fn tally(&self) -> Tally {
-        let mut tally = Tally::default();
-        self.groups
-            .iter()
-            .for_each(|(group, found)| tally.add(*group, found.on_disk.mark.sequence));
-        tally
-    }
+    /// Groups in quarantine, now or before.
+    pub quarantined: BTreeSet<GroupId>,
+    /// What the last batch must have counted: the groups that were recovered, and those in
+    /// quarantine that it still knew, as far as their records can be read.
+    pub known: Tally,
+    /// Those whose records cannot be read.
+    pub unknown: u64,
 }
 
 /// Why a group was not recovered.
@@ -93,30 +89,51 @@ pub(crate) fn recover_all<F: Disk>(
     let mut conf_state = None;
     for group in regions.into_iter().filter_map(GroupId::new) {
         let quarantine = quarantines.iter().find(|old| old.group == Some(group));
-        match source.recover(group, quarantine) {
+        // One that was renewed meanwhile is a group again.
+        let mark = source.mark(group);
+        let quarantine = quarantine
+            .filter(|quarantine| mark.is_none_or(|mark| mark.incarnation <= quarantine.sequence));
+        match source.recover(group, quarantine.is_some()) {
             Ok(Some(mut recovery)) => {
                 recovery.recovered.log.share_conf_state(&mut conf_state);
                 groups.push((group, recovery));
             }
             Ok(None) => {}
-            Err(Fault::Damaged(_)) if quarantine.is_some() => {}
             Err(Fault::Damaged(damage)) => {
                 damaged.insert(group, vec![damage]);
             }
             Err(Fault::Failed(error)) => return Err(error),
         }
     }
-    Ok(Recoveries { groups, damaged })
+    let mut known = Tally::default();
+    groups.iter().for_each(|(group, found)| known.add(*group, found.on_disk.mark.sequence));
+    let is_recovered = |group: &GroupId| groups.iter().any(|(found, _)| found == group);
+    let last = source.scan.last.map_or(0, |last| last.sequence);
+    // A batch after the quarantine does not count the group any more. A quarantine that cannot be
+    // read explains nothing.
+    let still_counted = quarantines.iter().filter(|old| old.sequence == last);
+    let counted: BTreeSet<_> =
+        still_counted.filter_map(|old| old.group).chain(damaged.keys().copied()).collect();
+    let (mut quarantined, mut unknown) = (BTreeSet::new(), 0);
+    let of_before = quarantines.iter().filter_map(|old| old.group);
+    for group in of_before.chain(damaged.keys().copied()).filter(|group| !is_recovered(group)) {
+        if quarantined.insert(group) && counted.contains(&group) {
+            match source.mark(group) {
+                Some(mark) => known.add(group, mark.sequence),
+                None => unknown += 1,
+            }
+        }
+    }
+    Ok(Recoveries { groups, damaged, quarantined, known, unknown })
 }
 
 impl<F: Disk> Source<'_, F> {
     /// Verifies `group`. `None` if it is only a name, which raft-engine keeps for a while after
     /// the last of a group is gone, or if it is still in quarantine.
-    fn recover(
-        &self,
-        group: GroupId,
-        quarantine: Option<&Quarantine>,
-    ) -> Result<Option<Recovery>, Fault> {
+    fn recover(&self, group: GroupId, is_quarantined: bool) -> Result<Option<Recovery>, Fault> {
+        if is_quarantined {
+            return Ok(None);
+        }
         let (engine, dir, region) = (self.store.engine(), self.store.dir(), group.get());
         let span = engine.first_index(region).zip(engine.last_index(region));
         let Some(record_bytes) = engine.get(region, RECORD_KEY) else {
@@ -130,9 +147,6 @@ impl<F: Disk> Source<'_, F> {
         };
         let stored = StoredRecord::decode(group, &record_bytes)
             .map_err(|error| of_frame(group, dir, "the group's record", &error))?;
-        if quarantine.is_some_and(|quarantine| stored.mark.incarnation <= quarantine.sequence) {
-            return Ok(None);
-        }
         let on_disk = OnDisk::of(&stored);
         let StoredRecord { mut record, mark } = stored;
         if let Some(what) = record.fault() {
@@ -165,6 +179,12 @@ impl<F: Disk> Source<'_, F> {
         }
         let recovered = RecoveredGroup { log, genesis, snapshot, incarnation: mark.incarnation };
         Ok(Some(Recovery { recovered, on_disk, stale }))
+    }
+
+    /// What the record of `group` is marked with, if it can be read.
+    fn mark(&self, group: GroupId) -> Option<Mark> {
+        let bytes = self.store.engine().get(group.get(), RECORD_KEY)?;
+        StoredRecord::decode(group, &bytes).ok().map(|stored| stored.mark)
     }
 
     /// Compares the first and the last entry with the record. Entries that are compacted by the

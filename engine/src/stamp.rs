@@ -41,6 +41,12 @@ impl Tally {
         self.sum = self.sum.wrapping_sub(term(group, sequence));
     }
 
+    /// Whether this is the tally of `known` and of this many `unknown` groups more, as far as that
+    /// can be told.
+    pub(crate) fn is_of(&self, known: Self, unknown: u64) -> bool {
+        self.groups == known.groups + unknown && (unknown > 0 || self.sum == known.sum)
+    }
+
     /// The number of groups counted.
     pub(crate) fn groups(&self) -> u64 {
         self.groups
@@ -140,5 +146,9 @@ mod tests {
         changed.remove(group(2), 7);
         changed.add(group(2), 10);
         assert_eq!(changed, tally(&[(1, 9), (2, 10), (3, 8)]));
+        let known = tally(&[(1, 9), (3, 8)]);
+        assert!(whole.is_of(whole, 0) && whole.is_of(known, 1));
+        assert!(!whole.is_of(known, 0) && !whole.is_of(known, 2));
+        assert!(!whole.is_of(changed, 0));
     }
 }

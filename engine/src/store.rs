@@ -57,6 +57,7 @@ pub(crate) struct Store<F: Disk> {
     latch: Latch,
     dir: PathBuf,
     purge_is_held: AtomicBool,
+    has_cleaned: AtomicBool,
 }
 
 impl<F: Disk> Store<F> {
@@ -76,8 +77,14 @@ impl<F: Disk> Store<F> {
         let config = raft_engine_config(name, config);
         let file_system = Arc::new(LatchedFileSystem::new(file_system, latch.clone()));
         let engine = guarded(&latch, || RaftEngine::open_with_file_system(config, file_system))?;
-        let store =
-            Self { engine: Some(engine), lock, latch, dir, purge_is_held: AtomicBool::new(false) };
+        let store = Self {
+            engine: Some(engine),
+            lock,
+            latch,
+            dir,
+            purge_is_held: AtomicBool::new(false),
+            has_cleaned: AtomicBool::new(false),
+        };
         // Opening syncs too, where it cuts off a torn tail.
         match store.latch.error() {
             Some(error) => Err(StoreError::Disk(error)),
@@ -94,6 +101,21 @@ impl<F: Disk> Store<F> {
     /// it would fail on them, or put them where nobody looks for them.
     pub(crate) fn hold_purge(&self, is_held: bool) {
         self.purge_is_held.store(is_held, Ordering::SeqCst);
+    }
+
+    /// Notes that a group was dropped from the log, now or by a record that is still there.
+    pub(crate) fn note_clean(&self) {
+        self.has_cleaned.store(true, Ordering::SeqCst);
+    }
+
+    /// Notes that a purge had no room. raft-engine forgets then which groups were dropped, and the
+    /// next purge that has room would remove the records that say so, with the old entries still
+    /// among the rewritten ones. No purge until the log is opened again, and the groups are known
+    /// again from it.
+    pub(crate) fn purge_had_no_room(&self) {
+        if self.has_cleaned.load(Ordering::SeqCst) {
+            self.hold_purge(true);
+        }
     }
 
     /// Whether a purge must not work.

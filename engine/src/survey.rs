@@ -12,9 +12,10 @@ use crate::ids::{DirectoryId, GroupId};
 use crate::log_files::{LogFiles, Queue};
 use crate::log_scan::Scan;
 use crate::record::ENGINE_REGION;
+use crate::recovery::Recoveries;
 use crate::snapshot::SnapshotError;
 use crate::snapshot_store::SnapshotStore;
-use crate::stamp::{STAMP_KEY, Stamp, Tally};
+use crate::stamp::{STAMP_KEY, Stamp};
 use crate::store::Store;
 use crate::witness::{Testimony, WitnessFault};
 
@@ -103,30 +104,32 @@ impl Survey {
         Some(Damage::of_file(&self.log, what, REPLACE_NODE))
     }
 
-    /// What is wrong if the groups that were `found` are not those that the last batch counted.
-    /// Only where all of them could be counted.
+    /// What is wrong if the groups that were found are not those that the last batch counted.
     ///
     /// # Errors
     ///
     /// Of listing the snapshots.
     pub(crate) fn check_tally(
         &self,
-        found: Tally,
-        holds: impl Fn(GroupId) -> bool,
+        found: &Recoveries,
         snapshots: &SnapshotStore,
     ) -> Result<Vec<Damage>, SnapshotError> {
-        let Some(last) = self.scan.last.filter(|last| last.tally != found) else {
+        let Recoveries { groups, quarantined, known, unknown, .. } = found;
+        let Some(last) = self.scan.last.filter(|last| !last.tally.is_of(*known, *unknown)) else {
             return Ok(Vec::new());
         };
+        let holds = |group: &GroupId| {
+            quarantined.contains(group) || groups.iter().any(|(found, _)| found == group)
+        };
         let mut findings = Vec::new();
-        for group in snapshots.groups()?.into_iter().filter(|group| !holds(*group)) {
+        for group in snapshots.groups()?.into_iter().filter(|group| !holds(group)) {
             let what = "there is a snapshot, and no log that it belongs to: the log is lost";
             findings.push(Damage::of_group(group, &snapshots.group_dir(group), what));
         }
         let what = format!(
             "the last batch counted {} groups, {} are found, or one of them is older than it was",
             last.tally.groups(),
-            found.groups()
+            known.groups() + unknown
         );
         findings.push(Damage::of_file(&self.log, what, REPLACE_NODE));
         Ok(findings)

@@ -119,6 +119,13 @@ pub enum WriteError {
         /// What does not fit.
         what: String,
     },
+    /// The group is damaged, and nothing is written for it. A defect of the caller; nothing was
+    /// written.
+    #[error("group {group} is in quarantine and must not act: this is a defect, report it")]
+    Quarantined {
+        /// The group.
+        group: GroupId,
+    },
     /// The group's write numbers do not ascend. A defect of the caller; nothing was written.
     #[error("group {group}: write {number} comes after write {last}: this is a defect, report it")]
     Order {
@@ -300,6 +307,7 @@ impl Merged {
     }
 
     fn finish(&mut self, group: GroupId, before: Option<&OnDisk>) -> Result<(), WriteError> {
+        self.compact_below = None;
         let truncated = self.after.truncated;
         let base = match before {
             Some(before) if !self.clean => before.truncated,

@@ -1,6 +1,6 @@
 //! The log writer: whatever waits becomes one record and one fsync.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -29,6 +29,7 @@ pub struct LogWriter<F: Disk> {
     witness: Witness,
     directory: DirectoryId,
     on_disk: BTreeMap<GroupId, OnDisk>,
+    quarantined: BTreeSet<GroupId>,
     tally: Tally,
     sequence: u64,
     /// What waits for room on the disk.
@@ -73,12 +74,18 @@ impl<F: Disk> LogWriter<F> {
             witness,
             directory,
             on_disk: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
             tally: Tally::default(),
             sequence,
             waiting: Waiting::default(),
             batch: LogBatch::default(),
             failure: None,
         }
+    }
+
+    /// Refuses writes for these groups from now on.
+    pub(crate) fn quarantine(&mut self, groups: BTreeSet<GroupId>) {
+        self.quarantined = groups;
     }
 
     /// Takes over the groups as they were found at open.
@@ -88,13 +95,8 @@ impl<F: Disk> LogWriter<F> {
     }
 
     /// Whether the group is on disk, and not damaged.
-    pub(crate) fn holds(&self, group: GroupId) -> bool {
+    fn holds(&self, group: GroupId) -> bool {
         self.on_disk.contains_key(&group)
-    }
-
-    /// The groups that were taken over, and the batches that wrote them.
-    pub(crate) fn tally(&self) -> Tally {
-        self.tally
     }
 
     /// Makes `writes` durable: all of them in one record with one fsync, each receipt in the
@@ -132,6 +134,9 @@ impl<F: Disk> LogWriter<F> {
     }
 
     fn write_all(&mut self, writes: Vec<GroupWrite>) -> Result<Vec<Durable>, WriteError> {
+        if let Some(write) = writes.iter().find(|write| self.quarantined.contains(&write.group)) {
+            return Err(WriteError::Quarantined { group: write.group });
+        }
         self.waiting.numbers.extend(writes.iter().map(|write| (write.group, write.number)));
         self.waiting.plan.merge(writes, &self.on_disk)?;
         if !self.is_waiting() {
@@ -176,6 +181,7 @@ impl<F: Disk> LogWriter<F> {
             // A clean drops the founding record too: it is written again.
             genesis = genesis.or_else(|| self.store().engine().get(region, GENESIS_KEY));
             batch.add_command(region, Command::Clean);
+            self.store().note_clean();
         }
         batch.add_entries::<EntryExt>(region, &merged.entries).map_err(failed)?;
         if let Some(index) = merged.compact_below {
@@ -291,8 +297,25 @@ impl<F: Disk> LogWriter<F> {
         }
         let mut batch = LogBatch::default();
         batch.add_command(group.get(), Command::Clean);
-        let tally = self.tally;
-        self.commit(batch, tally, false)
+        self.store().note_clean();
+        let cleaned = self.commit(batch, self.tally, false);
+        if let Err(error) = &cleaned
+            && error.is_fatal()
+        {
+            self.failure = Some(error.clone());
+        }
+        cleaned?;
+        self.quarantined.remove(&group);
+        Ok(())
+    }
+
+    /// Writes a batch of nothing but a stamp: from then on the damaged groups are not counted. Only
+    /// at open; a full disk is no error, as in [`Self::repeat_compactions`].
+    pub(crate) fn count_anew(&mut self) -> Result<(), WriteError> {
+        match self.commit(LogBatch::default(), self.tally, false) {
+            Err(WriteError::Full { .. }) => Ok(()),
+            other => other,
+        }
     }
 
     /// Has the witness say that the log is durable up to its end, as it must before anything
