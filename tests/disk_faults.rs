@@ -185,7 +185,7 @@ fn trap_E06_a_leader_whose_disk_is_full_gives_way_and_works_again_when_there_is_
     });
     let succession = begun.elapsed();
     assert!(succession < SUCCESSION_MAX, "{succession:?}");
-    eprintln!("another one led {succession:?} after the first write failed");
+    eprintln!("another one led, and the client that filled it was told, within {succession:?}");
     for round in 0..10 {
         cluster.create(&format!("meanwhile-{round}"), 1, 2);
     }

@@ -513,15 +513,18 @@ async fn trap_E06_when_all_disks_are_full_nothing_is_lost_and_all_go_on_when_the
     let (index, sum) = cluster.add(leader, 1).await;
     assert_eq!(sum, 6);
     cluster.agree(sum, index).await;
-    // A node that is closed while it has no room comes back with all that it acknowledged.
+    // A node that is closed while it has no room is opened without any, and comes back with all
+    // that it acknowledged.
     cluster.disks[&leader].fill(true);
     assert!(cluster.nodes[&leader].propose(tally::add(0)).await.is_err());
     cluster.until(leader, |s| s.storage_full).await;
     cluster.close(leader).await;
-    cluster.disks[&leader].fill(false);
     cluster.open(leader).await;
+    let other = leader % 3 + 1;
+    assert_eq!(cluster.add(other, 1).await.1, 7, "the others go on");
+    cluster.disks[&leader].fill(false);
     let (index, sum) = cluster.add(leader, 1).await;
-    assert_eq!(sum, 7);
+    assert_eq!(sum, 8);
     cluster.agree(sum, index).await;
 }
 
