@@ -315,3 +315,6 @@ impl<F: Disk + 'static> Opening<'_, F> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
