@@ -166,7 +166,7 @@ impl Inspection {
             found.damage.extend(of_node.findings.iter().cloned());
         }
         found.damage.extend(survey.findings.iter().cloned());
-        found.recover(&frozen, &survey, &snapshots, &quarantines)?;
+        found.recover(&log, &frozen, &survey, &snapshots, &quarantines)?;
         for quarantine in &quarantines {
             // One whose group was renewed meanwhile is void.
             let is_void = |group| found.groups.iter().any(|found| found.group == group);
@@ -183,9 +183,10 @@ impl Inspection {
         Ok(found)
     }
 
-    /// Recovers the groups as opening does, as far as raft-engine can.
+    /// Recovers the groups of the log in `log` as opening does, as far as raft-engine can.
     fn recover(
         &mut self,
+        log: &Path,
         frozen: &Arc<FrozenLog>,
         survey: &Survey,
         snapshots: &SnapshotStore,
@@ -197,10 +198,10 @@ impl Inspection {
         }
         let store = match Store::open(dir.to_owned(), &config, frozen.clone(), None) {
             Ok(store) => Arc::new(store),
-            Err(error) => return self.damaged_or(OpenError::store(dir, error)),
+            Err(error) => return self.damaged_or(OpenError::store(log, error)),
         };
         let (reader, thread) =
-            LogReader::start(store.clone(), config.reader_queue_max).map_err(OpenError::io(dir))?;
+            LogReader::start(store.clone(), config.reader_queue_max).map_err(OpenError::io(log))?;
         let (opened, asked) = (store.clone(), reader.clone());
         self.log = Some(OpenLog { store: opened, reader: asked, thread: Some(thread) });
         let cache = CacheBudget::new(0);

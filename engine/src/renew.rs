@@ -200,7 +200,7 @@ impl<F: Disk + 'static> Engine<F> {
         let aside = dir
             .join(ASIDE)
             .join(directory.to_string())
-            .join(format!("{group}-{}", quarantine.sequence));
+            .join(format!("{group}-{}", self.writer.sequence().min(quarantine.sequence)));
         directory::create_dir_durable(&aside).map_err(io_at(&aside))?;
         let (saved, lost) = self.export(group, &aside)?;
         let snapshots = self.snapshots.group_dir(group);
