@@ -139,7 +139,6 @@ pub(crate) fn open<F: Disk + 'static>(
     config.validate().map_err(|faults| OpenError::Config { faults })?;
     let Formatted { dir, identity, lock } = formatted;
     let files = DiskFiles::over(disk.clone());
-    let opening = Opening { dir: &dir, identity: &identity, disk: disk.as_ref(), files: &files };
     let quarantines = quarantine::read_all(files.as_ref(), &dir, identity.directory_id)?;
     if let Some(of_node) = quarantines.iter().find(|quarantine| quarantine.group.is_none()) {
         return Err(OpenError::Damaged { findings: of_node.findings.clone() });
@@ -148,9 +147,17 @@ pub(crate) fn open<F: Disk + 'static>(
     let testimony = witness::read(files.as_ref(), &witness_path, identity.directory_id)
         .map_err(OpenError::io(&witness_path))?;
     let testimony = (witness_path.as_path(), testimony);
-    let survey = Survey::of(opening.disk, &log_dir, identity.directory_id, testimony)?;
-    opening.condemn_if(&survey.findings, &survey)?;
-    let snapshots = opening.clear_leftovers(&survey)?;
+    let survey = Survey::of(disk.as_ref(), &log_dir, identity.directory_id, testimony)?;
+    let opening = Opening {
+        dir: &dir,
+        identity: &identity,
+        disk: disk.as_ref(),
+        files: &files,
+        survey: &survey,
+        quarantines: &quarantines,
+    };
+    opening.condemn_if(&survey.findings)?;
+    let snapshots = opening.clear_leftovers()?;
     let store = Store::open(log_dir.clone(), config, disk.clone(), Some(lock))
         .map_err(|error| OpenError::store(&log_dir, error))?;
     let store = Arc::new(store);
@@ -171,8 +178,14 @@ pub(crate) fn open<F: Disk + 'static>(
         sequence,
     );
     let cache = CacheBudget::new(config.cache_bytes_max);
-    let recovered =
-        opening.recover(&store, &reader, &snapshots, &cache, &survey, &quarantines, &mut writer);
+    let source = Source {
+        store: &store,
+        reader: &reader,
+        snapshots: &snapshots,
+        cache: &cache,
+        scan: &survey.scan,
+    };
+    let recovered = opening.recover(&source, &mut writer);
     // Before an error is returned: the writer's share must be the last one.
     drop(store);
     let Recovered { groups, damaged, notes } = recovered?;
@@ -185,6 +198,8 @@ struct Opening<'a, F> {
     identity: &'a Identity,
     disk: &'a F,
     files: &'a Arc<dyn Files>,
+    survey: &'a Survey,
+    quarantines: &'a [Quarantine],
 }
 
 struct Recovered {
@@ -195,23 +210,18 @@ struct Recovered {
 
 impl<F: Disk + 'static> Opening<'_, F> {
     /// Puts the whole directory into quarantine for what was found, if anything was.
-    fn condemn_if(&self, findings: &[Damage], survey: &Survey) -> Result<(), OpenError> {
+    fn condemn_if(&self, findings: &[Damage]) -> Result<(), OpenError> {
         if findings.is_empty() {
             return Ok(());
         }
         if findings.iter().any(Damage::is_loss) {
-            self.quarantine(None, findings, survey)?;
+            self.quarantine(None, findings)?;
         }
         Err(OpenError::Damaged { findings: findings.to_vec() })
     }
 
-    fn quarantine(
-        &self,
-        group: Option<GroupId>,
-        findings: &[Damage],
-        survey: &Survey,
-    ) -> Result<(), OpenError> {
-        let sequence = survey.sequence();
+    fn quarantine(&self, group: Option<GroupId>, findings: &[Damage]) -> Result<(), OpenError> {
+        let sequence = self.survey.sequence();
         let (directory, findings) = (self.identity.directory_id, findings.to_vec());
         let quarantine = Quarantine { group, directory, sequence, findings };
         let path = quarantine.path(self.dir);
@@ -219,11 +229,11 @@ impl<F: Disk + 'static> Opening<'_, F> {
     }
 
     /// Removes what a crash or a full disk left, and makes the directories.
-    fn clear_leftovers(&self, survey: &Survey) -> Result<SnapshotStore, OpenError> {
+    fn clear_leftovers(&self) -> Result<SnapshotStore, OpenError> {
         let log_dir = self.dir.join(LOG);
         // raft-engine neither creates parents nor syncs them (trap E09).
         directory::create_dir_durable(&log_dir).map_err(OpenError::io(&log_dir))?;
-        for path in &survey.headerless {
+        for path in &self.survey.headerless {
             self.files.remove(path).map_err(OpenError::io(path))?;
         }
         self.disk.sync_dir(&log_dir).map_err(OpenError::io(&log_dir))?;
@@ -233,32 +243,27 @@ impl<F: Disk + 'static> Opening<'_, F> {
         Ok(snapshots)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "each is a part of the engine being opened")]
+    /// Recovers the groups, puts into quarantine what is damaged, and makes durable what is not.
     fn recover(
         &self,
-        store: &Store<F>,
-        reader: &LogReader,
-        snapshots: &SnapshotStore,
-        cache: &CacheBudget,
-        survey: &Survey,
-        quarantines: &[Quarantine],
+        source: &Source<'_, F>,
         writer: &mut LogWriter<F>,
     ) -> Result<Recovered, OpenError> {
-        self.condemn_if(survey.check_stamp(store).as_slice(), survey)?;
-        let source = Source { store, reader, snapshots, cache, scan: &survey.scan };
-        let found = recovery::recover_all(&source, quarantines)?;
+        let Self { survey, quarantines, .. } = self;
+        self.condemn_if(survey.check_stamp(source.store).as_slice())?;
+        let found = recovery::recover_all(source, quarantines)?;
         for (group, findings) in &found.damaged {
             if !findings.iter().any(Damage::is_loss) {
                 return Err(OpenError::Damaged { findings: findings.clone() });
             }
-            self.quarantine(Some(*group), findings, survey)?;
+            self.quarantine(Some(*group), findings)?;
         }
-        let findings = survey.check_tally(&found, snapshots);
+        let findings = survey.check_tally(&found, source.snapshots);
         let findings = findings.map_err(OpenError::snapshots(&self.dir.join(SNAPSHOTS)))?;
-        self.condemn_if(&findings, survey)?;
+        self.condemn_if(&findings)?;
         let Recoveries { groups, mut damaged, quarantined, .. } = found;
-        let is_counted = |old: &Quarantine| old.sequence < survey.sequence();
-        let is_counted_anew = damaged.is_empty() && quarantines.iter().all(is_counted);
+        let still_counted = |old: &Quarantine| old.sequence >= survey.sequence();
+        let counts_damaged = !damaged.is_empty() || quarantines.iter().any(still_counted);
         // Maps that are made in one go have no half empty nodes.
         writer.recovered(groups.iter().map(|(group, found)| (*group, found.on_disk)).collect());
         writer.quarantine(quarantined);
@@ -270,7 +275,7 @@ impl<F: Disk + 'static> Opening<'_, F> {
                 (group, recovery.recovered)
             })
             .collect();
-        for quarantine in quarantines {
+        for quarantine in *quarantines {
             // One that was renewed meanwhile is a group again.
             if let Some(group) = quarantine.group.filter(|group| !recovered.contains_key(group)) {
                 damaged.insert(group, quarantine.findings.clone());
@@ -283,13 +288,13 @@ impl<F: Disk + 'static> Opening<'_, F> {
         for note in &notes {
             tracing::warn!(%note, "something on disk is not as it was written; nothing is lost");
         }
-        store.hold_purge(!damaged.is_empty());
+        source.store.hold_purge(!damaged.is_empty());
         if survey.scan.cleans {
-            store.note_clean();
+            source.store.note_clean();
         }
-        self.make_durable(store)?;
+        self.make_durable(source.store)?;
         writer.vouch().map_err(OpenError::Write)?;
-        if !is_counted_anew {
+        if counts_damaged {
             writer.count_anew().map_err(OpenError::Write)?;
         }
         writer.repeat_compactions(stale).map_err(OpenError::Write)?;
