@@ -12,9 +12,9 @@
 //!
 //! A record whose *entries* alone are bad, somewhere in the middle, damages the groups that still
 //! need these entries; that is known only when the groups are recovered. The scan remembers where
-//! it is, for the finding. Nothing of that holds for the queue of rewritten records: they carry no
-//! stamp, and are written several to a sync. What is lost there is found through the stamp's
-//! tally and the group records.
+//! it is, for the finding. In the queue of rewritten records there is no row of stamps, and a bad
+//! record says nothing about the ones before it: what is lost there is found through the tally of
+//! the last stamp and the group records. (A purge may save the last stamp itself there.)
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};

@@ -336,7 +336,7 @@ fn a_missing_or_damaged_snapshot_is_named() {
 }
 
 /// Every file of a store, gone or exchanged, is named. To see it fail: take the witness out of
-/// `Survey::of`, the stamps out of `Scan::record`, `LogFiles::gap`, the tally out of `Opening`, or
+/// `Survey::of`, the stamps out of `Scan::record`, `LogFiles::gap`, the tally out of `Survey::check_tally`, or
 /// `verify_snapshot`.
 #[test]
 fn trap_E07_a_lost_cut_or_exchanged_file_is_named() {
