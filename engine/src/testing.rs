@@ -52,12 +52,24 @@ pub(crate) fn voters() -> ConfState {
     ConfState::from((vec![1, 2, 3], vec![]))
 }
 
+/// What happens in the middle of a read.
+pub(crate) struct BeforeRead(pub Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for BeforeRead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BeforeRead")
+    }
+}
+
 /// What is counted and what fails.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     pub syncs: AtomicU64,
     pub written: AtomicU64,
+    /// Of files; those of directories are a [`Step`].
     pub sync_fails: AtomicBool,
+    /// Runs once, before the next read.
+    pub before_read: Mutex<Option<BeforeRead>>,
     pub disk_is_full: AtomicBool,
     pub read_fails: AtomicBool,
     /// Steps that fail once, and how many of their kind succeed before.
@@ -180,7 +192,6 @@ impl FileSystem for TestFileSystem {
 
 impl Disk for TestFileSystem {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        Faults::check(&self.0.sync_fails, io::ErrorKind::Other)?;
         self.0.step(Step::SyncDir)?;
         DefaultFileSystem.sync_dir(dir)
     }
@@ -206,6 +217,10 @@ impl Handle for TestHandle {
 impl<T: Read> Read for TestFile<T> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         Faults::check(&self.faults.read_fails, io::ErrorKind::Other)?;
+        let before = self.faults.before_read.lock().unwrap().take();
+        if let Some(BeforeRead(before)) = before {
+            before();
+        }
         self.inner.read(buf)
     }
 }

@@ -144,8 +144,7 @@ fn trap_E05_compaction_survives_purge_and_restart() {
     }
 }
 
-/// To see it fail: take `Stale::All` out of `Source::recover`, or the clean of an installed group
-/// out of `LogWriter::add`.
+/// To see it fail: take the clean of an installed group out of `LogWriter::add`.
 #[test]
 fn trap_E05_an_installed_log_stays_installed_over_purges() {
     let dir = tempdir();
@@ -158,6 +157,7 @@ fn trap_E05_an_installed_log_stays_installed_over_purges() {
     let mut write = node.part(two(), vec![]);
     write.install = true;
     node.commit(vec![write]).unwrap();
+    assert_eq!(node.engine.writer.store().engine().last_index(2), None, "the old log is gone");
     for index in 2..=600 {
         node.append(one(), vec![entry_of(index, 1, 100)]);
         if index % 100 == 0 {
@@ -283,6 +283,33 @@ fn append_record(dir: &Path, directory: DirectoryId, record: GroupRecord) {
     let stamp = Stamp { directory, sequence: 3, tally };
     batch.put(ENGINE_REGION, STAMP_KEY.to_vec(), stamp.encode()).unwrap();
     engine.write(&mut batch, true).unwrap();
+}
+
+/// As they come back when raft-engine has forgotten that they were dropped. To see it fail: let
+/// `Source::recover` find nothing stale.
+#[test]
+fn trap_E05_entries_below_an_installed_snapshot_are_dropped_at_open() {
+    let dir = tempdir();
+    let mut node = open_small(dir.path());
+    node.found(one());
+    node.append(one(), entries(2..=9, 3));
+    node.snapshot(one(), LogId::new(50, 4));
+    let mut record = node.logs[&one()].record();
+    let directory = node.engine.identity.directory_id;
+    node.close();
+    let at = LogId::new(50, 4);
+    (record.truncated, record.last, record.snapshot) = (at, at, at);
+    record.hard_state = hard_state(4, 1, 50);
+    append_record(dir.path(), directory, record);
+    let node = open_small(dir.path());
+    assert_eq!(node.logs[&one()].last(), at);
+    assert_eq!(node.engine.writer.store().engine().last_index(1), None);
+    assert_eq!(node.engine.writer.sequence(), 4);
+    node.close();
+    let formatted = crate::Formatted::open(dir.path()).unwrap();
+    let engine = Engine::open(formatted, &small_files()).unwrap();
+    assert_eq!(engine.writer.sequence(), 4, "once is enough");
+    assert_eq!(engine.groups[&one()].genesis.as_deref(), Some(&b"genesis"[..]));
 }
 
 #[test]

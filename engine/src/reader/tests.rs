@@ -3,9 +3,11 @@ use std::sync::mpsc::channel;
 
 use super::*;
 use crate::testing::{
-    Faults, Node, entries, entry_of, one, open, open_small, small_files, tempdir, two,
+    BeforeRead, Faults, Node, entries, entry_of, one, open, open_small, small_files, tempdir, two,
 };
 use raft_engine::env::DefaultFileSystem;
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// To see it fail: share one thread among engines. The two logs have different bytes at the same
 /// place of a file of the same name, and raft-engine's cache knows the place only.
@@ -71,9 +73,48 @@ fn trap_E10_a_huge_range_is_read_in_bounds() {
     }
 }
 
-/// To see it fail: return the error of the whole chunk from `read_chunk`.
+/// A purge takes the files away between the look-up of the entries and the reading of the second.
+/// (Reads and purges of an engine share one thread, so that this should never be.) To see it fail:
+/// return the error of the whole chunk from `read_chunk`.
 #[test]
-fn trap_E10_reads_beside_purges_give_the_right_bytes() {
+fn trap_E10_what_a_purge_moves_during_a_read_is_looked_up_again() {
+    let dir = tempdir();
+    let faults = std::sync::Arc::<Faults>::default();
+    let mut node = open(dir.path(), &small_files(), &faults).unwrap();
+    node.found(one());
+    node.found(two());
+    for index in 2..=20 {
+        node.append(two(), vec![entry_of(index, 1, 40)]);
+    }
+    for index in 2..=400 {
+        node.append(one(), vec![entry_of(index, 1, 100)]);
+    }
+    node.compact(one(), 400, 390);
+    let (reading, has_begun) = channel();
+    let (purged, goes_on) = channel();
+    let pause = move || {
+        reading.send(()).unwrap();
+        goes_on.recv_timeout(PATIENCE).unwrap();
+    };
+    *faults.before_read.lock().unwrap() = Some(BeforeRead(Box::new(pause)));
+    let store = node.engine.writer.store();
+    let context = GetEntriesContext::empty(true);
+    let fetch = Fetch { group: two(), low: 2, high: 21, bytes_max: u64::MAX, context };
+    let found = std::thread::scope(|scope| {
+        let found = scope.spawn(|| read(store, &fetch));
+        has_begun.recv_timeout(PATIENCE).unwrap();
+        purge(store).unwrap();
+        purged.send(()).unwrap();
+        found.join().unwrap()
+    });
+    assert!(!dir.path().join("log/0000000000000001.raftlog").exists(), "the purge worked");
+    let expected: Vec<_> = (2..=20).map(|index| entry_of(index, 1, 40)).collect();
+    assert_eq!(found.unwrap(), expected);
+    node.close();
+}
+
+#[test]
+fn reads_beside_purges_give_the_right_bytes() {
     let dir = tempdir();
     let mut node = open_small(dir.path());
     node.found(one());

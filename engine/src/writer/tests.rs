@@ -90,7 +90,7 @@ fn trap_E03_an_fsync_that_failed_is_final() {
     assert!(matches!(Formatted::open(dir.path()), Err(IdentityError::InUse { .. })));
 }
 
-/// To see it fail: take the second look at the latch out of `Store::run`.
+/// To see it fail: take both looks at the latch out of `Store::run`.
 #[test]
 fn trap_E03_an_fsync_that_fails_during_a_purge_stops_the_writer() {
     let dir = tempdir();
@@ -135,8 +135,7 @@ fn trap_E06_a_purge_on_a_full_disk_can_be_repeated() {
     assert_eq!(node.logs[&one()].last(), LogId::new(401, 1));
 }
 
-/// To see it fail: take the look at the latch out of `Store::open`, and `make_durable` out of
-/// `Opening::recover`.
+/// To see it fail: take the look at the latch out of `Store::open`.
 #[test]
 fn trap_E03_an_fsync_that_fails_at_open_is_an_error() {
     let dir = tempdir();
@@ -153,7 +152,7 @@ fn trap_E03_an_fsync_that_fails_at_open_is_an_error() {
     let faults = std::sync::Arc::<Faults>::default();
     faults.sync_fails.store(true, Ordering::SeqCst);
     let error = open(dir.path(), &small_files(), &faults).err().unwrap();
-    assert!(matches!(error, OpenError::Disk { .. } | OpenError::Io { .. }), "{error}");
+    assert!(matches!(error, OpenError::Disk { .. }), "{error}");
 }
 
 /// To see it fail: let `WriteError::is_fatal` say yes to all.
