@@ -135,7 +135,8 @@ fn trap_E06_a_purge_on_a_full_disk_can_be_repeated() {
     assert_eq!(node.logs[&one()].last(), LogId::new(401, 1));
 }
 
-/// To see it fail: take the look at the latch out of `Store::open`.
+/// To see it fail: do not set the latch in `LatchedHandle::sync`. (The look at it in `Store::open`
+/// alone is not missed: raft-engine's next operation is refused.)
 #[test]
 fn trap_E03_an_fsync_that_fails_at_open_is_an_error() {
     let dir = tempdir();
