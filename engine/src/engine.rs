@@ -58,8 +58,8 @@ impl<F: Disk> std::fmt::Debug for Engine<F> {
 /// A group as it was found at open, verified.
 #[derive(Debug)]
 pub struct RecoveredGroup {
-    /// Its log, for the `RawNode`. Commit is at least the snapshot's index and that of the
-    /// membership; entries beyond the snapshot are in memory, to be replayed.
+    /// Its log, for the `RawNode`. Commit is at least the snapshot's index, whose membership
+    /// it has; entries beyond the snapshot are in memory, to be replayed.
     pub log: GroupLog,
     /// The loop's founding record, if one was written.
     pub genesis: Option<Bytes>,

@@ -45,13 +45,11 @@ pub struct Fetch {
 pub struct GroupLog {
     group: GroupId,
     hard_state: HardState,
+    /// The membership of the snapshot. What changed after it stands in the entries after it.
     conf_state: Arc<ConfState>,
-    conf_index: u64,
     truncated: LogId,
     last_index: u64,
     snapshot: LogId,
-    /// Shared with `conf_state` as long as they are the same.
-    snapshot_conf_state: Arc<ConfState>,
     terms: TermRuns,
     cache: EntryCache,
     applied: u64,
@@ -69,14 +67,8 @@ impl GroupLog {
     pub fn founded(group: GroupId, meta: &SnapshotMeta, budget: &CacheBudget) -> Self {
         let mut hard_state = HardState::default();
         (hard_state.term, hard_state.commit) = (meta.id.term, meta.id.index);
-        let record = GroupRecord {
-            hard_state,
-            truncated: meta.id,
-            last: meta.id,
-            snapshot: meta.id,
-            conf_state: meta.conf_state.clone(),
-            conf_index: meta.id.index,
-        };
+        let record =
+            GroupRecord { hard_state, truncated: meta.id, last: meta.id, snapshot: meta.id };
         Self::recovered(group, record, meta.conf_state.clone(), budget)
     }
 
@@ -90,22 +82,16 @@ impl GroupLog {
     pub(crate) fn recovered(
         group: GroupId,
         record: GroupRecord,
-        snapshot_conf_state: ConfState,
+        conf_state: ConfState,
         budget: &CacheBudget,
     ) -> Self {
-        let conf_state = Arc::new(record.conf_state);
-        let is_shared = *conf_state == snapshot_conf_state;
-        let snapshot_conf_state =
-            if is_shared { conf_state.clone() } else { Arc::new(snapshot_conf_state) };
         Self {
             group,
             hard_state: record.hard_state,
-            conf_state,
-            conf_index: record.conf_index,
+            conf_state: Arc::new(conf_state),
             truncated: record.truncated,
             last_index: record.truncated.index,
             snapshot: record.snapshot,
-            snapshot_conf_state,
             terms: TermRuns::new(record.truncated.index, record.truncated.term),
             cache: EntryCache::new(budget.clone()),
             applied: record.snapshot.index,
@@ -121,12 +107,7 @@ impl GroupLog {
     /// have the same members, and there may be thousands of them.
     pub(crate) fn share_conf_state(&mut self, other: &mut Option<Arc<ConfState>>) {
         match other {
-            Some(other) if **other == *self.conf_state => {
-                if Arc::ptr_eq(&self.snapshot_conf_state, &self.conf_state) {
-                    self.snapshot_conf_state = other.clone();
-                }
-                self.conf_state = other.clone();
-            }
+            Some(other) if **other == *self.conf_state => self.conf_state = other.clone(),
             _ => *other = Some(self.conf_state.clone()),
         }
     }
@@ -153,14 +134,10 @@ impl GroupLog {
         &self.hard_state
     }
 
-    /// The membership after [`Self::conf_index`].
+    /// The membership as of the snapshot. Changes in later entries are not in it: they take effect
+    /// again as those entries are applied again.
     pub fn conf_state(&self) -> &ConfState {
         &self.conf_state
-    }
-
-    /// Index up to which changes of the membership are in [`Self::conf_state`].
-    pub fn conf_index(&self) -> u64 {
-        self.conf_index
     }
 
     /// The last position that is compacted away.
@@ -201,8 +178,6 @@ impl GroupLog {
             truncated: self.truncated,
             last: self.last(),
             snapshot: self.snapshot,
-            conf_state: ConfState::clone(&self.conf_state),
-            conf_index: self.conf_index,
         }
     }
 
@@ -267,23 +242,6 @@ impl GroupLog {
         self.hard_state.commit = self.hard_state.commit.max(index);
     }
 
-    /// Sets the membership after the conf change at `index` is applied (trap I05).
-    ///
-    /// # Panics
-    ///
-    /// If `index` is beyond the last, or before the one of the present membership.
-    pub fn set_conf_state(&mut self, conf_state: ConfState, index: u64) {
-        assert!(
-            index >= self.conf_index && index <= self.last_index,
-            "group {}: membership of {index} in a log up to {} follows that of {}",
-            self.group,
-            self.last_index,
-            self.conf_index,
-        );
-        self.conf_state = Arc::new(conf_state);
-        self.conf_index = index;
-    }
-
     /// Replaces the whole log by a snapshot of the leader. The batch that carries it is one with
     /// [`GroupWrite::install`](crate::GroupWrite::install). Call it before `set_hard_state` of
     /// the same Ready.
@@ -303,8 +261,6 @@ impl GroupLog {
         self.hard_state.term = self.hard_state.term.max(id.term);
         self.hard_state.commit = id.index;
         self.conf_state = Arc::new(conf_state);
-        self.snapshot_conf_state = self.conf_state.clone();
-        self.conf_index = id.index;
         (self.applied, self.persisted) = (id.index, id.index);
         self.cache.clear();
         self.delivery.take();
@@ -330,7 +286,7 @@ impl GroupLog {
             self.applied,
         );
         self.snapshot = id;
-        self.snapshot_conf_state = Arc::new(conf_state);
+        self.conf_state = Arc::new(conf_state);
         self.snapshot_no_longer_wanted();
         true
     }

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use raft::eraftpb::{ConfState, HardState};
+use raft::eraftpb::HardState;
 
 use crate::frame::{self, FrameError};
 use crate::ids::{GroupId, LogId};
@@ -34,10 +34,6 @@ pub struct GroupRecord {
     /// The snapshot file that the state machine is restored from at start; index 0 before the
     /// first one.
     pub snapshot: LogId,
-    /// The membership after `conf_index`.
-    pub conf_state: ConfState,
-    /// Index up to which changes of the membership are in `conf_state`.
-    pub conf_index: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -62,10 +58,6 @@ struct RecordBody {
     snapshot_index: u64,
     #[prost(uint64, tag = "10")]
     snapshot_term: u64,
-    #[prost(message, optional, tag = "11")]
-    conf_state: Option<ConfStateBody>,
-    #[prost(uint64, tag = "12")]
-    conf_index: u64,
     #[prost(uint64, tag = "13")]
     sequence: u64,
     #[prost(uint64, tag = "14")]
@@ -94,51 +86,11 @@ pub(crate) struct StoredRecord {
     pub mark: Mark,
 }
 
-/// A ConfState in our own stable encoding.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct ConfStateBody {
-    #[prost(uint64, repeated, tag = "1")]
-    voters: Vec<u64>,
-    #[prost(uint64, repeated, tag = "2")]
-    learners: Vec<u64>,
-    #[prost(uint64, repeated, tag = "3")]
-    voters_outgoing: Vec<u64>,
-    #[prost(uint64, repeated, tag = "4")]
-    learners_next: Vec<u64>,
-    #[prost(bool, tag = "5")]
-    auto_leave: bool,
-}
-
-impl From<&ConfState> for ConfStateBody {
-    fn from(conf: &ConfState) -> Self {
-        Self {
-            voters: conf.voters.clone(),
-            learners: conf.learners.clone(),
-            voters_outgoing: conf.voters_outgoing.clone(),
-            learners_next: conf.learners_next.clone(),
-            auto_leave: conf.auto_leave,
-        }
-    }
-}
-
-impl From<ConfStateBody> for ConfState {
-    fn from(body: ConfStateBody) -> Self {
-        Self {
-            voters: body.voters,
-            learners: body.learners,
-            voters_outgoing: body.voters_outgoing,
-            learners_next: body.learners_next,
-            auto_leave: body.auto_leave,
-            ..Self::default()
-        }
-    }
-}
-
 impl GroupRecord {
     /// What contradicts itself in this record, if anything. Asserted in pairs: before a write,
     /// and after a read.
     pub(crate) fn fault(&self) -> Option<String> {
-        let Self { hard_state, truncated, last, snapshot, conf_index, .. } = self;
+        let Self { hard_state, truncated, last, snapshot } = self;
         if truncated > last {
             return Some(format!("truncated {truncated} is beyond the last entry {last}"));
         }
@@ -151,9 +103,6 @@ impl GroupRecord {
         if snapshot > last {
             return Some(format!("the snapshot {snapshot} is beyond the last entry {last}"));
         }
-        if *conf_index > last.index {
-            return Some(format!("membership of {conf_index} is beyond the last entry {last}"));
-        }
         if last.term > hard_state.term || snapshot.term > last.term {
             return Some(format!(
                 "terms go back: snapshot {snapshot}, last entry {last}, term {}",
@@ -165,7 +114,7 @@ impl GroupRecord {
 
     /// The bytes on disk. The group is part of them, so that a misplaced record is found.
     pub(crate) fn encode(&self, group: GroupId, mark: Mark) -> Vec<u8> {
-        let Self { hard_state, truncated, last, snapshot, conf_state, conf_index } = self;
+        let Self { hard_state, truncated, last, snapshot } = self;
         let body = RecordBody {
             group: group.get(),
             term: hard_state.term,
@@ -177,8 +126,6 @@ impl GroupRecord {
             last_term: last.term,
             snapshot_index: snapshot.index,
             snapshot_term: snapshot.term,
-            conf_state: Some(conf_state.into()),
-            conf_index: *conf_index,
             sequence: mark.sequence,
             incarnation: mark.incarnation,
             genesis_crc: mark.genesis_crc,
@@ -207,8 +154,6 @@ impl StoredRecord {
             truncated: LogId::new(body.truncated_index, body.truncated_term),
             last: LogId::new(body.last_index, body.last_term),
             snapshot: LogId::new(body.snapshot_index, body.snapshot_term),
-            conf_state: body.conf_state.unwrap_or_default().into(),
-            conf_index: body.conf_index,
         };
         let RecordBody { sequence, incarnation, genesis_crc, .. } = body;
         Ok(Self { record, mark: Mark { sequence, incarnation, genesis_crc } })
@@ -244,17 +189,11 @@ mod tests {
     fn record() -> GroupRecord {
         let mut hard_state = HardState::default();
         (hard_state.term, hard_state.vote, hard_state.commit) = (7, 2, 90);
-        let mut conf_state = ConfState::from((vec![1, 2, 3], vec![4]));
-        conf_state.voters_outgoing = vec![1, 2, 5];
-        conf_state.learners_next = vec![5];
-        conf_state.auto_leave = true;
         GroupRecord {
             hard_state,
             truncated: LogId::new(50, 3),
             last: LogId::new(100, 7),
             snapshot: LogId::new(60, 4),
-            conf_state,
-            conf_index: 88,
         }
     }
 
@@ -301,12 +240,11 @@ mod tests {
 
     #[test]
     fn a_record_that_contradicts_itself_is_found() {
-        let cases: [fn(&mut GroupRecord); 7] = [
+        let cases: [fn(&mut GroupRecord); 6] = [
             |r| r.truncated = LogId::new(101, 7),
             |r| r.hard_state.commit = 101,
             |r| r.truncated = LogId::new(61, 4),
             |r| r.snapshot = LogId::new(101, 7),
-            |r| r.conf_index = 101,
             |r| r.hard_state.term = 6,
             |r| r.snapshot = LogId::new(60, 8),
         ];

@@ -166,9 +166,8 @@ impl<F: Disk> Source<'_, F> {
         };
         self.check_span(group, &record, span)?;
         // The commit index rides in the next batch, so that the last one may lag behind what is
-        // known to be committed: the snapshot, and a membership that was applied.
-        let committed = record.snapshot.index.max(record.conf_index);
-        record.hard_state.commit = record.hard_state.commit.max(committed);
+        // known to be committed: the snapshot.
+        record.hard_state.commit = record.hard_state.commit.max(record.snapshot.index);
         let snapshot = self.verify_snapshot(group, record.snapshot)?;
         let conf_state = snapshot.conf_state.clone();
         let log = GroupLog::recovered(group, record.clone(), conf_state, self.cache);

@@ -21,7 +21,6 @@ use thiserror::Error;
 use crate::damage::Damage;
 use crate::frame::{self, FrameError};
 use crate::ids::{GroupId, LogId};
-use crate::record::ConfStateBody;
 
 /// Kind of the frame at the head of a snapshot file.
 pub(crate) const KIND: [u8; 4] = *b"QSNP";
@@ -57,6 +56,46 @@ pub struct SnapshotMeta {
     pub conf_state: ConfState,
     /// The loop's table of members at that position; opaque to the engine.
     pub members: Bytes,
+}
+
+/// A ConfState in our own stable encoding.
+#[derive(Clone, PartialEq, Message)]
+struct ConfStateBody {
+    #[prost(uint64, repeated, tag = "1")]
+    voters: Vec<u64>,
+    #[prost(uint64, repeated, tag = "2")]
+    learners: Vec<u64>,
+    #[prost(uint64, repeated, tag = "3")]
+    voters_outgoing: Vec<u64>,
+    #[prost(uint64, repeated, tag = "4")]
+    learners_next: Vec<u64>,
+    #[prost(bool, tag = "5")]
+    auto_leave: bool,
+}
+
+impl From<&ConfState> for ConfStateBody {
+    fn from(conf: &ConfState) -> Self {
+        Self {
+            voters: conf.voters.clone(),
+            learners: conf.learners.clone(),
+            voters_outgoing: conf.voters_outgoing.clone(),
+            learners_next: conf.learners_next.clone(),
+            auto_leave: conf.auto_leave,
+        }
+    }
+}
+
+impl From<ConfStateBody> for ConfState {
+    fn from(body: ConfStateBody) -> Self {
+        Self {
+            voters: body.voters,
+            learners: body.learners,
+            voters_outgoing: body.voters_outgoing,
+            learners_next: body.learners_next,
+            auto_leave: body.auto_leave,
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -219,7 +258,12 @@ mod tests {
         let meta = SnapshotMeta {
             group: GroupId::new(4).unwrap(),
             id: LogId::new(11192, 9),
-            conf_state: ConfState::from((vec![1, 2, 3], vec![7])),
+            conf_state: ConfState {
+                voters_outgoing: vec![1, 2, 5],
+                learners_next: vec![5],
+                auto_leave: true,
+                ..ConfState::from((vec![1, 2, 3], vec![7]))
+            },
             members: Bytes::from_static(b"table"),
         };
         assert_eq!(SnapshotMeta::decode(&meta.encode()), Ok(meta));

@@ -26,10 +26,6 @@ pub struct GroupState {
     pub truncated: LogId,
     /// All entries beyond it.
     pub entries: BTreeMap<u64, Entry>,
-    /// The membership, and the index it is of.
-    pub conf_state: ConfState,
-    /// Index up to which changes of the membership are in `conf_state`.
-    pub conf_index: u64,
     /// The loop's founding record.
     pub genesis: Option<Bytes>,
     /// The snapshot to restore from; index 0 when there is none.
@@ -63,10 +59,10 @@ impl GroupState {
         LogId::new(index, term)
     }
 
-    /// As it is recovered at open: committed at least to the snapshot and the membership.
+    /// As it is recovered at open: committed at least to the snapshot.
     pub(crate) fn recovered(&self) -> Self {
         let mut state = self.clone();
-        state.hard_state.2 = state.hard_state.2.max(self.snapshot.id.index).max(self.conf_index);
+        state.hard_state.2 = state.hard_state.2.max(self.snapshot.id.index);
         state
     }
 }
@@ -233,9 +229,7 @@ fn group_difference(group: GroupId, wanted: &GroupState, found: &GroupState) -> 
         let what = "the founding record is not what was written".to_owned();
         return Some(Difference { group: Some(group), is_missing, what });
     }
-    let is_older = found.conf_index < wanted.conf_index;
-    let text = |state: &GroupState| format!("{:?} of {}", state.conf_state, state.conf_index);
-    of(is_older, "the membership", text(found), text(wanted))
+    None
 }
 
 fn read_group(
@@ -258,8 +252,6 @@ fn read_group(
         hard_state: (hard_state.term, hard_state.vote, hard_state.commit),
         truncated: log.truncated(),
         entries: read_entries(log, reader)?,
-        conf_state: log.conf_state().clone(),
-        conf_index: log.conf_index(),
         genesis: genesis.clone(),
         snapshot: SnapshotState {
             id,
@@ -310,14 +302,13 @@ mod tests {
     #[test]
     fn every_difference_is_told_as_missing_or_wrong() {
         type Change = fn(&mut GroupState);
-        let cases: [(bool, Change); 8] = [
+        let cases: [(bool, Change); 7] = [
             (true, |group| group.hard_state.0 = 1),
             (false, |group| group.hard_state.1 = 2),
             (true, |group| drop(group.entries.pop_last())),
             (true, |group| drop(group.entries.remove(&5))),
             (false, |group| group.entries.get_mut(&5).unwrap().data = Bytes::from_static(b"x")),
             (true, |group| group.genesis = None),
-            (false, |group| group.conf_index = 3),
             (false, |group| group.snapshot.content = Bytes::from_static(b"x")),
         ];
         for (number, (is_missing, change)) in cases.into_iter().enumerate() {

@@ -210,8 +210,6 @@ impl<F: Disk + 'static> Workload<F> {
         let model = GroupState {
             hard_state: (1, 0, 1),
             truncated: snapshot.id,
-            conf_state: snapshot.conf_state.clone(),
-            conf_index: 1,
             genesis: Some(genesis.clone()),
             snapshot,
             ..GroupState::default()

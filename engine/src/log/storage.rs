@@ -43,7 +43,7 @@ impl GroupLog {
     }
 
     fn may_be_sent_to(&self, member: u64) -> bool {
-        let conf = &self.snapshot_conf_state;
+        let conf = &self.conf_state;
         member == raft::INVALID_ID
             || [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next]
                 .iter()
@@ -125,7 +125,7 @@ impl Storage for GroupLog {
         let mut snapshot = Snapshot::default();
         let metadata = snapshot.mut_metadata();
         (metadata.index, metadata.term) = (index, term);
-        metadata.set_conf_state(ConfState::clone(&self.snapshot_conf_state));
+        metadata.set_conf_state(ConfState::clone(&self.conf_state));
         Ok(snapshot)
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{entries, entry, hard_state, one, two, voters};
+use crate::testing::{entries, entry, hard_state, one, two};
 
 fn record(truncated: u64, snapshot: u64, last: LogId) -> GroupRecord {
     GroupRecord {
@@ -7,8 +7,6 @@ fn record(truncated: u64, snapshot: u64, last: LogId) -> GroupRecord {
         truncated: LogId::new(truncated, 1),
         last,
         snapshot: LogId::new(snapshot, 1),
-        conf_state: voters(),
-        conf_index: 1,
     }
 }
 

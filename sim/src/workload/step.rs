@@ -1,7 +1,6 @@
 //! The steps of a history, drawn from a seed.
 
 use quorate_engine::{Disk, GroupId, GroupWrite, LogId};
-use raft::eraftpb::ConfState;
 
 use super::{Workload, WorkloadError, entry, hard_state, snapshot_at};
 use crate::random::Random;
@@ -20,8 +19,6 @@ pub(crate) enum Change {
     Vote { vote: u64 },
     /// More is committed: this many quarters of what there is.
     Commit { part: u64 },
-    /// Another membership, as of the commit index.
-    Conf,
     /// A snapshot of what is committed, written and recorded.
     Snapshot { part: u64 },
     /// The log is compacted behind the snapshot.
@@ -53,8 +50,7 @@ fn change(random: &mut Random, kind: u64) -> Change {
         6 | 7 => Change::Overwrite { back: 1 + random.below(12), count: 1 + random.below(4) },
         8 => Change::Vote { vote: 1 + random.below(3) },
         9..=11 => Change::Commit { part: 1 + random.below(4) },
-        12 => Change::Conf,
-        13 | 14 => Change::Snapshot { part: 1 + random.below(4) },
+        12..=14 => Change::Snapshot { part: 1 + random.below(4) },
         15 | 16 => Change::Compact { part: 1 + random.below(4) },
         _ => Change::Install { ahead: 1 + random.below(20) },
     }
@@ -124,11 +120,6 @@ impl<F: Disk + 'static> Workload<F> {
                 model.hard_state = (model.hard_state.0 + 1, vote, commit);
             }
             Change::Commit { part } => model.hard_state.2 = between(commit, last, part),
-            Change::Conf => {
-                let conf_state = ConfState::from((vec![1, 2, 3], vec![last + 100]));
-                (model.conf_state, model.conf_index) = (conf_state.clone(), commit);
-                self.log(group).set_conf_state(conf_state, commit);
-            }
             Change::Snapshot { part } => self.make_snapshot(group, part)?,
             Change::Compact { part } => self.compact(group, part),
             Change::Install { ahead } => {
@@ -183,8 +174,7 @@ impl<F: Disk + 'static> Workload<F> {
         self.log(group).install_snapshot(id, snapshot.conf_state.clone());
         let model = self.model(group);
         model.hard_state.2 = id.index;
-        (model.truncated, model.conf_index) = (id, id.index);
-        model.conf_state = snapshot.conf_state.clone();
+        model.truncated = id;
         model.snapshot = snapshot;
         model.entries.clear();
         Ok(())
