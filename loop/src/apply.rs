@@ -107,10 +107,14 @@ impl<S: StateMachine> Applier<S> {
     fn apply(&mut self, entries: Vec<Committed<ProposeCaller<S>>>) -> Result<(), String> {
         let mut changes: Option<S::Changes> = None;
         let mut answers = Vec::new();
-        for Committed { at, command, caller } in entries {
+        for Committed { at, command, caller, members } in entries {
             assert_eq!(at.index, self.applied.index + 1, "entries are applied one by one");
             self.applied = at;
             self.trigger.count(&command);
+            if let Some(members) = members {
+                self.conf_state = members.conf_state().clone();
+                self.members = members.encode();
+            }
             // A leader opens its term with an entry that says nothing.
             if command.is_empty() {
                 continue;

@@ -5,7 +5,6 @@ use quorate_engine::{
     SnapshotMeta, SnapshotStore, WriteError,
 };
 use quorate_statemachine::StateMachine;
-use raft::eraftpb::ConfState;
 
 use crate::driver::Addresses;
 use crate::founding::{Founding, FoundingRecord};
@@ -49,8 +48,8 @@ impl<F: Disk + 'static> Bootstrap<F> {
     ) -> Result<Self, String> {
         let founded = match recovered {
             Some(recovered) => {
-                let members =
-                    Members::decode(&recovered.snapshot.members).map_err(|e| e.to_string())?;
+                let SnapshotMeta { members, conf_state, .. } = recovered.snapshot;
+                let members = Members::decode(&members, conf_state).map_err(|e| e.to_string())?;
                 Some(Founded { log: recovered.log, members, restore: None })
             }
             None => None,
@@ -119,11 +118,10 @@ impl<F: Disk + 'static> Bootstrap<F> {
             bindings.get(node).map(|directory| (*node, *directory, addr.clone()))
         });
         let members = Members::founding(voters);
-        let ids: Vec<u64> = members.iter().map(|member| member.member_id).collect();
         let meta = SnapshotMeta {
             group: self.group,
             id: FIRST,
-            conf_state: ConfState::from((ids, Vec::new())),
+            conf_state: members.conf_state().clone(),
             members: members.encode(),
         };
         let image = S::new().image();

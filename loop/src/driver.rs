@@ -22,6 +22,7 @@ use crate::founding::Founding;
 use crate::frame::{Frame, RefusalCode};
 use crate::inbox::{Caller, Event, Inbox, ProposeCaller, ReadCaller, panic_text};
 use crate::log_writer;
+use crate::members::Binding;
 use crate::message::{Envelope, PeerMessage};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::{GroupStatus, Role};
@@ -98,8 +99,12 @@ impl<S: StateMachine> Driver<S> {
             // Should the apply thread be gone, its fault is in the inbox.
             let _ = self.apply.send(ApplyWork::Apply(Apply::Restore(id)));
         }
+        let own = Binding { node_id: self.node, directory_id: self.roster.load().directory, incarnation: 0 };
+        let Some(own_id) = members.of_binding(own).map(|member| member.member_id) else {
+            return End::Fatal(format!("node {} is no member of group {}", self.node, self.group));
+        };
         let core =
-            Core::new(self.group, self.node, Arc::new(members), log, self.config.clone(), self.run);
+            Core::new(self.group, own_id, Arc::new(members), log, self.config.clone(), self.run);
         let end = match core {
             Ok(mut core) => self.serve(&mut core, &founding, &writes),
             Err(reason) => End::Fatal(reason),

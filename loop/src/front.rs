@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_engine::{DirectoryId, GroupId, NodeId, SnapshotStore};
+use quorate_engine::{DirectoryId, GroupId, LogId, NodeId, SnapshotStore};
 use quorate_statemachine::StateMachine;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::core::Input;
 use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
 use crate::inbox::{Event, Inbox};
+use crate::members::Members;
 use crate::message::PeerMessage;
 use crate::transport::{Calls, Ingress, Service, Transport, receive_snapshot};
 
@@ -52,6 +53,14 @@ impl Default for Limits {
         let calls = Arc::new(Semaphore::new(CALLS_MAX));
         Limits { calls, receiving: Arc::new(AtomicBool::new(false)) }
     }
+}
+
+/// The members that a snapshot file tells of.
+fn members_of(store: &SnapshotStore, group: GroupId, id: LogId) -> Result<Arc<Members>, String> {
+    let reader = store.open(group, id).map_err(|error| error.to_string())?;
+    let meta = reader.meta();
+    let members = Members::decode(&meta.members, meta.conf_state.clone());
+    members.map(Arc::new).map_err(|error| error.to_string())
 }
 
 impl<S: StateMachine> Ingress for Front<S> {
@@ -110,7 +119,15 @@ impl<S: StateMachine> Ingress for Front<S> {
             match receive_snapshot(stream, timeout, &snapshots, group) {
                 Ok(message) => {
                     tracing::info!(%from, "a snapshot was received");
-                    inbox.send(Event::Input(Input::SnapshotReceived { from, message }));
+                    let meta = message.get_snapshot().get_metadata();
+                    let id = LogId { index: meta.index, term: meta.term };
+                    match members_of(&snapshots, group, id) {
+                        Ok(members) => {
+                            let input = Input::SnapshotReceived { from, message, members };
+                            inbox.send(Event::Input(input));
+                        }
+                        Err(error) => tracing::warn!(%from, error, "a snapshot was not received"),
+                    }
                 }
                 Err(error) => tracing::warn!(%from, %error, "a snapshot was not received"),
             }

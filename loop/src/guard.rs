@@ -134,9 +134,9 @@ fn entries_in_order(message: &Message) -> Result<(), Dropped> {
     let mut term = message.log_term;
     for entry in message.get_entries() {
         let next = index.checked_add(1);
-        // This version makes no other entries, and raft-rs would act on a membership change.
-        let normal = entry.get_entry_type() == EntryType::EntryNormal;
-        if Some(entry.index) != next || entry.term < term || entry.term == 0 || !normal {
+        // No version makes entries of the old kind.
+        let known = entry.get_entry_type() != EntryType::EntryConfChange;
+        if Some(entry.index) != next || entry.term < term || entry.term == 0 || !known {
             return Err(Dropped::BadEntries);
         }
         index = entry.index;

@@ -35,6 +35,7 @@
 
 mod apply;
 mod bootstrap;
+mod change;
 mod config;
 mod core;
 mod driver;
@@ -47,6 +48,7 @@ mod inbox;
 mod log_writer;
 mod logger;
 mod members;
+mod membership;
 mod message;
 mod node;
 mod publish;
@@ -58,7 +60,10 @@ pub use self::config::LoopConfig;
 pub use self::core::{Apply, Committed, Core, Effects, Input};
 pub use self::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
 pub use self::inbox::Applied;
-pub use self::members::{Member, Members, MembersError};
+pub use self::members::{Binding, Member, MemberRole, Members, MembersError, Promotion};
+pub use self::membership::{
+    Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
+};
 pub use self::message::{Envelope, PeerMessage, Refused};
 pub use self::node::Node;
 pub use self::publish::{Published, Update, Updates};

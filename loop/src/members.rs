@@ -1,34 +1,94 @@
-//! [`Members`]: who belongs to a group, and which data directory stands behind each member.
+//! [`Members`]: who belongs to a group, in which role, and which data directory stands behind each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_engine::{DirectoryId, NodeId};
+use raft::eraftpb::ConfState;
 
-/// One member of a group, bound to one data directory.
+use crate::change::{Change, Step};
+
+/// Retired bindings that are remembered, the latest: so that a removed member's late request to
+/// join is not taken for a new one.
+const RETIRED_MAX: usize = 256;
+
+/// What stands behind a member: one life of a group in one data directory of one node.
 ///
-/// Raft knows members by `member_id`, which is given once to a (node, directory) and never again:
-/// raft-rs keeps what it knows about an id for as long as the id lives, and would take a wiped
-/// disk under an old id for one that still holds everything.
+/// A wiped disk, a directory that was set aside, or a group that was begun anew in the same
+/// directory is another binding, and so never taken for the member it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Binding {
+    /// The node.
+    pub node_id: NodeId,
+    /// The data directory that holds the member's votes and log.
+    pub directory_id: DirectoryId,
+    /// Which life of the group in that directory: 0 for the one it was founded with, else the
+    /// engine's number of the batch that began it.
+    pub incarnation: u64,
+}
+
+/// One member of a group, bound to one life of it in one data directory.
+///
+/// Raft knows members by `member_id`, which is given once to a binding and never again: raft-rs
+/// keeps what it knows about an id for as long as the id lives, and would take a wiped disk under
+/// an old id for one that still holds everything (trap R15).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Raft's name for the member; at the founding it equals the node id.
     pub member_id: u64,
-    /// The node.
-    pub node_id: NodeId,
-    /// The data directory that holds this member's votes and log.
-    pub directory_id: DirectoryId,
+    /// What stands behind it.
+    pub binding: Binding,
     /// Where its peers reach it, `HOST:PORT`.
     pub addr: String,
+    /// Whether it is to become a voter.
+    pub promotion: Promotion,
 }
 
-/// The member table of a group: part of its replicated state, carried in every snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+impl Member {
+    /// The node.
+    pub fn node_id(&self) -> NodeId {
+        self.binding.node_id
+    }
+}
+
+/// Whether a learner is to become a voter. Of no meaning for a voter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promotion {
+    /// It stays a learner: an observer.
+    Never,
+    /// The leader makes it a voter as soon as it has caught up.
+    WhenCaughtUp,
+    /// As before, and the member with this id goes by the same change.
+    Replacing(u64),
+}
+
+/// What a member is to its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberRole {
+    /// It has a vote.
+    Voter,
+    /// It has none yet, and becomes a voter when it has caught up.
+    Learner,
+    /// It has none, and stays so.
+    Observer,
+}
+
+/// The members of a group as of one index of its log: part of its replicated state. The table is
+/// carried in every snapshot, beside the ConfState.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Members {
     by_id: BTreeMap<u64, Member>,
     next_member_id: u64,
+    /// Bindings of members that were removed, oldest first.
+    retired: VecDeque<Binding>,
+    conf_state: ConfState,
+    /// The entry that changed the table last.
+    index: u64,
 }
+
+/// Raft's ConfState compares by its fields, so equality is total.
+impl Eq for Members {}
 
 /// The member table of a snapshot could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,10 +103,15 @@ struct MembersWire {
     members: Vec<MemberWire>,
     #[prost(uint64, tag = "2")]
     next_member_id: u64,
+    #[prost(message, repeated, tag = "3")]
+    retired: Vec<MemberWire>,
+    #[prost(uint64, tag = "4")]
+    index: u64,
 }
 
+/// A member as it is encoded, in snapshots, in changes of the membership and between nodes.
 #[derive(Clone, PartialEq, prost::Message)]
-struct MemberWire {
+pub(crate) struct MemberWire {
     #[prost(uint64, tag = "1")]
     member_id: u64,
     #[prost(uint64, tag = "2")]
@@ -55,6 +120,63 @@ struct MemberWire {
     directory_id: Vec<u8>,
     #[prost(string, tag = "4")]
     addr: String,
+    #[prost(uint64, tag = "5")]
+    incarnation: u64,
+    /// 0 never, 1 when caught up, 2 replacing the member of the next field.
+    #[prost(uint32, tag = "6")]
+    promotion: u32,
+    #[prost(uint64, tag = "7")]
+    replaces: u64,
+}
+
+impl From<&Member> for MemberWire {
+    fn from(member: &Member) -> Self {
+        let (promotion, replaces) = match member.promotion {
+            Promotion::Never => (0, 0),
+            Promotion::WhenCaughtUp => (1, 0),
+            Promotion::Replacing(id) => (2, id),
+        };
+        MemberWire {
+            member_id: member.member_id,
+            addr: member.addr.clone(),
+            promotion,
+            replaces,
+            ..MemberWire::from(&member.binding)
+        }
+    }
+}
+
+impl From<&Binding> for MemberWire {
+    fn from(binding: &Binding) -> Self {
+        MemberWire {
+            node_id: binding.node_id.get(),
+            directory_id: binding.directory_id.as_bytes().to_vec(),
+            incarnation: binding.incarnation,
+            ..MemberWire::default()
+        }
+    }
+}
+
+impl MemberWire {
+    pub(crate) fn binding(&self) -> Result<Binding, MembersError> {
+        let directory_id = <[u8; 16]>::try_from(self.directory_id.as_slice())
+            .map(DirectoryId::from_bytes)
+            .map_err(|_| MembersError("a directory id is not 16 bytes".into()))?;
+        let node_id =
+            NodeId::new(self.node_id).ok_or_else(|| MembersError("a node id is zero".into()))?;
+        Ok(Binding { node_id, directory_id, incarnation: self.incarnation })
+    }
+
+    pub(crate) fn member(&self) -> Result<Member, MembersError> {
+        let promotion = match self.promotion {
+            0 => Promotion::Never,
+            1 => Promotion::WhenCaughtUp,
+            2 => Promotion::Replacing(self.replaces),
+            other => return Err(MembersError(format!("promotion {other} is unknown"))),
+        };
+        let (binding, addr) = (self.binding()?, self.addr.clone());
+        Ok(Member { member_id: self.member_id, binding, addr, promotion })
+    }
 }
 
 impl Members {
@@ -67,11 +189,14 @@ impl Members {
             .into_iter()
             .map(|(node_id, directory_id, addr)| {
                 let member_id = node_id.get();
-                (member_id, Member { member_id, node_id, directory_id, addr })
+                let binding = Binding { node_id, directory_id, incarnation: 0 };
+                (member_id, Member { member_id, binding, addr, promotion: Promotion::Never })
             })
             .collect();
         let next_member_id = by_id.keys().next_back().map_or(1, |id| id + 1);
-        Members { by_id, next_member_id }
+        let ids: Vec<u64> = by_id.keys().copied().collect();
+        let conf_state = ConfState::from((ids, Vec::new()));
+        Members { by_id, next_member_id, retired: VecDeque::new(), conf_state, index: 1 }
     }
 
     /// The member that Raft calls `member_id`.
@@ -79,9 +204,60 @@ impl Members {
         self.by_id.get(&member_id)
     }
 
-    /// The member that runs on `node`.
+    /// The member that runs on `node`: the newest one, where one is about to replace another.
     pub fn of_node(&self, node: NodeId) -> Option<&Member> {
-        self.by_id.values().find(|member| member.node_id == node)
+        self.all_of_node(node).next_back()
+    }
+
+    /// The members on `node`: two, while one replaces the other.
+    pub fn all_of_node(&self, node: NodeId) -> impl DoubleEndedIterator<Item = &Member> {
+        self.by_id.values().filter(move |member| member.node_id() == node)
+    }
+
+    /// The member behind which `binding` stands.
+    pub fn of_binding(&self, binding: Binding) -> Option<&Member> {
+        self.by_id.values().find(|member| member.binding == binding)
+    }
+
+    /// What a member is; `None` for one that is not in the table.
+    pub fn role(&self, member_id: u64) -> Option<MemberRole> {
+        let member = self.get(member_id)?;
+        Some(match (self.is_voter(member_id), member.promotion) {
+            (true, _) => MemberRole::Voter,
+            (false, Promotion::Never) => MemberRole::Observer,
+            (false, _) => MemberRole::Learner,
+        })
+    }
+
+    /// Whether a member has a vote now; in a joint configuration, in either half.
+    pub fn is_voter(&self, member_id: u64) -> bool {
+        let ConfState { voters, voters_outgoing, .. } = &self.conf_state;
+        voters.contains(&member_id) || voters_outgoing.contains(&member_id)
+    }
+
+    /// Whether the voters are changing from one set to another.
+    pub fn is_joint(&self) -> bool {
+        !self.conf_state.voters_outgoing.is_empty()
+    }
+
+    /// The roles of all members, as Raft knows them.
+    pub fn conf_state(&self) -> &ConfState {
+        &self.conf_state
+    }
+
+    /// The log index of the entry that changed the membership last.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Whether `binding` was a member's, and is not any more.
+    pub fn is_retired(&self, binding: Binding) -> bool {
+        self.retired.contains(&binding)
+    }
+
+    /// The id that the next member gets; all ids that were ever given are below it.
+    pub fn next_member_id(&self) -> u64 {
+        self.next_member_id
     }
 
     /// All members, in order of their ids.
@@ -99,43 +275,92 @@ impl Members {
         self.by_id.is_empty()
     }
 
-    /// Encodes the table; equal tables give equal bytes.
+    /// Whether `change` can follow this table: it names members that are there, and gives new ones
+    /// the next ids. The same on every node.
+    pub(crate) fn admits(&self, change: &Change) -> bool {
+        let mut next = self.next_member_id;
+        change.steps.iter().all(|step| match step {
+            Step::Add(member) => {
+                let is_next = member.member_id == next;
+                next += 1;
+                is_next && self.of_binding(member.binding).is_none()
+            }
+            Step::Promote(id) | Step::Demote(id) | Step::Remove(id) => self.get(*id).is_some(),
+            Step::Update(member) => {
+                self.get(member.member_id).is_some_and(|old| old.binding == member.binding)
+            }
+        })
+    }
+
+    /// The table after `change`, committed at `index`, with which Raft came to `conf_state`.
+    ///
+    /// # Panics
+    ///
+    /// When the table does not admit the change.
+    pub(crate) fn changed(&self, change: &Change, conf_state: ConfState, index: u64) -> Members {
+        assert!(self.admits(change), "{change:?} cannot follow the membership of {}", self.index);
+        let mut next = Members { conf_state, index, ..self.clone() };
+        for step in &change.steps {
+            match step {
+                Step::Add(member) | Step::Update(member) => {
+                    next.next_member_id = next.next_member_id.max(member.member_id + 1);
+                    next.by_id.insert(member.member_id, member.clone());
+                }
+                // A voter wishes for nothing, and one that loses its vote shall not get it back
+                // by itself.
+                Step::Promote(id) | Step::Demote(id) => {
+                    if let Some(member) = next.by_id.get_mut(id) {
+                        member.promotion = Promotion::Never;
+                    }
+                }
+                Step::Remove(_) => {}
+            }
+        }
+        // Whom Raft still counts stays: in a joint configuration, the outgoing voters.
+        let conf = &next.conf_state;
+        let is_counted = |id: &u64| {
+            [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next]
+                .iter()
+                .any(|ids| ids.contains(id))
+        };
+        let gone: Vec<u64> = next.by_id.keys().copied().filter(|id| !is_counted(id)).collect();
+        for member in gone.iter().filter_map(|id| next.by_id.remove(id)) {
+            next.retired.push_back(member.binding);
+        }
+        while next.retired.len() > RETIRED_MAX {
+            next.retired.pop_front();
+        }
+        next
+    }
+
+    /// Encodes the table; equal tables give equal bytes. The ConfState is not part of it.
     pub fn encode(&self) -> Bytes {
         let wire = MembersWire {
-            members: self
-                .iter()
-                .map(|m| MemberWire {
-                    member_id: m.member_id,
-                    node_id: m.node_id.get(),
-                    directory_id: m.directory_id.as_bytes().to_vec(),
-                    addr: m.addr.clone(),
-                })
-                .collect(),
+            members: self.iter().map(MemberWire::from).collect(),
             next_member_id: self.next_member_id,
+            retired: self.retired.iter().map(MemberWire::from).collect(),
+            index: self.index,
         };
         wire.encode_to_vec().into()
     }
 
-    /// Decodes what [`Members::encode`] wrote.
+    /// Decodes what [`Members::encode`] wrote, beside the ConfState of the same snapshot.
     ///
     /// # Errors
     ///
     /// When the bytes are no member table, or one that names a member twice.
-    pub fn decode(bytes: &[u8]) -> Result<Members, MembersError> {
+    pub fn decode(bytes: &[u8], conf_state: ConfState) -> Result<Members, MembersError> {
         let wire = MembersWire::decode(bytes).map_err(|e| MembersError(e.to_string()))?;
         let mut by_id = BTreeMap::new();
-        for m in wire.members {
-            let directory_id = <[u8; 16]>::try_from(m.directory_id.as_slice())
-                .map(DirectoryId::from_bytes)
-                .map_err(|_| MembersError("a directory id is not 16 bytes".into()))?;
-            let node_id =
-                NodeId::new(m.node_id).ok_or_else(|| MembersError("a node id is zero".into()))?;
-            let member = Member { member_id: m.member_id, node_id, directory_id, addr: m.addr };
+        for m in &wire.members {
+            let member = m.member()?;
             if m.member_id == 0 || by_id.insert(m.member_id, member).is_some() {
                 return Err(MembersError(format!("member id {} is zero or doubled", m.member_id)));
             }
         }
-        Ok(Members { by_id, next_member_id: wire.next_member_id })
+        let retired = wire.retired.iter().map(MemberWire::binding).collect::<Result<_, _>>()?;
+        let MembersWire { next_member_id, index, .. } = wire;
+        Ok(Members { by_id, next_member_id, retired, conf_state, index })
     }
 }
 
@@ -150,20 +375,58 @@ mod tests {
         }))
     }
 
+    fn newcomer(members: &Members, node: u64, promotion: Promotion) -> Member {
+        let node_id = NodeId::new(node).unwrap();
+        let directory_id = DirectoryId::from_bytes([99; 16]);
+        let binding = Binding { node_id, directory_id, incarnation: 5 };
+        let member_id = members.next_member_id();
+        Member { member_id, binding, addr: "127.0.0.1:99".to_owned(), promotion }
+    }
+
     #[test]
     fn what_is_encoded_is_decoded() {
         let members = three();
-        assert_eq!(Members::decode(&members.encode()).unwrap(), members);
+        let decoded = Members::decode(&members.encode(), members.conf_state().clone());
+        assert_eq!(decoded.unwrap(), members);
         assert_eq!(members.next_member_id, 8);
         assert_eq!(members.of_node(NodeId::new(7).unwrap()).unwrap().member_id, 7);
     }
 
     #[test]
+    fn a_replacement_has_an_id_and_a_role_of_its_own_until_the_swap() {
+        let members = three();
+        let new = newcomer(&members, 7, Promotion::Replacing(7));
+        let change = Change { steps: vec![Step::Add(new.clone())] };
+        assert!(members.admits(&change));
+        let learning = ConfState::from((vec![1, 2, 7], vec![8]));
+        let members = members.changed(&change, learning, 30);
+        assert!(!members.admits(&change), "an id is given once");
+        let node = NodeId::new(7).unwrap();
+        let ids: Vec<u64> = members.all_of_node(node).map(|member| member.member_id).collect();
+        assert_eq!(ids, [7, 8]);
+        assert_eq!(members.of_node(node).unwrap().member_id, 8);
+        assert_eq!(members.role(8), Some(MemberRole::Learner));
+
+        let swap = Change { steps: vec![Step::Promote(8), Step::Remove(7)] };
+        let mut joint = ConfState::from((vec![1, 2, 8], vec![]));
+        joint.voters_outgoing = vec![1, 2, 7];
+        let members = members.changed(&swap, joint, 40);
+        assert_eq!((members.role(7), members.role(8)), (Some(MemberRole::Voter), Some(MemberRole::Voter)));
+        let old = members.get(7).unwrap().binding;
+        let left = ConfState::from((vec![1, 2, 8], vec![]));
+        let members = members.changed(&Change::default(), left, 41);
+        assert_eq!((members.get(7), members.next_member_id(), members.index()), (None, 9, 41));
+        assert!(members.is_retired(old) && !members.is_retired(new.binding));
+        let decoded = Members::decode(&members.encode(), members.conf_state().clone());
+        assert_eq!(decoded.unwrap(), members);
+    }
+
+    #[test]
     fn a_doubled_member_is_refused() {
-        let m =
-            MemberWire { member_id: 1, node_id: 1, directory_id: vec![0; 16], addr: String::new() };
-        let bytes = MembersWire { members: vec![m.clone(), m], next_member_id: 2 }.encode_to_vec();
-        assert!(Members::decode(&bytes).unwrap_err().to_string().contains("doubled"));
-        assert!(Members::decode(&[0xff; 9]).is_err());
+        let m = MemberWire { member_id: 1, node_id: 1, directory_id: vec![0; 16], ..Default::default() };
+        let wire = MembersWire { members: vec![m.clone(), m], ..Default::default() };
+        let refused = Members::decode(&wire.encode_to_vec(), ConfState::default());
+        assert!(refused.unwrap_err().to_string().contains("doubled"));
+        assert!(Members::decode(&[0xff; 9], ConfState::default()).is_err());
     }
 }

@@ -367,7 +367,7 @@ impl<S: StateMachine> Node<S> {
     /// Hands leadership to the most advanced other voter, if this node leads. Returns at once;
     /// the status tells what came of it.
     pub fn transfer_leadership(&self) {
-        self.0.inbox.send(Event::Input(Input::TransferLeader));
+        self.0.inbox.send(Event::Input(Input::TransferLeader { to: None }));
     }
 
     /// Stops the node and waits until its log is closed. Callers that wait are told

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quorate_engine::NodeId;
 use raft::StateRole;
 
-use crate::members::Members;
+use crate::members::{MemberRole, Members};
 
 /// What a node is to its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,17 +17,23 @@ pub enum Role {
     Follower,
     /// It asks for votes.
     Candidate,
-    /// It follows and has no vote.
+    /// It follows and has no vote yet.
     Learner,
+    /// It follows without a vote, and stays so.
+    Observer,
+    /// It was a member and is not any more.
+    Removed,
 }
 
 impl Role {
-    pub(crate) fn of(state: StateRole, promotable: bool) -> Role {
-        match state {
-            StateRole::Leader => Role::Leader,
-            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-            StateRole::Follower if promotable => Role::Follower,
-            StateRole::Follower => Role::Learner,
+    pub(crate) fn of(state: StateRole, role: Option<MemberRole>) -> Role {
+        match (role, state) {
+            (None, _) => Role::Removed,
+            (_, StateRole::Leader) => Role::Leader,
+            (_, StateRole::Candidate | StateRole::PreCandidate) => Role::Candidate,
+            (Some(MemberRole::Voter), StateRole::Follower) => Role::Follower,
+            (Some(MemberRole::Learner), StateRole::Follower) => Role::Learner,
+            (Some(MemberRole::Observer), StateRole::Follower) => Role::Observer,
         }
     }
 }

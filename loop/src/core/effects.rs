@@ -1,9 +1,13 @@
 //! [`Effects`]: everything that a core wants done.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use quorate_engine::{Fetch, GroupWrite, LogId};
 
 use crate::error::{ProposeError, ReadError};
+use crate::members::Members;
+use crate::membership::{MembershipChanged, MembershipError};
 use crate::message::Envelope;
 
 /// Work for the state machine, in order.
@@ -24,11 +28,14 @@ pub struct Committed<P> {
     pub command: Bytes,
     /// Who waits for its outcome on this node.
     pub caller: Option<P>,
+    /// Who belongs to the group from this entry on, where it changes that; such an entry has no
+    /// command.
+    pub members: Option<Arc<Members>>,
 }
 
 /// What the driver has to do; see [`Core::effects`](super::Core::effects).
 #[derive(Debug)]
-pub struct Effects<P, R> {
+pub struct Effects<P, R, M = R> {
     /// Make this durable, in order, and bring the receipts back.
     pub write: Option<GroupWrite>,
     /// Send these now, in order.
@@ -47,11 +54,15 @@ pub struct Effects<P, R> {
     pub failed: Vec<(P, ProposeError)>,
     /// Reads that end here, each with the index that is applied.
     pub reads: Vec<(R, Result<u64, ReadError>)>,
+    /// Requests to change the membership that end here.
+    pub memberships: Vec<(M, Result<MembershipChanged, MembershipError>)>,
+    /// Who belongs to the group from now on, if that has changed.
+    pub members: Option<Arc<Members>>,
     /// Why this group must stop at once.
     pub fatal: Option<String>,
 }
 
-impl<P, R> Default for Effects<P, R> {
+impl<P, R, M> Default for Effects<P, R, M> {
     fn default() -> Self {
         Effects {
             write: None,
@@ -63,6 +74,8 @@ impl<P, R> Default for Effects<P, R> {
             snapshot_wanted: false,
             failed: Vec::new(),
             reads: Vec::new(),
+            memberships: Vec::new(),
+            members: None,
             fatal: None,
         }
     }

@@ -1,17 +1,21 @@
 //! [`Input`]: everything that can happen to a core.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use quorate_engine::{Durable, Fetched, NodeId, SnapshotMeta};
 use raft::eraftpb::Message;
 
+use crate::members::Members;
+use crate::membership::MembershipRequest;
 use crate::message::{Envelope, PeerMessage};
 
 /// Something that happened, for [`Core::step`](super::Core::step).
 ///
-/// `P` and `R` are the completions of proposals and reads: a channel's sender in production, a
-/// number in a simulator. The core moves them and never looks inside.
+/// `P`, `R` and `M` are the completions of proposals, reads and changes of the membership: a
+/// channel's sender in production, a number in a simulator. The core moves them and never looks inside.
 #[derive(Debug)]
-pub enum Input<P, R> {
+pub enum Input<P, R, M = R> {
     /// The Raft clock advanced by one tick.
     Tick,
     /// A peer said something; the transport has authenticated it as `from`.
@@ -48,6 +52,8 @@ pub enum Input<P, R> {
         from: NodeId,
         /// The message that announced it.
         message: Message,
+        /// The members, as the file tells them.
+        members: Arc<Members>,
     },
     /// A snapshot transfer to a peer ended.
     SnapshotSent {
@@ -65,6 +71,19 @@ pub enum Input<P, R> {
     Unreachable(NodeId),
     /// A message was not sent: the peer's queue was full or its connection down.
     Undelivered(Envelope),
-    /// Hand leadership to the most advanced other voter; ignored on others than the leader.
-    TransferLeader,
+    /// Hand leadership to the voter on this node, or else to the most advanced one; ignored on
+    /// others than the leader.
+    TransferLeader {
+        /// The node that shall lead.
+        to: Option<NodeId>,
+    },
+    /// A caller wants another membership.
+    Membership {
+        /// What is wanted.
+        request: MembershipRequest,
+        /// Whether it is only asked what would be answered.
+        dry_run: bool,
+        /// Who is told what became of it.
+        caller: M,
+    },
 }

@@ -15,6 +15,7 @@
 
 mod effects;
 mod input;
+mod membership;
 mod outbox;
 mod proposals;
 mod reads;
@@ -22,6 +23,7 @@ mod ready;
 mod room;
 mod tail;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_engine::{Durable, Fetched, GroupId, GroupLog, LogId, NodeId};
@@ -30,6 +32,7 @@ use raft::{RawNode, SnapshotStatus, StateRole};
 
 pub use self::effects::{Apply, Committed, Effects};
 pub use self::input::Input;
+use self::membership::Proposed;
 use self::outbox::Outbox;
 use self::proposals::{Proposals, Proposer};
 use self::reads::{Reader, Reads};
@@ -39,7 +42,7 @@ use crate::error::{ProposeError, ReadError};
 use crate::founding::FOUNDING_WRITES;
 use crate::guard::{self, Dropped, View};
 use crate::logger;
-use crate::members::Members;
+use crate::members::{Member, Members};
 use crate::message::{Envelope, PeerMessage, Refused};
 use crate::status::{CoreStatus, Role};
 
@@ -51,7 +54,7 @@ use crate::status::{CoreStatus, Role};
 ///   one function, in `ready.rs`.
 /// - Every caller that came in goes out once: through `apply`, `failed` or `reads`.
 /// - No message from a peer reaches raft-rs unguarded (see `guard`).
-pub struct Core<P, R> {
+pub struct Core<P, R, M = R> {
     raw: RawNode<GroupLog>,
     group: GroupId,
     own_id: u64,
@@ -68,7 +71,17 @@ pub struct Core<P, R> {
     next_write: u64,
     last_ready: u64,
     /// A received snapshot that waits until no batch is in flight.
-    arrived: Option<Message>,
+    arrived: Option<(Message, Arc<Members>)>,
+    /// The members of a snapshot that raft-rs was given, until it takes it.
+    coming: Option<Arc<Members>>,
+    /// Changes of the membership that were proposed here and wait to be committed.
+    changes: Vec<Proposed<M>>,
+    /// The index of the last change that this node has proposed.
+    change_at: u64,
+    /// By member, the tick of its last answer.
+    contacts: BTreeMap<u64, u64>,
+    /// Whether this node is a member no longer.
+    removed: bool,
     /// A snapshot that is replacing the log: no election meanwhile.
     installing: Option<LogId>,
     /// The applied index at which a snapshot was last asked for (trap I11).
@@ -82,13 +95,16 @@ pub struct Core<P, R> {
     drops_tail: bool,
     /// There was no room for the oldest write.
     storage_full: bool,
-    effects: Effects<P, R>,
+    effects: Effects<P, R, M>,
 }
 
-impl<P, R> Core<P, R> {
+impl<P, R, M> Core<P, R, M> {
     /// Starts a group from its recovered log. The state machine must have been restored from
     /// the log's snapshot; entries after it that are known to be committed come with the first
-    /// effects.
+    /// effects, and changes of the membership among them have taken effect when this returns.
+    ///
+    /// `own_id` is this node's name in the group, and `members` are those of the log's snapshot; of a
+    /// log without one, those that the leader named when it let this node join.
     ///
     /// `run` must differ between two runs of the same node: answers to requests of an earlier
     /// run may still arrive, and are told apart by it.
@@ -98,17 +114,13 @@ impl<P, R> Core<P, R> {
     /// When raft-rs refuses the log or the configuration; the text says why.
     pub fn new(
         group: GroupId,
-        node: NodeId,
+        own_id: u64,
         members: Arc<Members>,
         log: GroupLog,
         config: LoopConfig,
         run: u32,
     ) -> Result<Self, String> {
         let first_request = u64::from(run) << 32 | 1;
-        let own_id = members
-            .of_node(node)
-            .map(|member| member.member_id)
-            .ok_or_else(|| format!("node {node} is no member of group {group}"))?;
         let restored = log.snapshot_id().index;
         let raft_config = raft::Config {
             id: own_id,
@@ -128,7 +140,7 @@ impl<P, R> Core<P, R> {
         raft_config.validate().map_err(|e| e.to_string())?;
         let logger = logger::into_tracing();
         let raw = RawNode::new(&raft_config, log, &logger).map_err(|e| e.to_string())?;
-        Ok(Core {
+        let mut core = Core {
             raw,
             group,
             own_id,
@@ -143,6 +155,11 @@ impl<P, R> Core<P, R> {
             next_write: FOUNDING_WRITES + 1,
             last_ready: 0,
             arrived: None,
+            coming: None,
+            changes: Vec::new(),
+            change_at: 0,
+            contacts: BTreeMap::new(),
+            removed: false,
             installing: None,
             snapshot_asked: None,
             record_changed: None,
@@ -151,11 +168,16 @@ impl<P, R> Core<P, R> {
             drops_tail: false,
             storage_full: false,
             effects: Effects::default(),
-        })
+        };
+        // Before the first tick, so that it neither campaigns nor acknowledges as what it was.
+        while core.effects.fatal.is_none() && core.raw.has_ready() {
+            core.take_ready();
+        }
+        Ok(core)
     }
 
     /// Takes one input in. Its effects come with the next [`Core::effects`].
-    pub fn step(&mut self, input: Input<P, R>) {
+    pub fn step(&mut self, input: Input<P, R, M>) {
         match input {
             Input::Tick => self.tick(),
             Input::Peer { from, message } => self.step_peer(from, message),
@@ -172,11 +194,14 @@ impl<P, R> Core<P, R> {
             Input::StorageFull => self.storage_is_full(),
             Input::Applied(index) => self.applied_to(index),
             Input::Fetched(fetched) => self.fetched(fetched),
-            Input::SnapshotReceived { from, message } => self.snapshot_received(from, message),
+            Input::SnapshotReceived { from, message, members } => {
+                self.snapshot_received(from, message, members);
+            }
             Input::SnapshotSent { to, received } => {
-                if let Some(member) = self.members.of_node(to) {
-                    let status =
-                        if received { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                let status =
+                    if received { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                // raft-rs knows which of them waits for one.
+                for member in self.members.clone().all_of_node(to) {
                     self.raw.report_snapshot(member.member_id, status);
                 }
             }
@@ -184,7 +209,10 @@ impl<P, R> Core<P, R> {
             Input::CompactionWanted => self.compaction_wanted(),
             Input::Unreachable(node) => self.unreachable(node),
             Input::Undelivered(envelope) => self.undelivered(envelope),
-            Input::TransferLeader => self.transfer_leader(),
+            Input::TransferLeader { to } => self.transfer_leader(to),
+            Input::Membership { request, dry_run, caller } => {
+                self.change_membership(&request, dry_run, caller);
+            }
         }
     }
 
@@ -193,7 +221,7 @@ impl<P, R> Core<P, R> {
         let raft = &self.raw.raft;
         let log = self.raw.store();
         CoreStatus {
-            role: Role::of(raft.state, raft.promotable()),
+            role: Role::of(raft.state, self.members.role(self.own_id)),
             leader: self.leader(),
             term: raft.term,
             commit_index: raft.raft_log.committed,
@@ -214,7 +242,8 @@ impl<P, R> Core<P, R> {
     }
 
     /// Ends every caller that still waits with `error`; the group is about to end.
-    pub fn end(&mut self, error: &ProposeError) -> Effects<P, R> {
+    pub fn end(&mut self, error: &ProposeError) -> Effects<P, R, M> {
+        self.abandon_changes(u64::MAX);
         for caller in self.proposals.take_all() {
             self.effects.failed.push((caller, error.clone()));
         }
@@ -225,7 +254,7 @@ impl<P, R> Core<P, R> {
     }
 
     fn leader(&self) -> Option<NodeId> {
-        self.members.get(self.raw.raft.leader_id).map(|member| member.node_id)
+        self.members.get(self.raw.raft.leader_id).map(Member::node_id)
     }
 
     fn leads(&self) -> bool {
@@ -256,11 +285,13 @@ impl<P, R> Core<P, R> {
         // log, a campaign would look for entries that are gone. Nor does a node campaign that
         // could not make its own vote durable.
         let alone = self.raw.raft.prs().is_singleton() && !self.outbox.is_idle();
-        let barred = alone || self.installing.is_some() || self.cannot_write();
+        let barred =
+            alone || self.removed || self.installing.is_some() || self.cannot_write();
         if self.leads() || !barred {
             self.raw.tick();
         }
         self.hand_over();
+        self.tick_membership();
     }
 
     fn step_peer(&mut self, from: NodeId, message: PeerMessage) {
@@ -306,8 +337,23 @@ impl<P, R> Core<P, R> {
             MessageType::MsgAppend if self.has_no_place_for(&message) => {
                 self.drop_message(from, "there is no place for more entries");
             }
-            _ => self.step_admitted(message),
+            // Nothing that this node could compare a candidate with: it has yet to become what
+            // its leader has let in.
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if self.is_blank() => {
+                self.drop_message(from, "this node waits for its first snapshot");
+            }
+            kind => {
+                if is_answer(kind) {
+                    self.heard_of(message.from);
+                }
+                self.step_admitted(message);
+            }
         }
+    }
+
+    /// Whether the log has never had anything in it.
+    fn is_blank(&self) -> bool {
+        self.raw.store().snapshot_id().index == 0
     }
 
     fn step_admitted(&mut self, message: Message) {
@@ -320,7 +366,7 @@ impl<P, R> Core<P, R> {
     fn admit(&mut self, from: NodeId, message: &mut Message) -> bool {
         let view = View {
             own_id: self.own_id,
-            sender_id: self.members.of_node(from).map(|member| member.member_id),
+            sender_id: self.sender_id(from, message.from),
             term: self.raw.raft.term,
             last_index: self.raw.raft.raft_log.last_index(),
         };
@@ -337,6 +383,18 @@ impl<P, R> Core<P, R> {
                 self.drop_message(from, &dropped.to_string());
                 false
             }
+        }
+    }
+
+    /// The member that a message of the node `from` may speak for, if it says that it is `claimed`.
+    ///
+    /// A node that knows of later changes may speak for a member that is not known here yet: `None`.
+    /// It may not speak for another node's member, nor for one that was removed.
+    fn sender_id(&self, from: NodeId, claimed: u64) -> Option<u64> {
+        match self.members.get(claimed) {
+            Some(member) if member.node_id() == from => Some(claimed),
+            None if claimed >= self.members.next_member_id() => None,
+            _ => Some(raft::INVALID_ID),
         }
     }
 
@@ -363,9 +421,9 @@ impl<P, R> Core<P, R> {
         }
         self.effects.retain = released.retain.or(self.effects.retain);
         if self.outbox.is_idle()
-            && let Some(message) = self.arrived.take()
+            && let Some((message, members)) = self.arrived.take()
         {
-            self.step_admitted(message);
+            self.step_snapshot(message, members);
         }
     }
 
@@ -378,6 +436,7 @@ impl<P, R> Core<P, R> {
         for caller in self.proposals.overtaken(id.index) {
             self.effects.failed.push((caller, ProposeError::Superseded));
         }
+        self.abandon_changes(id.index);
         self.effects.apply.push(Apply::Restore(id));
     }
 
@@ -420,19 +479,27 @@ impl<P, R> Core<P, R> {
     }
 
     /// raft-rs and the log change together with a snapshot, so no batch may be in flight.
-    fn snapshot_received(&mut self, from: NodeId, mut message: Message) {
+    fn snapshot_received(&mut self, from: NodeId, mut message: Message, members: Arc<Members>) {
         if !self.admit(from, &mut message) {
             return;
         }
+        if members.conf_state() != message.get_snapshot().get_metadata().get_conf_state() {
+            return self.drop_message(from, "its file is of another membership");
+        }
         if self.outbox.is_idle() {
-            self.step_admitted(message);
+            self.step_snapshot(message, members);
         } else {
-            self.arrived = Some(message);
+            self.arrived = Some((message, members));
         }
     }
 
+    fn step_snapshot(&mut self, message: Message, members: Arc<Members>) {
+        self.coming = Some(members);
+        self.step_admitted(message);
+    }
+
     fn unreachable(&mut self, node: NodeId) {
-        if let Some(member) = self.members.of_node(node) {
+        for member in self.members.clone().all_of_node(node) {
             self.raw.report_unreachable(member.member_id);
         }
         for caller in self.proposals.disconnected(node) {
@@ -455,8 +522,13 @@ impl<P, R> Core<P, R> {
         }
     }
 
-    fn transfer_leader(&mut self) {
-        if let (true, Some(id)) = (self.leads(), self.successor()) {
+    fn transfer_leader(&mut self, to: Option<NodeId>) {
+        let named = to.map(|node| {
+            let member = self.members.of_node(node).map(|member| member.member_id);
+            member.filter(|id| self.members.is_voter(*id))
+        });
+        let successor = named.unwrap_or_else(|| self.successor());
+        if let (true, Some(id)) = (self.leads(), successor) {
             self.raw.transfer_leader(id);
         }
     }
@@ -470,6 +542,17 @@ impl<P, R> Core<P, R> {
             self.effects.messages.push(envelope);
         }
     }
+}
+
+/// Whether a message answers something that this node has asked.
+fn is_answer(kind: MessageType) -> bool {
+    matches!(
+        kind,
+        MessageType::MsgAppendResponse
+            | MessageType::MsgHeartbeatResponse
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgRequestPreVoteResponse
+    )
 }
 
 impl From<Refused> for ProposeError {

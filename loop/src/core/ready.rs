@@ -9,6 +9,7 @@ use super::proposals::Proposer;
 use super::reads::Reader;
 use super::{Apply, Committed, Core, Effects};
 use crate::error::ProposeError;
+use crate::members::Member;
 use crate::message::{Envelope, PeerMessage, Refused};
 
 /// Readies taken in one go. raft-rs pages committed entries; the rest of a long backlog comes
@@ -18,12 +19,12 @@ const READIES_MAX: usize = 8;
 /// What an entry costs beside its data, roughly.
 const ENTRY_BYTES: u64 = 64;
 
-impl<P, R> Core<P, R> {
+impl<P, R, M> Core<P, R, M> {
     /// Everything that the inputs since the last call lead to.
     ///
     /// The driver must carry all of it out, and in the order of the fields' own lists; messages
     /// in it may leave at once.
-    pub fn effects(&mut self) -> Effects<P, R> {
+    pub fn effects(&mut self) -> Effects<P, R, M> {
         self.append_queued();
         self.ask_for_reads();
         for _ in 0..READIES_MAX {
@@ -162,7 +163,7 @@ impl<P, R> Core<P, R> {
 
     /// One Ready, to the letter of its contract. Nothing between `ready` and `advance` touches
     /// the RawNode but its storage, which must serve the new entries by then (traps R03, R05).
-    fn take_ready(&mut self) {
+    pub(super) fn take_ready(&mut self) {
         let mut ready = self.raw.ready();
         let number = ready.number();
         self.last_ready = number;
@@ -186,6 +187,11 @@ impl<P, R> Core<P, R> {
         let committed = ready.take_committed_entries();
         let read_states = ready.take_read_states();
         self.raw.advance_append_async(ready);
+        if snapshot.is_some()
+            && let Some(members) = self.coming.take()
+        {
+            self.set_members(members);
+        }
 
         if must_sync {
             let install = snapshot.inspect(|&id| self.installing = Some(id));
@@ -223,7 +229,8 @@ impl<P, R> Core<P, R> {
 
     fn submit(&mut self, submitted: Submitted, entries: Vec<Entry>) {
         let record = self.raw.store().record();
-        let entry_bytes = entries.iter().map(|entry| entry.data.len() as u64 + ENTRY_BYTES).sum();
+        let bytes_of = |entry: &Entry| (entry.data.len() + entry.context.len()) as u64 + ENTRY_BYTES;
+        let entry_bytes = entries.iter().map(bytes_of).sum();
         let (last, submitted_at) = (record.last, self.now);
         if let Some(first) = entries.first() {
             self.tail.appended(first.index, last.index, entry_bytes);
@@ -250,7 +257,7 @@ impl<P, R> Core<P, R> {
     }
 
     fn hold(&mut self, message: Message) {
-        let Some(to) = self.members.get(message.to).map(|member| member.node_id) else {
+        let Some(to) = self.members.get(message.to).map(Member::node_id) else {
             tracing::debug!(group = %self.group, to = message.to, "no such member to send to");
             return;
         };
@@ -276,20 +283,21 @@ impl<P, R> Core<P, R> {
         self.handed = last.index;
         let mut committed = Vec::with_capacity(entries.len());
         for entry in entries {
-            if entry.get_entry_type() != EntryType::EntryNormal {
-                self.effects.fatal = Some(format!(
-                    "entry {} changes the membership, which this version cannot do: run the \
-                     version that proposed it",
-                    entry.index
-                ));
-                return;
-            }
+            let members = match self.change_committed(&entry) {
+                Ok(members) => members,
+                Err(what) => {
+                    self.effects.fatal = Some(format!("entry {}: {what}", entry.index));
+                    return;
+                }
+            };
             let at = LogId { index: entry.index, term: entry.term };
             let (caller, lost) = self.proposals.committed(at);
             let leader = self.leader();
             let failed = &mut self.effects.failed;
             failed.extend(lost.into_iter().map(|p| (p, ProposeError::NotLeader { leader })));
-            committed.push(Committed { at, command: entry.data, caller });
+            let is_command = entry.get_entry_type() == EntryType::EntryNormal;
+            let command = if is_command { entry.data } else { bytes::Bytes::new() };
+            committed.push(Committed { at, command, caller, members });
         }
         self.effects.apply.push(Apply::Entries(committed));
     }

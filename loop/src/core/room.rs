@@ -13,7 +13,7 @@ use raft::eraftpb::Message;
 
 use super::Core;
 
-impl<P, R> Core<P, R> {
+impl<P, R, M> Core<P, R, M> {
     /// There was no room for what was to be written; it is kept, and tried again.
     pub(super) fn storage_is_full(&mut self) {
         self.storage_full = true;
@@ -36,10 +36,18 @@ impl<P, R> Core<P, R> {
         if !self.leads() || !self.cannot_write() {
             return;
         }
-        let Some(successor) = self.successor() else { return };
-        tracing::warn!(group = %self.group, successor, "this node leads and cannot write: it hands over");
+        if self.successor().is_some() {
+            tracing::warn!(group = %self.group, "this node leads and cannot write: it hands over");
+            self.give_way();
+        }
+    }
+
+    /// Tells the most advanced other voter, if there is one, to campaign, and follows.
+    pub(super) fn give_way(&mut self) {
         let term = self.raw.raft.term;
-        self.raw.raft.send_timeout_now(successor);
+        if let Some(successor) = self.successor() {
+            self.raw.raft.send_timeout_now(successor);
+        }
         // Its term and vote stay; they are durable, or it would not have been elected.
         self.raw.raft.become_follower(term, INVALID_ID);
     }
@@ -48,7 +56,9 @@ impl<P, R> Core<P, R> {
     pub(super) fn successor(&self) -> Option<u64> {
         let progress = self.raw.raft.prs();
         let others = progress.iter().filter(|(id, other)| {
-            **id != self.own_id && progress.conf().voters().contains(**id) && other.recent_active
+            // raft-rs forgets who was active once an election timeout; we do not.
+            let is_sound = other.recent_active || self.is_live(**id);
+            **id != self.own_id && progress.conf().voters().contains(**id) && is_sound
         });
         others.max_by_key(|(_, other)| other.matched).map(|(&id, _)| id)
     }

@@ -53,7 +53,7 @@ impl Tail {
     }
 }
 
-impl<P, R> Core<P, R> {
+impl<P, R, M> Core<P, R, M> {
     pub(super) fn snapshot_taken(&mut self, meta: SnapshotMeta) {
         let LoopConfig { tail_entries, tail_bytes, .. } = self.config;
         if !self.raw.mut_store().set_snapshot(meta.id, meta.conf_state) {

@@ -13,6 +13,7 @@ use raft::eraftpb::ConfState;
 use tempfile::TempDir;
 
 use super::*;
+use crate::membership::{MembershipChanged, MembershipError};
 
 type TestCore = Core<u64, u64>;
 
@@ -53,6 +54,9 @@ struct Peer {
     applied: Vec<(LogId, Bytes)>,
     answers: Vec<(u64, Result<u64, ProposeError>)>,
     reads: Vec<(u64, Result<u64, ReadError>)>,
+    memberships: Vec<(u64, Result<MembershipChanged, MembershipError>)>,
+    /// As of what was applied last.
+    members: Arc<Members>,
     snapshots_sent: Vec<Envelope>,
 }
 
@@ -98,7 +102,7 @@ impl Net {
         let addrs = ids.iter().map(|n| Voter { node_id: node(*n), addr: format!("127.0.0.1:{n}") });
         let founding = Founding::Voters(addrs.collect());
         let members = Members::founding(ids.iter().map(|n| {
-            (node(*n), DirectoryId::from_bytes([*n as u8; 16]), format!("127.0.0.1:{n}"))
+            (node(*n), directory(*n), format!("127.0.0.1:{n}"))
         }));
         let meta = SnapshotMeta {
             group: group(),
@@ -154,12 +158,14 @@ impl Net {
     fn start(&mut self, n: u64) {
         let mut engine = self.engine(n);
         let recovered = engine.groups.remove(&group()).unwrap();
-        let members = Arc::new(Members::decode(&recovered.snapshot.members).unwrap());
+        let SnapshotMeta { members, conf_state, .. } = &recovered.snapshot;
+        let members = Arc::new(Members::decode(members, conf_state.clone()).unwrap());
         self.runs += 1;
         let snapshot = recovered.snapshot.id;
-        let core =
-            Core::new(group(), node(n), members, recovered.log, self.config.clone(), self.runs)
-                .unwrap();
+        let own_id = members.of_node(node(n)).unwrap().member_id;
+        let restored = members.clone();
+        let (config, run) = (self.config.clone(), self.runs);
+        let core = Core::new(group(), own_id, members, recovered.log, config, run).unwrap();
         // The state machine's snapshot: all that was ever applied up to its index.
         let up_to = self.history.range(..=snapshot.index);
         let applied = up_to
@@ -174,6 +180,8 @@ impl Net {
             applied,
             answers: Vec::new(),
             reads: Vec::new(),
+            memberships: Vec::new(),
+            members: restored,
             snapshots_sent: Vec::new(),
         };
         self.peers.insert(n, peer);
@@ -204,13 +212,17 @@ impl Net {
             peer.writes.extend(effects.write);
             peer.answers.extend(effects.failed.into_iter().map(|(c, e)| (c, Err(e))));
             peer.reads.extend(effects.reads);
+            peer.memberships.extend(effects.memberships);
             peer.snapshots_sent.extend(effects.snapshots);
             let mut last = None;
             for work in effects.apply {
                 last = Some(match work {
                     Apply::Entries(entries) => {
                         let mut last = 0;
-                        for Committed { at, command, caller } in entries {
+                        for Committed { at, command, caller, members } in entries {
+                            if let Some(members) = members {
+                                peer.members = members;
+                            }
                             let seen = self
                                 .history
                                 .entry(at.index)
@@ -223,7 +235,7 @@ impl Net {
                         last
                     }
                     Apply::Restore(id) => {
-                        peer.snapshots.open(group(), id).unwrap();
+                        peer.members = members_of(&peer.snapshots, id);
                         peer.applied = self
                             .history
                             .range(..=id.index)
@@ -326,7 +338,8 @@ impl Net {
                 let mut receiver = store.receive(group(), id, file.len_bytes()).unwrap();
                 receiver.write(&bytes).unwrap();
                 receiver.finish().unwrap();
-                self.step(to.get(), Input::SnapshotReceived { from: node(n), message });
+                let (from, members) = (node(n), members_of(store, id));
+                self.step(to.get(), Input::SnapshotReceived { from, message, members });
                 received = true;
             }
             self.step(n, Input::SnapshotSent { to, received });
@@ -390,8 +403,8 @@ impl Net {
         let meta = SnapshotMeta {
             group: group(),
             id: at,
-            conf_state: peer.core.raw.store().conf_state().clone(),
-            members: status.members.encode(),
+            conf_state: peer.members.conf_state().clone(),
+            members: peer.members.encode(),
         };
         let meta = peer.snapshots.create(meta).unwrap().finish().unwrap();
         self.step(n, Input::SnapshotTaken(meta));
@@ -400,6 +413,15 @@ impl Net {
     fn waiting(&self, from: u64) -> Vec<&PeerMessage> {
         self.links.iter().filter(|((f, _), _)| *f == from).flat_map(|(_, link)| link).collect()
     }
+}
+
+fn directory(n: u64) -> DirectoryId {
+    DirectoryId::from_bytes([n as u8; 16])
+}
+
+fn members_of(snapshots: &SnapshotStore, id: LogId) -> Arc<Members> {
+    let meta = snapshots.open(group(), id).unwrap().meta().clone();
+    Arc::new(Members::decode(&meta.members, meta.conf_state).unwrap())
 }
 
 fn kind(message: &PeerMessage) -> Option<MessageType> {
@@ -1006,7 +1028,7 @@ proptest! {
                     net.links.remove(&(a, b));
                     net.step(a, Input::Unreachable(node(b)));
                 }
-                Act::HandOver(n) => net.step(n, Input::TransferLeader),
+                Act::HandOver(n) => net.step(n, Input::TransferLeader { to: None }),
                 // Only what is to be written can find the disk full; its receipt ends it.
                 Act::Full(n) => {
                     if !net.peers[&n].writes.is_empty() {

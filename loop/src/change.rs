@@ -1,0 +1,236 @@
+//! [`Change`]: one change of a membership, as it stands in an entry of the log.
+//!
+//! A change of who votes or learns is a `ConfChangeV2`, which Raft acts on, with the change as its
+//! context, which we act on. What Raft does not care for, an address or a wish, is an ordinary entry
+//! without data and with the change as the entry's context.
+
+use bytes::Bytes;
+use prost::Message as _;
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType};
+
+use crate::members::{Member, MemberWire, MembersError};
+
+/// Steps that one change may have: more than any sensible cluster has members.
+const STEPS_MAX: usize = 64;
+
+/// One change of a membership: steps that take effect together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Change {
+    /// Empty where a joint configuration is left.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// What happens to one member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A new learner.
+    Add(Member),
+    /// A learner becomes a voter.
+    Promote(u64),
+    /// A voter becomes an observer.
+    Demote(u64),
+    /// A member goes.
+    Remove(u64),
+    /// The address or the wish of a member changes.
+    Update(Member),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ChangeWire {
+    #[prost(message, repeated, tag = "1")]
+    steps: Vec<StepWire>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StepWire {
+    /// 1 add, 2 promote, 3 demote, 4 remove, 5 update.
+    #[prost(uint32, tag = "1")]
+    kind: u32,
+    #[prost(uint64, tag = "2")]
+    member_id: u64,
+    #[prost(message, optional, tag = "3")]
+    member: Option<MemberWire>,
+}
+
+/// An entry changes the membership in a way that this version does not know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a change of the membership cannot be read ({0}): run the version that proposed it")]
+pub(crate) struct ChangeError(String);
+
+impl From<MembersError> for ChangeError {
+    fn from(error: MembersError) -> Self {
+        ChangeError(error.to_string())
+    }
+}
+
+impl Change {
+    /// The entry that proposes it; its index and term are Raft's to give.
+    pub(crate) fn entry(&self) -> Result<Entry, ChangeError> {
+        let context = Bytes::from(self.encode());
+        let mut entry = Entry::default();
+        let changes: Vec<ConfChangeSingle> = self.steps.iter().filter_map(Step::raft).collect();
+        if changes.is_empty() {
+            entry.context = context;
+            return Ok(entry);
+        }
+        let mut change = ConfChangeV2::default();
+        change.set_changes(changes.into());
+        change.context = context;
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+        entry.data = change.write_to_bytes().map_err(|e| ChangeError(e.to_string()))?.into();
+        Ok(entry)
+    }
+
+    /// What an entry changes, for Raft, where it must know of it, and for us. `None` if it is an
+    /// ordinary command.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read: this version must not go on, since others may have.
+    pub(crate) fn of_entry(
+        entry: &Entry,
+    ) -> Result<Option<(Option<ConfChangeV2>, Change)>, ChangeError> {
+        match entry.get_entry_type() {
+            EntryType::EntryNormal if entry.context.is_empty() => Ok(None),
+            EntryType::EntryNormal => {
+                let change = Change::decode(&entry.context)?;
+                match change.steps.iter().all(|step| step.raft().is_none()) {
+                    true => Ok(Some((None, change))),
+                    false => Err(ChangeError("Raft is not told of what it must know".into())),
+                }
+            }
+            EntryType::EntryConfChangeV2 => {
+                let mut raft = ConfChangeV2::default();
+                raft.merge_from_bytes(&entry.data).map_err(|e| ChangeError(e.to_string()))?;
+                let change = Change::decode(&raft.context)?;
+                let expected: Vec<ConfChangeSingle> =
+                    change.steps.iter().filter_map(Step::raft).collect();
+                if raft.get_changes() != expected {
+                    return Err(ChangeError("it says one thing to Raft and another to us".into()));
+                }
+                Ok(Some((Some(raft), change)))
+            }
+            EntryType::EntryConfChange => Err(ChangeError("it is of an old kind".into())),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        ChangeWire { steps: self.steps.iter().map(Step::wire).collect() }.encode_to_vec()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Change, ChangeError> {
+        let wire = ChangeWire::decode(bytes).map_err(|e| ChangeError(e.to_string()))?;
+        if wire.steps.len() > STEPS_MAX {
+            return Err(ChangeError(format!("it has more than {STEPS_MAX} steps")));
+        }
+        let steps = wire.steps.iter().map(Step::of_wire).collect::<Result<_, _>>()?;
+        Ok(Change { steps })
+    }
+}
+
+impl Step {
+    /// What Raft is told of it.
+    fn raft(&self) -> Option<ConfChangeSingle> {
+        let (kind, id) = match self {
+            Step::Add(member) => (ConfChangeType::AddLearnerNode, member.member_id),
+            Step::Promote(id) => (ConfChangeType::AddNode, *id),
+            Step::Demote(id) => (ConfChangeType::AddLearnerNode, *id),
+            Step::Remove(id) => (ConfChangeType::RemoveNode, *id),
+            Step::Update(_) => return None,
+        };
+        let mut single = ConfChangeSingle::default();
+        single.set_change_type(kind);
+        single.node_id = id;
+        Some(single)
+    }
+
+    fn wire(&self) -> StepWire {
+        let (kind, member_id, member) = match self {
+            Step::Add(member) => (1, 0, Some(member.into())),
+            Step::Promote(id) => (2, *id, None),
+            Step::Demote(id) => (3, *id, None),
+            Step::Remove(id) => (4, *id, None),
+            Step::Update(member) => (5, 0, Some(member.into())),
+        };
+        StepWire { kind, member_id, member }
+    }
+
+    fn of_wire(wire: &StepWire) -> Result<Step, ChangeError> {
+        let member = || match &wire.member {
+            Some(member) => Ok(member.member()?),
+            None => Err(ChangeError("a step names no member".into())),
+        };
+        Ok(match wire.kind {
+            1 => Step::Add(member()?),
+            2 => Step::Promote(wire.member_id),
+            3 => Step::Demote(wire.member_id),
+            4 => Step::Remove(wire.member_id),
+            5 => Step::Update(member()?),
+            other => return Err(ChangeError(format!("step {other} is unknown"))),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_engine::{DirectoryId, NodeId};
+
+    use super::*;
+    use crate::members::{Binding, Promotion};
+
+    fn member() -> Member {
+        let node_id = NodeId::new(3).unwrap();
+        let binding =
+            Binding { node_id, directory_id: DirectoryId::from_bytes([3; 16]), incarnation: 12 };
+        let promotion = Promotion::Replacing(3);
+        Member { member_id: 9, binding, addr: "localhost:9".to_owned(), promotion }
+    }
+
+    #[test]
+    fn an_entry_tells_raft_and_us_the_same() {
+        let steps = vec![Step::Add(member()), Step::Promote(4), Step::Demote(5), Step::Remove(6)];
+        let change = Change { steps };
+        let mut entry = change.entry().unwrap();
+        let (raft, decoded) = Change::of_entry(&entry).unwrap().unwrap();
+        assert_eq!(decoded, change);
+        let mut lies = raft.unwrap();
+        assert_eq!(lies.get_changes().len(), 4);
+        lies.mut_changes()[1].node_id = 7;
+        entry.data = lies.write_to_bytes().unwrap().into();
+        assert!(Change::of_entry(&entry).is_err());
+    }
+
+    #[test]
+    fn what_raft_does_not_care_for_is_an_ordinary_entry() {
+        let change = Change { steps: vec![Step::Update(member())] };
+        let entry = change.entry().unwrap();
+        assert_eq!((entry.get_entry_type(), entry.data.len()), (EntryType::EntryNormal, 0));
+        assert_eq!(Change::of_entry(&entry), Ok(Some((None, change))));
+        assert_eq!(Change::of_entry(&Entry::default()), Ok(None));
+        // What Raft must know cannot be slipped past it.
+        let context = Change { steps: vec![Step::Remove(1)] }.encode().into();
+        let hidden = Entry { context, ..Entry::default() };
+        assert!(Change::of_entry(&hidden).is_err());
+    }
+
+    #[test]
+    fn leaving_a_joint_configuration_has_no_steps() {
+        let mut entry = Entry::default();
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+        let (raft, change) = Change::of_entry(&entry).unwrap().unwrap();
+        assert!(raft.unwrap().leave_joint() && change.steps.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        let mut entry = Entry::default();
+        entry.set_entry_type(EntryType::EntryConfChange);
+        assert!(Change::of_entry(&entry).is_err());
+        let mut entry = Entry { context: Bytes::from_static(&[0xff; 5]), ..Entry::default() };
+        assert!(Change::of_entry(&entry).is_err());
+        let wire = ChangeWire { steps: vec![StepWire { kind: 6, ..StepWire::default() }] };
+        entry.context = wire.encode_to_vec().into();
+        assert!(Change::of_entry(&entry).is_err());
+    }
+}
