@@ -99,7 +99,11 @@ impl<S: StateMachine> Driver<S> {
             // Should the apply thread be gone, its fault is in the inbox.
             let _ = self.apply.send(ApplyWork::Apply(Apply::Restore(id)));
         }
-        let own = Binding { node_id: self.node, directory_id: self.roster.load().directory, incarnation: 0 };
+        let own = Binding {
+            node_id: self.node,
+            directory_id: self.roster.load().directory,
+            incarnation: 0,
+        };
         let Some(own_id) = members.of_binding(own).map(|member| member.member_id) else {
             return End::Fatal(format!("node {} is no member of group {}", self.node, self.group));
         };

@@ -411,7 +411,10 @@ mod tests {
         let mut joint = ConfState::from((vec![1, 2, 8], vec![]));
         joint.voters_outgoing = vec![1, 2, 7];
         let members = members.changed(&swap, joint, 40);
-        assert_eq!((members.role(7), members.role(8)), (Some(MemberRole::Voter), Some(MemberRole::Voter)));
+        assert_eq!(
+            (members.role(7), members.role(8)),
+            (Some(MemberRole::Voter), Some(MemberRole::Voter))
+        );
         let old = members.get(7).unwrap().binding;
         let left = ConfState::from((vec![1, 2, 8], vec![]));
         let members = members.changed(&Change::default(), left, 41);
@@ -423,7 +426,12 @@ mod tests {
 
     #[test]
     fn a_doubled_member_is_refused() {
-        let m = MemberWire { member_id: 1, node_id: 1, directory_id: vec![0; 16], ..Default::default() };
+        let m = MemberWire {
+            member_id: 1,
+            node_id: 1,
+            directory_id: vec![0; 16],
+            ..Default::default()
+        };
         let wire = MembersWire { members: vec![m.clone(), m], ..Default::default() };
         let refused = Members::decode(&wire.encode_to_vec(), ConfState::default());
         assert!(refused.unwrap_err().to_string().contains("doubled"));

@@ -95,7 +95,9 @@ pub enum MembershipError {
     #[error("name every node once, and at most 32 of them")]
     Unsound,
     /// The learner does not have enough of the log yet; nothing was changed.
-    #[error("node {node} has not caught up, it is {behind} entries behind: wait, or use `members add`")]
+    #[error(
+        "node {node} has not caught up, it is {behind} entries behind: wait, or use `members add`"
+    )]
     NotCaughtUp {
         /// The learner.
         node: NodeId,

@@ -285,8 +285,7 @@ impl<P, R, M> Core<P, R, M> {
         // log, a campaign would look for entries that are gone. Nor does a node campaign that
         // could not make its own vote durable.
         let alone = self.raw.raft.prs().is_singleton() && !self.outbox.is_idle();
-        let barred =
-            alone || self.removed || self.installing.is_some() || self.cannot_write();
+        let barred = alone || self.removed || self.installing.is_some() || self.cannot_write();
         if self.leads() || !barred {
             self.raw.tick();
         }

@@ -229,7 +229,8 @@ impl<P, R, M> Core<P, R, M> {
 
     fn submit(&mut self, submitted: Submitted, entries: Vec<Entry>) {
         let record = self.raw.store().record();
-        let bytes_of = |entry: &Entry| (entry.data.len() + entry.context.len()) as u64 + ENTRY_BYTES;
+        let bytes_of =
+            |entry: &Entry| (entry.data.len() + entry.context.len()) as u64 + ENTRY_BYTES;
         let entry_bytes = entries.iter().map(bytes_of).sum();
         let (last, submitted_at) = (record.last, self.now);
         if let Some(first) = entries.first() {

@@ -12,7 +12,10 @@ use quorate_engine::{
 use raft::eraftpb::ConfState;
 use tempfile::TempDir;
 
+mod membership;
+
 use super::*;
+use crate::members::Binding;
 use crate::membership::{MembershipChanged, MembershipError};
 
 type TestCore = Core<u64, u64>;
@@ -57,6 +60,7 @@ struct Peer {
     memberships: Vec<(u64, Result<MembershipChanged, MembershipError>)>,
     /// As of what was applied last.
     members: Arc<Members>,
+    snapshot_wanted: bool,
     snapshots_sent: Vec<Envelope>,
 }
 
@@ -76,6 +80,11 @@ struct Net {
     peers: BTreeMap<u64, Peer>,
     /// In flight, by (from, to): each link keeps its order.
     links: BTreeMap<(u64, u64), VecDeque<PeerMessage>>,
+    cluster: ClusterId,
+    /// What stands behind each node's member.
+    bindings: BTreeMap<u64, Binding>,
+    /// For those that wait for their first snapshot: their ids, and the members as they were told.
+    let_in: BTreeMap<u64, (u64, Arc<Members>)>,
     /// What was applied at each index, by anyone, ever.
     history: BTreeMap<u64, (u64, Bytes)>,
     leaders: BTreeMap<u64, u64>,
@@ -101,9 +110,9 @@ impl Net {
         let ids: Vec<u64> = voters.iter().chain(learners).copied().collect();
         let addrs = ids.iter().map(|n| Voter { node_id: node(*n), addr: format!("127.0.0.1:{n}") });
         let founding = Founding::Voters(addrs.collect());
-        let members = Members::founding(ids.iter().map(|n| {
-            (node(*n), directory(*n), format!("127.0.0.1:{n}"))
-        }));
+        let members = Members::founding(
+            ids.iter().map(|n| (node(*n), directory(*n), format!("127.0.0.1:{n}"))),
+        );
         let meta = SnapshotMeta {
             group: group(),
             id: LogId { index: 1, term: 1 },
@@ -120,6 +129,15 @@ impl Net {
             cache_bytes_max,
             peers,
             links,
+            cluster,
+            bindings: ids
+                .iter()
+                .map(|n| {
+                    let (node_id, directory_id) = (node(*n), directory(*n));
+                    (*n, Binding { node_id, directory_id, incarnation: 0 })
+                })
+                .collect(),
+            let_in: BTreeMap::new(),
             history,
             leaders,
             runs,
@@ -162,8 +180,11 @@ impl Net {
         let members = Arc::new(Members::decode(members, conf_state.clone()).unwrap());
         self.runs += 1;
         let snapshot = recovered.snapshot.id;
-        let own_id = members.of_node(node(n)).unwrap().member_id;
         let restored = members.clone();
+        let (own_id, members) = match self.let_in.get(&n) {
+            Some(let_in) if snapshot.index == 0 => let_in.clone(),
+            _ => (members.of_binding(self.bindings[&n]).unwrap().member_id, members),
+        };
         let (config, run) = (self.config.clone(), self.runs);
         let core = Core::new(group(), own_id, members, recovered.log, config, run).unwrap();
         // The state machine's snapshot: all that was ever applied up to its index.
@@ -182,6 +203,7 @@ impl Net {
             reads: Vec::new(),
             memberships: Vec::new(),
             members: restored,
+            snapshot_wanted: false,
             snapshots_sent: Vec::new(),
         };
         self.peers.insert(n, peer);
@@ -213,6 +235,7 @@ impl Net {
             peer.answers.extend(effects.failed.into_iter().map(|(c, e)| (c, Err(e))));
             peer.reads.extend(effects.reads);
             peer.memberships.extend(effects.memberships);
+            peer.snapshot_wanted |= effects.snapshot_wanted;
             peer.snapshots_sent.extend(effects.snapshots);
             let mut last = None;
             for work in effects.apply {

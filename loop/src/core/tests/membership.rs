@@ -1,0 +1,362 @@
+//! Members that come, go, and take each other's place.
+
+use quorate_engine::GroupLog;
+
+use super::*;
+use crate::members::{MemberRole, Promotion};
+use crate::membership::{Join, MemberChange, MembershipRequest};
+
+/// Asks the leader for another membership; returns what it was told, if it was told by now.
+fn ask(
+    net: &mut Net,
+    leader: u64,
+    request: MembershipRequest,
+) -> Option<Result<MembershipChanged, MembershipError>> {
+    let caller = 1_000_000 + net.peer(leader).memberships.len() as u64;
+    net.step(leader, Input::Membership { request, dry_run: false, caller });
+    net.settle();
+    answer(net, leader, caller)
+}
+
+fn answer(
+    net: &mut Net,
+    n: u64,
+    caller: u64,
+) -> Option<Result<MembershipChanged, MembershipError>> {
+    let told = &net.peer(n).memberships;
+    let answers: Vec<_> = told.iter().filter(|(c, _)| *c == caller).collect();
+    assert!(answers.len() <= 1, "one answer: {answers:?}");
+    answers.first().map(|(_, answer)| answer.clone())
+}
+
+fn change(changes: &[MemberChange]) -> MembershipRequest {
+    MembershipRequest::Change(changes.to_vec())
+}
+
+/// A fresh data directory of node `n` asks to be let in, and starts when it is.
+fn join(net: &mut Net, leader: u64, n: u64, was: Option<Binding>) -> Result<u64, MembershipError> {
+    let path = net.dir.path().join(n.to_string());
+    if path.exists() {
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+    let founding = Founding::Join(vec!["127.0.0.1:1".to_owned()]);
+    quorate_engine::format(&path, net.cluster, node(n), founding).unwrap();
+    let mut engine = net.engine(n);
+    let write = GroupWrite {
+        group: group(),
+        number: 1,
+        entries: Vec::new(),
+        record: GroupLog::blank(group(), &engine.cache).record(),
+        install: false,
+        genesis: None,
+    };
+    let incarnation = engine.writer.write(vec![write]).unwrap().pop().unwrap().sequence();
+    let directory_id = engine.identity.directory_id;
+    drop(engine);
+    let binding = Binding { node_id: node(n), directory_id, incarnation };
+    let request = Join { binding, addr: format!("127.0.0.1:{n}"), was };
+    let told = ask(net, leader, MembershipRequest::Join(request)).unwrap()?;
+    let id = told.members.of_binding(binding).unwrap().member_id;
+    net.bindings.insert(n, binding);
+    net.let_in.insert(n, (id, told.members));
+    net.start(n);
+    Ok(id)
+}
+
+/// Ticks everybody, and gives each leader the snapshots that it wants.
+fn tick_with_snapshots(net: &mut Net, ticks: u32) {
+    for _ in 0..ticks {
+        net.tick_all(1);
+        for n in net.peers.keys().copied().collect::<Vec<_>>() {
+            if std::mem::take(&mut net.peer(n).snapshot_wanted) {
+                net.take_snapshot(n);
+                net.settle();
+            }
+        }
+    }
+}
+
+fn members(net: &mut Net, n: u64) -> Arc<Members> {
+    net.peer(n).core.status().members
+}
+
+fn role_on(net: &mut Net, at: u64, n: u64) -> Option<MemberRole> {
+    let members = members(net, at);
+    members.of_node(node(n)).and_then(|member| members.role(member.member_id))
+}
+
+fn three() -> (Net, u64) {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    // Everybody answers something, so that everybody is known to be alive.
+    net.propose(leader, 1);
+    net.settle();
+    (net, leader)
+}
+
+fn others(leader: u64) -> [u64; 2] {
+    let mut others = [1, 2, 3].into_iter().filter(|n| *n != leader);
+    [others.next().unwrap(), others.next().unwrap()]
+}
+
+#[test]
+fn a_newcomer_observes_until_it_is_given_a_vote() {
+    let (mut net, leader) = three();
+    assert_eq!(join(&mut net, leader, 4, None), Ok(4));
+    assert_eq!(net.peer(4).core.status().role, Role::Observer);
+    tick_with_snapshots(&mut net, 5);
+    assert_eq!(role_on(&mut net, leader, 4), Some(MemberRole::Observer));
+    assert_eq!(net.peers[&4].applied, net.peers[&leader].applied);
+
+    let done = ask(&mut net, leader, change(&[MemberChange::Promote(node(4))])).unwrap().unwrap();
+    assert_eq!(done.members.role(4), Some(MemberRole::Voter));
+    net.tick_all(2);
+    for n in 1..=4 {
+        assert_eq!(role_on(&mut net, n, 4), Some(MemberRole::Voter), "node {n}");
+        assert_eq!(net.peer(n).core.status().members.conf_state().voters.len(), 4);
+    }
+    assert_eq!(net.peer(4).core.status().role, Role::Follower);
+    // It counts: without it and another one nothing is committed any more.
+    net.kill(4);
+    net.kill(others(leader)[0]);
+    let before = net.peer(leader).core.status().commit_index;
+    net.propose(leader, 2);
+    net.settle();
+    assert_eq!(net.peer(leader).core.status().commit_index, before);
+}
+
+#[test]
+fn whoever_was_added_is_promoted_when_it_has_caught_up() {
+    let (mut net, leader) = three();
+    join(&mut net, leader, 4, None).unwrap();
+    ask(&mut net, leader, change(&[MemberChange::Add(node(4))])).unwrap().unwrap();
+    assert_eq!(role_on(&mut net, leader, 4), Some(MemberRole::Learner));
+    tick_with_snapshots(&mut net, 6);
+    assert_eq!(role_on(&mut net, leader, 4), Some(MemberRole::Voter));
+    let again = ask(&mut net, leader, change(&[MemberChange::Add(node(4))])).unwrap();
+    assert_eq!(again, Err(MembershipError::NoChange(node(4))));
+}
+
+/// To see it fail: take the check of `is_changing` out of `planned`, and that of
+/// `pending_conf_index` out of `append_change`.
+#[test]
+fn trap_R09_a_second_change_is_refused_while_one_is_under_way() {
+    let (mut net, leader) = three();
+    join(&mut net, leader, 4, None).unwrap();
+    tick_with_snapshots(&mut net, 5);
+    let promote = change(&[MemberChange::Promote(node(4))]);
+    net.step(leader, Input::Membership { request: promote, dry_run: false, caller: 1 });
+    let [first, _] = others(leader);
+    let remove = change(&[MemberChange::Remove(node(first))]);
+    net.step(leader, Input::Membership { request: remove.clone(), dry_run: false, caller: 2 });
+    assert_eq!(answer(&mut net, leader, 1), None);
+    assert_eq!(answer(&mut net, leader, 2), Some(Err(MembershipError::Pending)));
+    net.settle();
+    assert!(matches!(answer(&mut net, leader, 1), Some(Ok(_))));
+    assert!(matches!(ask(&mut net, leader, remove), Some(Ok(_))));
+    assert_eq!(net.peer(leader).core.status().members.conf_state().voters.len(), 3);
+}
+
+/// To see it fail: take `leave_joint` and raft-rs's own attempt away, or let the new leader wait
+/// for a change of its own.
+#[test]
+fn trap_R09_a_joint_configuration_is_left_by_the_next_leader() {
+    let (mut net, leader) = three();
+    for n in [4, 5] {
+        join(&mut net, leader, n, None).unwrap();
+        tick_with_snapshots(&mut net, 5);
+    }
+    let [first, second] = others(leader);
+    let swap = [
+        MemberChange::Promote(node(4)),
+        MemberChange::Promote(node(5)),
+        MemberChange::Remove(node(first)),
+    ];
+    net.step(leader, Input::Membership { request: change(&swap), dry_run: false, caller: 1 });
+    // The change is committed, and the leader is gone before anybody hears of the end of it.
+    for _ in 0..40 {
+        net.sync(leader);
+        for n in [first, second, 4, 5] {
+            while net.deliver(leader, n) {}
+            net.sync(n);
+            while !members(&mut net, leader).is_joint() && net.deliver(n, leader) {}
+        }
+        if members(&mut net, leader).is_joint() {
+            break;
+        }
+    }
+    assert!(members(&mut net, leader).is_joint());
+    net.kill(leader);
+    for n in [first, second, 4, 5] {
+        assert!(!members(&mut net, n).is_joint() || n != leader);
+    }
+    // Both halves of the joint configuration have a majority without the old leader.
+    let next = net.elect();
+    net.tick_all(12);
+    let now = members(&mut net, next);
+    assert!(!now.is_joint(), "{now:?}");
+    let mut voters = now.conf_state().voters.clone();
+    voters.sort_unstable();
+    let mut expected = vec![leader, second, 4, 5];
+    expected.sort_unstable();
+    assert_eq!(voters, expected);
+    if let Some(removed) = net.peers.get(&first) {
+        assert_eq!(removed.core.status().role, Role::Removed);
+    }
+}
+
+#[test]
+fn a_wiped_node_comes_back_in_its_own_place() {
+    let (mut net, leader) = three();
+    let [gone, _] = others(leader);
+    let refused = join_over_a_live_one(&mut net, leader, gone);
+    assert_eq!(refused, Err(MembershipError::StillActive(node(gone))));
+    net.kill(gone);
+    net.tick_all(config().election_ticks + 2);
+    assert_eq!(join(&mut net, leader, gone, None), Ok(4));
+    let learner = members(&mut net, leader).get(4).unwrap().clone();
+    assert_eq!(learner.promotion, Promotion::Replacing(gone));
+    tick_with_snapshots(&mut net, 8);
+    let now = members(&mut net, leader);
+    let mut expected: Vec<u64> = [1, 2, 3, 4].into_iter().filter(|n| *n != gone).collect();
+    expected.sort_unstable();
+    let mut voters = now.conf_state().voters.clone();
+    voters.sort_unstable();
+    assert_eq!((voters, now.is_joint(), now.len()), (expected, false, 3));
+    assert_eq!(net.peer(gone).core.status().role, Role::Follower);
+
+    // A restart finds it again, under its new name.
+    net.propose(leader, 7);
+    net.settle();
+    net.kill(gone);
+    net.start(gone);
+    net.tick_all(3);
+    assert_eq!(net.peer(gone).core.own_id, 4);
+    assert_eq!(net.peer(gone).applied.last().unwrap().1[..], 7u64.to_le_bytes());
+}
+
+fn join_over_a_live_one(net: &mut Net, leader: u64, n: u64) -> Result<(), MembershipError> {
+    let binding = Binding {
+        node_id: node(n),
+        directory_id: DirectoryId::from_bytes([9; 16]),
+        incarnation: 1,
+    };
+    let join = Join { binding, addr: "127.0.0.1:9".to_owned(), was: None };
+    ask(net, leader, MembershipRequest::Join(join)).unwrap().map(|_| ())
+}
+
+/// To see it fail: give the replacement the id of the member it replaces.
+#[test]
+fn trap_R15_a_replaced_disk_has_an_id_that_nobody_ever_had() {
+    let (mut net, leader) = three();
+    let [gone, _] = others(leader);
+    let mut old = net.bindings[&gone];
+    for expected in 4..=6 {
+        net.kill(gone);
+        net.tick_all(config().election_ticks + 2);
+        assert_eq!(join(&mut net, leader, gone, Some(old)), Ok(expected));
+        tick_with_snapshots(&mut net, 8);
+        assert_eq!(role_on(&mut net, leader, gone), Some(MemberRole::Voter));
+        // Who follows a member that is none any more is not let in.
+        let late = Join {
+            binding: Binding { incarnation: 77, ..old },
+            addr: String::new(),
+            was: Some(old),
+        };
+        let refused = ask(&mut net, leader, MembershipRequest::Join(late)).unwrap();
+        assert_eq!(refused, Err(MembershipError::Retired(node(gone))));
+        old = net.bindings[&gone];
+        net.propose(leader, 100 + expected);
+        net.settle();
+        assert_eq!(net.peers[&gone].applied, net.peers[&leader].applied);
+    }
+}
+
+#[test]
+fn a_removed_node_learns_it_and_cannot_come_back_by_itself() {
+    let (mut net, leader) = three();
+    let [gone, stays] = others(leader);
+    let old = net.bindings[&gone];
+    ask(&mut net, leader, change(&[MemberChange::Remove(node(gone))])).unwrap().unwrap();
+    net.tick_all(1);
+    assert_eq!(net.peer(leader).core.status().members.conf_state().voters.len(), 2);
+    // It does not campaign, whether it has heard of it or not.
+    net.tick_all(4 * config().election_ticks);
+    assert_eq!(net.peer(leader).core.status().leader, Some(node(leader)));
+    let retired = Join { binding: old, addr: String::new(), was: None };
+    let refused = ask(&mut net, leader, MembershipRequest::Join(retired)).unwrap();
+    assert_eq!(refused, Err(MembershipError::Retired(node(gone))));
+    net.kill(gone);
+    // An operator who formats a directory to join may bring it back, as an observer.
+    assert_eq!(join(&mut net, leader, gone, None), Ok(4));
+    assert_eq!(role_on(&mut net, leader, gone), Some(MemberRole::Observer));
+    assert_eq!(role_on(&mut net, leader, stays), Some(MemberRole::Voter));
+}
+
+#[test]
+fn what_would_lose_the_quorum_is_refused_and_says_why() {
+    let (mut net, leader) = three();
+    let [first, second] = others(leader);
+    let refused = |net: &mut Net, changes: &[MemberChange]| {
+        ask(net, leader, change(changes)).unwrap().unwrap_err()
+    };
+    let leads = refused(&mut net, &[MemberChange::Remove(node(leader))]);
+    assert_eq!(leads, MembershipError::Leads(node(leader)));
+    let stranger = refused(&mut net, &[MemberChange::Remove(node(9))]);
+    assert_eq!(stranger, MembershipError::NoMember(node(9)));
+    let twice = [MemberChange::Remove(node(first)), MemberChange::Demote(node(first))];
+    assert_eq!(refused(&mut net, &twice), MembershipError::Unsound);
+    assert_eq!(refused(&mut net, &[]), MembershipError::Unsound);
+
+    net.kill(first);
+    net.tick_all(config().election_ticks + 2);
+    let lost = refused(&mut net, &[MemberChange::Demote(node(second))]);
+    assert_eq!(lost, MembershipError::WouldLoseQuorum { voters: 2, live: 1, needed: 2 });
+    // Asked for only, it changes nothing; and what nobody misses may go.
+    let dead = change(&[MemberChange::Remove(node(first))]);
+    net.step(leader, Input::Membership { request: dead.clone(), dry_run: true, caller: 5 });
+    assert!(matches!(answer(&mut net, leader, 5), Some(Ok(_))));
+    assert_eq!(net.peer(leader).core.status().members.len(), 3);
+    ask(&mut net, leader, dead).unwrap().unwrap();
+    assert_eq!(net.peer(leader).core.status().members.len(), 2);
+    let follower = ask(&mut net, second, change(&[MemberChange::Demote(node(leader))])).unwrap();
+    assert_eq!(follower, Err(MembershipError::NotLeader { leader: Some(node(leader)) }));
+}
+
+/// To see it fail: take the loop over `take_ready` out of `Core::new`.
+#[test]
+fn trap_R07_I05_a_restart_knows_the_members_before_its_first_tick() {
+    let (mut net, leader) = three();
+    let [gone, stays] = others(leader);
+    net.kill(gone);
+    net.tick_all(config().election_ticks + 2);
+    ask(&mut net, leader, change(&[MemberChange::Remove(node(gone))])).unwrap().unwrap();
+    net.propose(leader, 2);
+    net.settle();
+    net.propose(leader, 3);
+    net.settle();
+    for n in [leader, stays] {
+        net.kill(n);
+    }
+    for n in [leader, stays] {
+        net.start(n);
+        let voters = members(&mut net, n).conf_state().voters.clone();
+        assert_eq!(voters.len(), 2, "node {n}: {voters:?}");
+    }
+    net.elect();
+}
+
+#[test]
+fn an_address_changes_without_raft() {
+    let (mut net, leader) = three();
+    let [moved, other] = others(leader);
+    let addr = "127.0.0.1:77".to_owned();
+    let request = MembershipRequest::Address { node: node(moved), addr: addr.clone() };
+    ask(&mut net, leader, request.clone()).unwrap().unwrap();
+    net.tick_all(1);
+    assert_eq!(members(&mut net, other).of_node(node(moved)).unwrap().addr, addr);
+    // Said again, nothing is written.
+    let last = net.peer(leader).core.status().last_index;
+    ask(&mut net, leader, request).unwrap().unwrap();
+    assert_eq!(net.peer(leader).core.status().last_index, last);
+}
