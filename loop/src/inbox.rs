@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use quorate_engine::{DirectoryId, GroupId, NodeId};
+use quorate_engine::{DirectoryId, Durable, GroupId, NodeId};
 use quorate_statemachine::StateMachine;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -36,8 +36,10 @@ pub(crate) type ReadCaller = oneshot::Sender<Result<u64, ReadError>>;
 
 /// Whatever wakes the loop, besides its tick.
 pub(crate) enum Event<S: StateMachine> {
-    /// Something for the core.
-    Input(Input<ProposeCaller<S>, ReadCaller>),
+    /// Something for the core of a group.
+    Input(GroupId, Input<ProposeCaller<S>, ReadCaller>),
+    /// Writes that are durable, of whichever groups.
+    Durable(Vec<Durable>),
     /// A message of a peer. The permit holds its bytes' place in the peer's share of the inbox.
     Peer { from: NodeId, group: GroupId, message: PeerMessage, permit: OwnedSemaphorePermit },
     /// News of the founding; the permit as above.
@@ -47,10 +49,14 @@ pub(crate) enum Event<S: StateMachine> {
         news: FoundingNews,
         permit: OwnedSemaphorePermit,
     },
+    /// A snapshot transfer has ended; what came of it is another event.
+    SnapshotSent,
     /// A connection went down or was refused.
     Link(LinkEvent),
     /// These groups hold log files back that should be removed.
     HeldBack(Vec<GroupId>),
+    /// A group cannot go on, and the others can: its own state machine is at fault.
+    Failed(GroupId, String),
     /// Another thread of this node cannot go on.
     Fault(String),
     /// Stop in order.
@@ -97,12 +103,16 @@ impl<S: StateMachine> Inbox<S> {
     }
 
     /// Sends a proposal or a read of a caller on this node.
-    pub(crate) fn request(&self, input: Input<ProposeCaller<S>, ReadCaller>) -> Result<(), Closed> {
+    pub(crate) fn request(
+        &self,
+        group: GroupId,
+        input: Input<ProposeCaller<S>, ReadCaller>,
+    ) -> Result<(), Closed> {
         if self.requests.fetch_add(1, Ordering::Relaxed) >= self.requests_max {
             self.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(Closed::Full);
         }
-        self.events.send(Event::Input(input)).map_err(|_| Closed::Ended)
+        self.events.send(Event::Input(group, input)).map_err(|_| Closed::Ended)
     }
 
     /// Does the work of a thread of this node; a panic in it stops the node, not the process.
