@@ -395,7 +395,7 @@ impl Quorum {
         let group = &self.inner.config.group;
         let patience = Duration::from_millis(group.tick_ms) * group.election_ticks;
         let mut watch = self.watch_status();
-        self.inner.node.transfer_leadership();
+        self.inner.node.transfer_leadership(None);
         let handed_over = watch.wait_for(|status| status.role != Role::Leader);
         if timeout(patience, handed_over).await.is_err() {
             tracing::info!("nobody took the leadership over: the others will elect a leader");

@@ -47,9 +47,9 @@ fn role(group: &GroupStatus) -> Role {
 
 fn voter(member: &quorate::Member) -> Voter {
     Voter {
-        node_id: member.node_id.get(),
+        node_id: member.node_id().get(),
         member_id: member.member_id,
-        directory_id: Uuid::from_bytes(*member.directory_id.as_bytes()),
+        directory_id: Uuid::from_bytes(*member.binding.directory_id.as_bytes()),
         addr: member.addr.clone(),
     }
 }

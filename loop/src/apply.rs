@@ -1,183 +1,100 @@
-//! [`Applier`]: the apply thread, which owns the state machine.
+//! [`Applier`]: the apply thread, which owns the state machines of all groups.
 
-use std::sync::{Arc, mpsc};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
 
-use bytes::Bytes;
-use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
-use quorate_statemachine::{Changes as _, RestoreError, StateMachine};
-use raft::eraftpb::ConfState;
+use quorate_engine::{GroupId, SnapshotError, SnapshotStore};
+use quorate_statemachine::StateMachine;
 
-use crate::core::{Apply, Committed, Input};
-use crate::inbox::{Applied, Event, Inbox, ProposeCaller};
-use crate::publish::Publisher;
-use crate::snapshot_worker::{SnapshotWorker, Take};
+use crate::core::{Apply, Input};
+use crate::inbox::{Event, Inbox, ProposeCaller, panic_text};
+use crate::machine::{Machine, RestoreFailure, SnapshotTrigger, described};
+use crate::snapshot_worker::SnapshotWorker;
 
 /// Work for the apply thread.
 pub(crate) enum ApplyWork<S: StateMachine> {
-    /// What the core handed over, in order.
+    /// What the core of the group handed over, in order.
     Apply(Apply<ProposeCaller<S>>),
     /// A newer snapshot is needed than there is.
     TakeSnapshot,
+    /// The group has stopped: its state machine is not needed any more.
+    End,
 }
 
-/// The state machine, and what must happen around each of its commands.
-///
-/// In this order, for each batch: apply, publish the image, answer the callers, tell the loop. So
-/// a caller that was answered finds its change in the image of its own node.
+/// Why a group, or the whole node, cannot go on.
+enum Fault {
+    Group(String),
+    Node(String),
+}
+
+/// The state machines of all groups, and the thread that they share. A slow one delays the others;
+/// one that fails does not.
 pub(crate) struct Applier<S: StateMachine> {
-    pub(crate) machine: S,
-    pub(crate) group: GroupId,
-    pub(crate) applied: LogId,
-    pub(crate) conf_state: ConfState,
-    pub(crate) members: Bytes,
-    pub(crate) publisher: Arc<Publisher<S>>,
+    pub(crate) machines: BTreeMap<GroupId, Box<Machine<S>>>,
     pub(crate) inbox: Inbox<S>,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) worker: SnapshotWorker<S>,
     pub(crate) trigger: SnapshotTrigger,
 }
 
-/// When a snapshot is due: after so many entries or bytes since the last one that was begun.
-///
-/// It is reset when a snapshot is handed to the worker, whatever becomes of it: a failing disk
-/// is not asked again for every entry (trap I11).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SnapshotTrigger {
-    pub(crate) entries_max: u64,
-    pub(crate) bytes_max: u64,
-    pub(crate) entries: u64,
-    pub(crate) bytes: u64,
-}
-
-impl SnapshotTrigger {
-    fn count(&mut self, command: &[u8]) {
-        self.entries += 1;
-        self.bytes += command.len() as u64;
-    }
-
-    fn is_due(&self) -> bool {
-        self.entries >= self.entries_max || self.bytes >= self.bytes_max
-    }
-
-    fn reset(&mut self) {
-        (self.entries, self.bytes) = (0, 0);
-    }
-}
-
-/// A snapshot that the state machine cannot be restored from.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RestoreFailure {
-    #[error(transparent)]
-    File(#[from] SnapshotError),
-    #[error("snapshot {id}: {source}")]
-    Stream { id: LogId, source: RestoreError },
-}
-
-/// Reads the snapshot `id` and rebuilds the state machine from it.
-pub(crate) fn restore<S: StateMachine>(
-    snapshots: &SnapshotStore,
-    group: GroupId,
-    id: LogId,
-) -> Result<(S, SnapshotMeta), RestoreFailure> {
-    let mut reader = snapshots.open(group, id)?;
-    let meta = reader.meta().clone();
-    let machine =
-        S::restore(&mut reader).map_err(|source| RestoreFailure::Stream { id, source })?;
-    Ok((machine, meta))
-}
-
 impl<S: StateMachine> Applier<S> {
-    /// Works until the loop drops its end of the queue, or a command cannot be applied.
-    pub(crate) fn run(mut self, work: &mpsc::Receiver<ApplyWork<S>>) {
-        while let Ok(work) = work.recv() {
-            let done = match work {
-                ApplyWork::Apply(Apply::Entries(entries)) => self.apply(entries),
-                ApplyWork::Apply(Apply::Restore(id)) => self.restore(id),
-                ApplyWork::TakeSnapshot => {
-                    self.take_snapshot();
-                    Ok(())
+    /// Works until the loop drops its end of the queue, or the disk fails. Work for a group that
+    /// has failed is dropped, and those who wait for it with it.
+    pub(crate) fn run(mut self, queue: &mpsc::Receiver<(GroupId, ApplyWork<S>)>) {
+        while let Ok((group, work)) = queue.recv() {
+            // A panic of a state machine is its own: nothing of it is used again.
+            let done = catch_unwind(AssertUnwindSafe(|| self.work(group, work)));
+            match done.unwrap_or_else(|panic| Err(Fault::Group(panic_text(&*panic)))) {
+                Ok(()) => {}
+                Err(Fault::Group(reason)) => {
+                    self.machines.remove(&group);
+                    self.inbox.send(Event::Failed(group, reason));
                 }
-            };
-            if let Err(fault) = done {
-                return self.inbox.send(Event::Fault(fault));
+                Err(Fault::Node(reason)) => return self.inbox.send(Event::Fault(reason)),
             }
         }
     }
 
-    fn apply(&mut self, entries: Vec<Committed<ProposeCaller<S>>>) -> Result<(), String> {
-        let mut changes: Option<S::Changes> = None;
-        let mut answers = Vec::new();
-        for Committed { at, command, caller, members } in entries {
-            assert_eq!(at.index, self.applied.index + 1, "entries are applied one by one");
-            self.applied = at;
-            self.trigger.count(&command);
-            if let Some(members) = members {
-                self.conf_state = members.conf_state().clone();
-                self.members = members.encode();
+    fn work(&mut self, group: GroupId, work: ApplyWork<S>) -> Result<(), Fault> {
+        match work {
+            ApplyWork::End => {
+                self.machines.remove(&group);
             }
-            // A leader opens its term with an entry that says nothing.
-            if command.is_empty() {
-                continue;
+            ApplyWork::Apply(work) => self.apply(group, work)?,
+            ApplyWork::TakeSnapshot => {
+                if let Some(machine) = self.machines.get_mut(&group) {
+                    machine.take_snapshot(&self.worker);
+                }
             }
-            let applied =
-                self.machine.apply(at.index, &command).map_err(|error| described(&error))?;
-            match &mut changes {
-                Some(changes) => changes.merge(applied.changes),
-                None => changes = Some(applied.changes),
-            }
-            if let Some(caller) = caller {
-                answers.push((caller, Applied { index: at.index, outcome: applied.outcome }));
-            }
-        }
-        self.publisher.publish(self.machine.image(), self.applied.index, changes);
-        for (caller, answer) in answers {
-            // A caller that has gone needs no answer.
-            let _ = caller.send(Ok(answer));
-        }
-        self.inbox.send(Event::Input(Input::Applied(self.applied.index)));
-        if self.trigger.is_due() {
-            self.take_snapshot();
         }
         Ok(())
     }
 
-    fn restore(&mut self, id: LogId) -> Result<(), String> {
-        let (machine, meta) =
-            restore::<S>(&self.snapshots, self.group, id).map_err(|error| described(&error))?;
-        let before = self.machine.image();
-        self.machine = machine;
-        self.applied = meta.id;
-        self.conf_state = meta.conf_state;
-        self.members = meta.members;
-        self.trigger.reset();
-        let image = self.machine.image();
-        let changes = S::Changes::between(&before, &image);
-        self.publisher.publish(image, id.index, Some(changes));
-        self.inbox.send(Event::Input(Input::Applied(id.index)));
-        Ok(())
-    }
-
-    /// Hands the image to the worker, which writes it while commands are applied on.
-    fn take_snapshot(&mut self) {
-        let meta = SnapshotMeta {
-            group: self.group,
-            id: self.applied,
-            conf_state: self.conf_state.clone(),
-            members: self.members.clone(),
+    fn apply(&mut self, group: GroupId, work: Apply<ProposeCaller<S>>) -> Result<(), Fault> {
+        let Some(machine) = self.machines.get_mut(&group) else { return Ok(()) };
+        let applied = match work {
+            Apply::Entries(entries) => machine.apply(entries).map_err(Fault::Group)?,
+            Apply::Restore(id) => {
+                machine.restore(&self.snapshots, id)?;
+                id.index
+            }
         };
-        if self.worker.take(Take { meta, image: self.machine.image() }) {
-            self.trigger.reset();
+        self.inbox.send(Event::Input(group, Input::Applied(applied)));
+        if machine.is_due(&self.trigger) {
+            machine.take_snapshot(&self.worker);
         }
+        Ok(())
     }
 }
 
-/// An error with its causes, in one line.
-fn described(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+impl From<RestoreFailure> for Fault {
+    fn from(failure: RestoreFailure) -> Self {
+        let reason = described(&failure);
+        match failure {
+            // The disk's fault, and the disk is that of all.
+            RestoreFailure::File(SnapshotError::Io { .. }) => Fault::Node(reason),
+            _ => Fault::Group(reason),
+        }
     }
-    text
 }

@@ -1,4 +1,6 @@
-//! [`Bootstrap`]: from a data directory to a group that may vote.
+//! [`Bootstrap`]: from a data directory to groups that may vote.
+
+use std::sync::mpsc;
 
 use quorate_engine::{
     CacheBudget, Disk, GroupId, GroupLog, GroupWrite, LogId, LogWriter, RecoveredGroup,
@@ -8,12 +10,10 @@ use quorate_statemachine::StateMachine;
 
 use crate::driver::Addresses;
 use crate::founding::{Founding, FoundingRecord};
+use crate::genesis;
+use crate::log_writer::LogWork;
 use crate::members::Members;
-use crate::snapshot_worker::{self, Take};
-
-/// The position of the first snapshot, the same on every voter: it makes whoever joins later
-/// begin with a snapshot, and so with the membership.
-const FIRST: LogId = LogId { index: 1, term: 1 };
+use crate::snapshot_worker;
 
 /// What the loop thread starts with. It writes by itself as long as nothing else can be waiting.
 pub(crate) struct Bootstrap<F: Disk> {
@@ -22,7 +22,11 @@ pub(crate) struct Bootstrap<F: Disk> {
     pub(crate) addresses: Addresses,
     pub(crate) writer: LogWriter<F>,
     pub(crate) cache: CacheBudget,
+    /// What the loop gives to the writer, as soon as that has a thread of its own.
+    pub(crate) queue: mpsc::Receiver<LogWork>,
     pub(crate) founded: Option<Founded>,
+    /// The other groups of the directory; none before the founding of this one is complete.
+    pub(crate) others: Vec<Founded>,
     /// Writes so far; the core's numbers follow.
     writes: u64,
     /// There was no room for it; the writer has kept it.
@@ -37,33 +41,40 @@ pub(crate) struct Founded {
     pub(crate) restore: Option<LogId>,
 }
 
+impl Founded {
+    /// A group as it was found in the directory, its state machine restored.
+    ///
+    /// # Errors
+    ///
+    /// When its snapshot has no member table.
+    pub(crate) fn recovered(recovered: RecoveredGroup) -> Result<Self, String> {
+        let SnapshotMeta { members, conf_state, .. } = recovered.snapshot;
+        let members = Members::decode(&members, conf_state).map_err(|e| e.to_string())?;
+        Ok(Founded { log: recovered.log, members, restore: None })
+    }
+}
+
 impl<F: Disk + 'static> Bootstrap<F> {
     pub(crate) fn new(
         group: GroupId,
-        founding: Founding,
-        addresses: Addresses,
+        (founding, addresses): (Founding, Addresses),
         writer: LogWriter<F>,
         cache: CacheBudget,
-        recovered: Option<RecoveredGroup>,
-    ) -> Result<Self, String> {
-        let founded = match recovered {
-            Some(recovered) => {
-                let SnapshotMeta { members, conf_state, .. } = recovered.snapshot;
-                let members = Members::decode(&members, conf_state).map_err(|e| e.to_string())?;
-                Some(Founded { log: recovered.log, members, restore: None })
-            }
-            None => None,
-        };
-        Ok(Bootstrap {
+        queue: mpsc::Receiver<LogWork>,
+        (founded, others): (Option<Founded>, Vec<Founded>),
+    ) -> Self {
+        Bootstrap {
             group,
             founding,
             addresses,
             writer,
             cache,
+            queue,
             founded,
+            others,
             writes: 0,
             unwritten: None,
-        })
+        }
     }
 
     /// Makes durable whatever the founding needs now. What there is no room for is tried again
@@ -111,24 +122,16 @@ impl<F: Disk + 'static> Bootstrap<F> {
         self.founded.take().ok_or_else(|| "a founding record stands without its group".to_owned())
     }
 
-    /// The first snapshot, byte for byte the same on every voter, and the log that begins there.
     fn first_state<S: StateMachine>(&self, snapshots: &SnapshotStore) -> Result<Founded, String> {
         let bindings = self.founding.bindings_to_be();
         let voters = self.addresses.iter().filter_map(|(node, addr)| {
             bindings.get(node).map(|directory| (*node, *directory, addr.clone()))
         });
         let members = Members::founding(voters);
-        let meta = SnapshotMeta {
-            group: self.group,
-            id: FIRST,
-            conf_state: members.conf_state().clone(),
-            members: members.encode(),
-        };
-        let image = S::new().image();
-        let meta = snapshot_worker::write::<S>(snapshots, Take { meta, image })
-            .map_err(|error| error.to_string())?;
+        let take = genesis::first_snapshot::<S>(self.group, &members);
+        let meta = snapshot_worker::write::<S>(snapshots, take).map_err(|e| e.to_string())?;
         let log = GroupLog::founded(self.group, &meta, &self.cache);
-        Ok(Founded { log, members, restore: Some(FIRST) })
+        Ok(Founded { log, members, restore: Some(genesis::FIRST) })
     }
 
     fn write_of(&mut self, record: &FoundingRecord) -> Result<GroupWrite, String> {

@@ -1,6 +1,8 @@
-//! [`Driver`]: the loop thread. It feeds the core and carries out its effects.
+//! [`Driver`]: the loop thread. It feeds the cores of all groups and carries out their effects.
 //!
-//! It is woken by events, and once a tick by the clock; it waits for nothing else.
+//! It is woken by events, and once a tick by the clock; it waits for nothing else. One round: step
+//! everything that waits, take the effects of every group that was touched, give all their writes to
+//! the log writer in one piece, and carry out the rest.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,47 +11,54 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use quorate_engine::{Disk, GroupId, LogReader, NodeId};
+use quorate_engine::{Disk, GroupId, LogReader, NodeId, SnapshotStore};
 use quorate_statemachine::StateMachine;
-use tokio::sync::watch;
 
 use crate::apply::ApplyWork;
 use crate::bootstrap::{Bootstrap, Founded};
 use crate::config::LoopConfig;
-use crate::core::{Apply, Core, Effects, Input};
+use crate::core::{Apply, Core, Input};
 use crate::error::ProposeError;
 use crate::founding::Founding;
 use crate::frame::{Frame, RefusalCode};
-use crate::inbox::{Caller, Event, Inbox, ProposeCaller, ReadCaller, panic_text};
-use crate::log_writer;
+use crate::groups::Groups;
+use crate::inbox::{Event, Inbox, panic_text};
+use crate::log_writer::{self, LogWork};
 use crate::members::Binding;
-use crate::message::{Envelope, PeerMessage};
+use crate::membership::MembershipError;
+use crate::message::Envelope;
+use crate::purges::Purges;
+use crate::slot::{GroupEffects, answer};
+use crate::snapshot_sends::SnapshotSends;
 use crate::snapshot_worker::SnapshotWorker;
-use crate::status::{GroupStatus, Role};
-use crate::transport::{LinkEvent, SharedRoster, SnapshotTransfer, Transport, send_snapshot};
+use crate::transport::{LinkEvent, SharedRoster, Transport};
 
 /// Events stepped before the effects are taken: what is ready by then shares one batch.
 const EVENTS_PER_ROUND: usize = 4_096;
 
-type GroupCore<S> = Core<ProposeCaller<S>, ReadCaller>;
+/// The addresses of all voters, by node.
+pub(crate) type Addresses = BTreeMap<NodeId, String>;
 
-/// What the loop thread owns beside the core.
+/// What the loop thread owns.
 pub(crate) struct Driver<S: StateMachine> {
-    pub(crate) group: GroupId,
+    /// The group that is founded with the node, and without which no other begins.
+    pub(crate) first: GroupId,
     pub(crate) node: NodeId,
     pub(crate) config: LoopConfig,
     /// Differs between two runs of the node.
     pub(crate) run: u32,
+    /// Every group of this node, begun or not.
+    pub(crate) groups: Groups<S>,
     pub(crate) events: mpsc::Receiver<Event<S>>,
     pub(crate) inbox: Inbox<S>,
-    pub(crate) apply: mpsc::Sender<ApplyWork<S>>,
+    pub(crate) apply: mpsc::Sender<(GroupId, ApplyWork<S>)>,
+    pub(crate) log: mpsc::Sender<LogWork>,
     pub(crate) worker: SnapshotWorker<S>,
     pub(crate) reader: LogReader,
-    pub(crate) snapshots: quorate_engine::SnapshotStore,
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) sends: SnapshotSends<S>,
     pub(crate) transport: Arc<Transport>,
     pub(crate) roster: SharedRoster,
-    pub(crate) runtime: tokio::runtime::Handle,
-    pub(crate) status: watch::Sender<GroupStatus>,
     /// Bytes of the log on disk; the log writer sets it.
     pub(crate) log_disk_bytes: Arc<AtomicU64>,
     pub(crate) purges: Purges,
@@ -61,17 +70,27 @@ enum End {
     Fatal(String),
 }
 
+impl End {
+    /// What all who wait are told.
+    fn error(&self) -> ProposeError {
+        match self {
+            End::Stopped => ProposeError::ShutDown,
+            End::Fatal(reason) => ProposeError::Fatal(reason.clone()),
+        }
+    }
+}
+
 impl<S: StateMachine> Driver<S> {
-    /// Founds the group if that is not done, then serves it, until it is stopped or cannot go on.
-    /// Every caller that waits by then is answered.
+    /// Founds the first group if that is not done, then serves all, until the node is stopped or
+    /// cannot go on. Every caller that waits by then is answered.
     pub(crate) fn run<F: Disk + 'static>(mut self, bootstrap: Bootstrap<F>) {
-        // raft-rs panics where it cannot go on. The panic ends this group and not the process:
-        // nothing that it left half done is used again.
+        // A group's panic is caught where it is stepped; this is for the loop's own.
         let ended = catch_unwind(AssertUnwindSafe(|| self.found_and_serve(bootstrap)));
-        let error = self.last_words(&ended.unwrap_or_else(|p| End::Fatal(panic_text(&*p))));
+        let error = ended.unwrap_or_else(|p| End::Fatal(panic_text(&*p))).error();
+        self.groups.stop_all(&error);
         self.transport.stop();
         while let Ok(event) = self.events.try_recv() {
-            if let Event::Input(Input::Propose { caller, .. }) = event {
+            if let Event::Input(_, Input::Propose { caller, .. }) = event {
                 // A caller that has gone needs no answer.
                 let _ = caller.send(Err(error.clone()));
             }
@@ -84,8 +103,7 @@ impl<S: StateMachine> Driver<S> {
             Ok(None) => return End::Stopped,
             Err(reason) => return End::Fatal(reason),
         };
-        let Bootstrap { writer, founding, .. } = bootstrap;
-        let (writes, queue) = mpsc::channel();
+        let Bootstrap { writer, founding, queue, others, .. } = bootstrap;
         let (inbox, disk_bytes) = (self.inbox.clone(), self.log_disk_bytes.clone());
         let writing = std::thread::Builder::new()
             .name("quorate-log-writer".to_owned())
@@ -94,30 +112,38 @@ impl<S: StateMachine> Driver<S> {
             Ok(writing) => writing,
             Err(error) => return End::Fatal(format!("cannot start a thread: {error}")),
         };
-        let Founded { log, members, restore } = founded;
-        if let Some(id) = restore {
-            // Should the apply thread be gone, its fault is in the inbox.
-            let _ = self.apply.send(ApplyWork::Apply(Apply::Restore(id)));
+        for founded in std::iter::once(founded).chain(others) {
+            self.begin(founded);
         }
-        let own = Binding {
-            node_id: self.node,
-            directory_id: self.roster.load().directory,
-            incarnation: 0,
-        };
-        let Some(own_id) = members.of_binding(own).map(|member| member.member_id) else {
-            return End::Fatal(format!("node {} is no member of group {}", self.node, self.group));
-        };
-        let core =
-            Core::new(self.group, own_id, Arc::new(members), log, self.config.clone(), self.run);
-        let end = match core {
-            Ok(mut core) => self.serve(&mut core, &founding, &writes),
-            Err(reason) => End::Fatal(reason),
-        };
+        let end = self.serve(&founding);
+        self.groups.stop_all(&end.error());
         // The writer finishes what it was given, and closes the log.
-        drop(writes);
+        let _ = self.log.send(LogWork::Close);
         match (end, writing.join()) {
             (End::Stopped, Ok(Some(Err(error)))) => End::Fatal(error.to_string()),
             (end, _) => end,
+        }
+    }
+
+    /// A group begins, whose log and members are durable.
+    fn begin(&mut self, founded: Founded) {
+        let Founded { log, members, restore } = founded;
+        let group = log.group();
+        if let Some(id) = restore {
+            // Should the apply thread be gone, its fault is in the inbox.
+            let _ = self.apply.send((group, ApplyWork::Apply(Apply::Restore(id))));
+        }
+        let (node_id, directory_id) = (self.node, self.roster.load().directory);
+        let own = Binding { node_id, directory_id, incarnation: 0 };
+        let core = match members.of_binding(own).map(|member| member.member_id) {
+            Some(own_id) => {
+                Core::new(group, own_id, Arc::new(members), log, self.config.clone(), self.run)
+            }
+            None => Err(format!("node {node_id} is no member of group {group}")),
+        };
+        match core {
+            Ok(core) => self.groups.begin(group, core),
+            Err(reason) => self.groups.fail(group, &reason),
         }
     }
 
@@ -159,14 +185,19 @@ impl<S: StateMachine> Driver<S> {
                 })) => {
                     return Err(format!("refused by node {by}: {message}"));
                 }
-                Ok(Event::Input(Input::Propose { caller, .. })) => {
+                Ok(Event::Input(_, Input::Propose { caller, .. })) => {
                     self.inbox.taken();
                     let _ = caller.send(Err(ProposeError::NotLeader { leader: None }));
                 }
-                Ok(Event::Input(Input::Read { caller })) => {
+                Ok(Event::Input(_, Input::Read { caller })) => {
                     self.inbox.taken();
                     let _ = caller.send(Err(crate::error::ReadError::TimedOut));
                 }
+                Ok(Event::Input(_, Input::Membership { caller, .. })) => {
+                    self.inbox.taken();
+                    let _ = caller.send(Err(MembershipError::NotLeader { leader: None }));
+                }
+                Ok(Event::Failed(group, reason)) if group == self.first => return Err(reason),
                 Ok(Event::Fault(reason)) => return Err(reason),
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
@@ -185,69 +216,51 @@ impl<S: StateMachine> Driver<S> {
         let _ = self.transport.send(peer, Frame::Founding(founding.news(asks)));
     }
 
-    fn serve(
-        &mut self,
-        core: &mut GroupCore<S>,
-        founding: &Founding,
-        writes: &mpsc::Sender<quorate_engine::GroupWrite>,
-    ) -> End {
+    fn serve(&mut self, founding: &Founding) -> End {
         let tick = Duration::from_millis(self.config.tick_ms);
         let mut next_tick = Instant::now() + tick;
-        let end = loop {
-            if let Err(reason) = self.carry_out(core, writes) {
-                break End::Fatal(reason);
+        loop {
+            self.carry_out();
+            if let Some(end) = self.end_failed() {
+                return end;
             }
-            self.publish_status(core);
             // Where there is more to do at once, ticks and peers are heard in between.
-            let wait = match core.has_more() {
+            let wait = match self.groups.is_any_touched() {
                 true => Duration::ZERO,
                 false => next_tick.saturating_duration_since(Instant::now()),
             };
-            match self.next_events(core, founding, wait) {
-                Ok(()) => {}
-                Err(end) => break end,
+            if let Err(end) = self.next_events(founding, wait) {
+                return end;
             }
             let now = Instant::now();
             if now >= next_tick {
-                core.step(Input::Tick);
+                self.groups.tick();
                 // A process that was suspended ticks once, not once for every tick it missed.
                 next_tick = if now > next_tick + tick { now + tick } else { next_tick + tick };
             }
-        };
-        let error = self.last_words(&end);
-        answer(core.end(&error));
+        }
+    }
+
+    /// Groups that have failed are gone for the apply thread too. With the last one the node ends.
+    fn end_failed(&mut self) -> Option<End> {
+        let failed = self.groups.take_failed();
+        let (_, reason) = failed.last()?;
+        let end = (!self.groups.is_any_running()).then(|| End::Fatal(reason.clone()));
+        for (group, _) in failed {
+            let _ = self.apply.send((group, ApplyWork::End));
+        }
         end
     }
 
-    /// Puts the reason into the status, before anyone who asks for it is answered.
-    fn last_words(&self, end: &End) -> ProposeError {
-        let End::Fatal(reason) = end else { return ProposeError::ShutDown };
-        self.status.send_if_modified(|status| {
-            let first = status.fatal.is_none();
-            if first {
-                tracing::error!(group = %self.group, reason, "the group has stopped for good");
-                status.fatal = Some(reason.clone());
-                (status.role, status.leader) = (Role::Follower, None);
-            }
-            first
-        });
-        ProposeError::Fatal(reason.clone())
-    }
-
     /// Waits for an event, and steps it with all that came meanwhile.
-    fn next_events(
-        &self,
-        core: &mut GroupCore<S>,
-        founding: &Founding,
-        wait: Duration,
-    ) -> Result<(), End> {
+    fn next_events(&mut self, founding: &Founding, wait: Duration) -> Result<(), End> {
         let mut event = match self.events.recv_timeout(wait) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => return Ok(()),
             Err(RecvTimeoutError::Disconnected) => return Err(End::Stopped),
         };
         for _ in 0..EVENTS_PER_ROUND {
-            self.step(core, founding, event)?;
+            self.step(founding, event)?;
             match self.events.try_recv() {
                 Ok(next) => event = next,
                 Err(_) => break,
@@ -256,23 +269,32 @@ impl<S: StateMachine> Driver<S> {
         Ok(())
     }
 
-    fn step(
-        &self,
-        core: &mut GroupCore<S>,
-        founding: &Founding,
-        event: Event<S>,
-    ) -> Result<(), End> {
+    fn step(&mut self, founding: &Founding, event: Event<S>) -> Result<(), End> {
         match event {
-            Event::Input(input) => {
-                if matches!(input, Input::Propose { .. } | Input::Read { .. }) {
-                    self.inbox.taken();
+            Event::Input(group, input) => {
+                match &input {
+                    Input::Propose { .. } | Input::Read { .. } | Input::Membership { .. } => {
+                        self.inbox.taken();
+                    }
+                    // The disk's fault, and the disk is that of all.
+                    Input::Fetched(fetched) => {
+                        if let Err(error) = &fetched.result
+                            && error.is_fatal()
+                        {
+                            return Err(End::Fatal(error.to_string()));
+                        }
+                    }
+                    _ => {}
                 }
-                core.step(input);
+                self.groups.step(group, input);
+            }
+            Event::Durable(receipts) => {
+                for durable in receipts {
+                    self.groups.step(durable.group(), Input::Durable(durable));
+                }
             }
             Event::Peer { from, group, message, permit } => {
-                if group == self.group {
-                    core.step(Input::Peer { from, message });
-                }
+                self.groups.step(group, Input::Peer { from, message });
                 drop(permit);
             }
             Event::Founding { from, news, permit, .. } => {
@@ -281,102 +303,76 @@ impl<S: StateMachine> Driver<S> {
                     self.tell(from, founding, false);
                 }
             }
-            Event::Link(LinkEvent::Down(node)) => {
-                core.step(Input::Unreachable(node));
-            }
+            Event::Link(LinkEvent::Down(node)) => self.groups.unreachable(node),
             Event::Link(LinkEvent::Refused { .. }) => {} // The dialler has logged it.
+            Event::SnapshotSent => self.sends.ended(),
             Event::HeldBack(groups) => {
-                if groups.contains(&self.group) {
-                    core.step(Input::CompactionWanted);
+                for group in groups {
+                    self.groups.step(group, Input::CompactionWanted);
                 }
             }
+            Event::Failed(group, reason) => self.groups.fail(group, &reason),
             Event::Fault(reason) => return Err(End::Fatal(reason)),
             Event::Stop => return Err(End::Stopped),
         }
         Ok(())
     }
 
-    /// Does what the core wants.
-    fn carry_out(
-        &self,
-        core: &mut GroupCore<S>,
-        writes: &mpsc::Sender<quorate_engine::GroupWrite>,
-    ) -> Result<(), String> {
-        let mut effects = core.effects();
-        if let Some(reason) = effects.fatal.take() {
-            answer(effects);
-            return Err(reason);
-        }
-        if let Some(write) = effects.write.take() {
+    /// Does what the touched groups want, their writes first: they take longest.
+    fn carry_out(&mut self) {
+        let mut all = self.groups.take_effects();
+        let writes: Vec<_> =
+            all.iter_mut().filter_map(|(_, effects)| effects.write.take()).collect();
+        if !writes.is_empty() {
             // Should the writer be gone, its fault is in the inbox.
-            let _ = writes.send(write);
+            let _ = self.log.send(LogWork::Write(writes));
         }
+        let disk_bytes = self.log_disk_bytes.load(Ordering::Relaxed);
+        let mut purges = self.purges.is_due(disk_bytes);
+        for (group, effects) in all {
+            purges |= effects.retain.is_some();
+            self.carry_out_for(group, effects);
+            self.groups.carried_out(group, disk_bytes);
+        }
+        self.groups.publish_disk_bytes(self.first, disk_bytes);
+        if purges {
+            self.purge();
+        }
+    }
+
+    fn carry_out_for(&mut self, group: GroupId, mut effects: GroupEffects<S>) {
         for envelope in effects.messages.drain(..) {
-            self.send(core, envelope);
+            self.send(group, envelope);
         }
         for envelope in effects.snapshots.drain(..) {
-            self.send_snapshot(envelope);
+            self.sends.send(group, envelope);
         }
         for work in effects.apply.drain(..) {
             // As above.
-            let _ = self.apply.send(ApplyWork::Apply(work));
+            let _ = self.apply.send((group, ApplyWork::Apply(work)));
         }
         if effects.snapshot_wanted {
-            let _ = self.apply.send(ApplyWork::TakeSnapshot);
+            let _ = self.apply.send((group, ApplyWork::TakeSnapshot));
         }
         for fetch in effects.fetches.drain(..) {
             let inbox = self.inbox.clone();
-            let done = move |fetched| inbox.send(Event::Input(Input::Fetched(fetched)));
+            let done = move |fetched| inbox.send(Event::Input(group, Input::Fetched(fetched)));
             // A full queue: raft-rs asks again with the next heartbeat's answer.
             if let Err(error) = self.reader.fetch(fetch, done) {
                 tracing::debug!(%error, "entries were not fetched");
             }
         }
         if let Some(keep) = effects.retain {
-            self.worker.retain(self.group, keep);
-            self.purge();
+            self.worker.retain(group, keep);
         }
         answer(effects);
-        Ok(())
     }
 
-    fn send(&self, core: &mut GroupCore<S>, envelope: Envelope) {
+    fn send(&mut self, group: GroupId, envelope: Envelope) {
         let Envelope { to, message } = envelope;
-        let frame = Frame::Peer { group: self.group, message };
+        let frame = Frame::Peer { group, message };
         if let Err(Frame::Peer { message, .. }) = self.transport.send(to, frame) {
-            core.step(Input::Undelivered(Envelope { to, message }));
-        }
-    }
-
-    /// On a thread of its own; raft-rs sends one snapshot at a time to each peer. However it
-    /// ends, the core is told, or the peer would wait for ever (trap R11).
-    fn send_snapshot(&self, envelope: Envelope) {
-        let PeerMessage::Raft(message) = envelope.message else { return };
-        let to = envelope.to;
-        let meta = message.get_snapshot().get_metadata();
-        let id = quorate_engine::LogId { index: meta.index, term: meta.term };
-        let (group, inbox, snapshots) = (self.group, self.inbox.clone(), self.snapshots.clone());
-        let (runtime, roster) = (self.runtime.clone(), self.roster.clone());
-        let timeout = Duration::from_millis(self.config.connect_timeout_ms);
-        let report = move |received: bool| {
-            inbox.send(Event::Input(Input::SnapshotSent { to, received }));
-        };
-        let failed = report.clone();
-        let transfer = move || {
-            let sent = snapshots.raw(group, id).map_err(Into::into).and_then(|file| {
-                let transfer = SnapshotTransfer { to, group, message, file };
-                send_snapshot(&runtime, &roster, timeout, transfer)
-            });
-            match &sent {
-                Ok(()) => tracing::info!(%to, %id, "a snapshot was sent"),
-                Err(error) => tracing::warn!(%to, %id, %error, "a snapshot was not sent"),
-            }
-            report(sent.is_ok());
-        };
-        let thread = std::thread::Builder::new().name("quorate-snapshot-send".to_owned());
-        if let Err(error) = thread.spawn(transfer) {
-            tracing::warn!(%to, %error, "a snapshot was not sent");
-            failed(false);
+            self.groups.step(group, Input::Undelivered(Envelope { to, message }));
         }
     }
 
@@ -392,57 +388,4 @@ impl<S: StateMachine> Driver<S> {
             tracing::debug!(%error, "the log was not purged; the next snapshot asks again");
         }
     }
-
-    fn publish_status(&mut self, core: &GroupCore<S>) {
-        let disk_bytes = self.log_disk_bytes.load(Ordering::Relaxed);
-        if self.purges.is_due(disk_bytes) {
-            self.purge();
-        }
-        let new = GroupStatus::serving(core.status(), disk_bytes);
-        self.status.send_if_modified(|status| {
-            let modified = *status != new;
-            if modified {
-                *status = new;
-            }
-            modified
-        });
-    }
 }
-
-/// When the log's files must be looked through, beside after every snapshot: whenever they have
-/// grown by a quarter of what they may take.
-#[derive(Debug)]
-pub(crate) struct Purges {
-    threshold: u64,
-    purged_at: u64,
-}
-
-impl Purges {
-    /// Files may take `threshold` bytes altogether.
-    pub(crate) fn new(threshold: u64) -> Self {
-        Purges { threshold, purged_at: threshold - threshold / 4 }
-    }
-
-    fn is_due(&mut self, disk_bytes: u64) -> bool {
-        let least = self.threshold - self.threshold / 4;
-        self.purged_at = self.purged_at.min(disk_bytes).max(least);
-        let is_due = disk_bytes >= self.purged_at + self.threshold / 4;
-        if is_due {
-            self.purged_at = disk_bytes;
-        }
-        is_due
-    }
-}
-
-/// Tells callers what the core has to tell them. One that has gone needs no answer.
-fn answer<O>(effects: Effects<Caller<O>, ReadCaller>) {
-    for (caller, error) in effects.failed {
-        let _ = caller.send(Err(error));
-    }
-    for (caller, result) in effects.reads {
-        let _ = caller.send(result);
-    }
-}
-
-/// The addresses of all voters, by node.
-pub(crate) type Addresses = BTreeMap<NodeId, String>;

@@ -109,7 +109,7 @@ pub enum CallError {
 }
 
 /// The first finding, with its remedy, and how many more there are.
-fn listed(findings: &[Damage]) -> String {
+pub(crate) fn listed(findings: &[Damage]) -> String {
     let first = findings.first().map(ToString::to_string).unwrap_or_default();
     match findings.len() {
         0 | 1 => first,

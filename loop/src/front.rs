@@ -1,7 +1,6 @@
 //! [`Front`]: where everything goes that arrives at the node from outside.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,14 +13,19 @@ use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
 use crate::inbox::{Event, Inbox};
 use crate::members::Members;
 use crate::message::PeerMessage;
+use crate::registry::Registry;
 use crate::transport::{Calls, Ingress, Service, Transport, receive_snapshot};
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
 const CALLS_MAX: usize = 1_024;
 
+/// Snapshots that are received at a time, whichever groups they are of; more are refused, and their
+/// leaders try again.
+const RECEIVES_MAX: usize = 4;
+
 /// Everything that arrives at the node from outside.
 pub(crate) struct Front<S: StateMachine> {
-    pub(crate) group: GroupId,
+    pub(crate) registry: Registry<S>,
     pub(crate) inbox: Inbox<S>,
     pub(crate) calls: Calls,
     pub(crate) service: Arc<dyn Service>,
@@ -32,26 +36,16 @@ pub(crate) struct Front<S: StateMachine> {
     pub(crate) limits: Limits,
 }
 
-/// Held while a snapshot is received; free again however that ends.
-struct Busy(Arc<AtomicBool>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
 /// What bounds the work that peers can cause.
 pub(crate) struct Limits {
     calls: Arc<Semaphore>,
-    /// One snapshot at a time: there is one group, and one leader that sends.
-    receiving: Arc<AtomicBool>,
+    receives: Arc<Semaphore>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let calls = Arc::new(Semaphore::new(CALLS_MAX));
-        Limits { calls, receiving: Arc::new(AtomicBool::new(false)) }
+        Limits { calls, receives: Arc::new(Semaphore::new(RECEIVES_MAX)) }
     }
 }
 
@@ -108,23 +102,21 @@ impl<S: StateMachine> Ingress for Front<S> {
     }
 
     fn snapshot(&self, from: NodeId, stream: tokio::net::TcpStream) {
-        if self.limits.receiving.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        let Ok(permit) = self.limits.receives.clone().try_acquire_owned() else { return };
         let (inbox, snapshots) = (self.inbox.clone(), self.snapshots.clone());
-        let (receiving, timeout) = (self.limits.receiving.clone(), self.timeout);
-        let group = self.group;
+        let (registry, timeout) = (self.registry.clone(), self.timeout);
         let transfer = move || {
-            let _receiving = Busy(receiving);
-            match receive_snapshot(stream, timeout, &snapshots, group) {
-                Ok(message) => {
-                    tracing::info!(%from, "a snapshot was received");
+            let _permit = permit;
+            let serves = |group| registry.serves(group);
+            match receive_snapshot(stream, timeout, &snapshots, &serves) {
+                Ok((group, message)) => {
+                    tracing::info!(%from, %group, "a snapshot was received");
                     let meta = message.get_snapshot().get_metadata();
                     let id = LogId { index: meta.index, term: meta.term };
                     match members_of(&snapshots, group, id) {
                         Ok(members) => {
                             let input = Input::SnapshotReceived { from, message, members };
-                            inbox.send(Event::Input(input));
+                            inbox.send(Event::Input(group, input));
                         }
                         Err(error) => tracing::warn!(%from, error, "a snapshot was not received"),
                     }
@@ -133,10 +125,9 @@ impl<S: StateMachine> Ingress for Front<S> {
             }
         };
         let thread = std::thread::Builder::new().name("quorate-snapshot-receive".to_owned());
-        // A closure that is not run is dropped, and `receiving` with it; only the flag remains.
+        // A closure that is not run is dropped, and the permit with it.
         if let Err(error) = thread.spawn(transfer) {
             tracing::warn!(%error, "a snapshot was not received");
-            self.limits.receiving.store(false, Ordering::Release);
         }
     }
 }

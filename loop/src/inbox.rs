@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use quorate_engine::{DirectoryId, GroupId, NodeId};
+use quorate_engine::{DirectoryId, Durable, GroupId, NodeId};
 use quorate_statemachine::StateMachine;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::core::Input;
 use crate::error::{ProposeError, ReadError};
 use crate::frame::FoundingNews;
+use crate::membership::{MembershipChanged, MembershipError};
 use crate::message::PeerMessage;
 use crate::transport::LinkEvent;
 
@@ -34,10 +35,18 @@ pub(crate) type ProposeCaller<S> = Caller<<S as StateMachine>::Outcome>;
 /// The completion of a linearizable read.
 pub(crate) type ReadCaller = oneshot::Sender<Result<u64, ReadError>>;
 
+/// The completion of a request to change the membership.
+pub(crate) type MembershipCaller = oneshot::Sender<Result<MembershipChanged, MembershipError>>;
+
+/// What callers on this node, and everybody else, have for the core of a group.
+pub(crate) type GroupInput<S> = Input<ProposeCaller<S>, ReadCaller, MembershipCaller>;
+
 /// Whatever wakes the loop, besides its tick.
 pub(crate) enum Event<S: StateMachine> {
-    /// Something for the core.
-    Input(Input<ProposeCaller<S>, ReadCaller>),
+    /// Something for the core of a group.
+    Input(GroupId, GroupInput<S>),
+    /// Writes that are durable, of whichever groups.
+    Durable(Vec<Durable>),
     /// A message of a peer. The permit holds its bytes' place in the peer's share of the inbox.
     Peer { from: NodeId, group: GroupId, message: PeerMessage, permit: OwnedSemaphorePermit },
     /// News of the founding; the permit as above.
@@ -47,10 +56,14 @@ pub(crate) enum Event<S: StateMachine> {
         news: FoundingNews,
         permit: OwnedSemaphorePermit,
     },
+    /// A snapshot transfer has ended; what came of it is another event.
+    SnapshotSent,
     /// A connection went down or was refused.
     Link(LinkEvent),
     /// These groups hold log files back that should be removed.
     HeldBack(Vec<GroupId>),
+    /// A group cannot go on, and the others can: its own state machine is at fault.
+    Failed(GroupId, String),
     /// Another thread of this node cannot go on.
     Fault(String),
     /// Stop in order.
@@ -96,13 +109,13 @@ impl<S: StateMachine> Inbox<S> {
         let _ = self.events.send(event);
     }
 
-    /// Sends a proposal or a read of a caller on this node.
-    pub(crate) fn request(&self, input: Input<ProposeCaller<S>, ReadCaller>) -> Result<(), Closed> {
+    /// Sends a proposal, a read, or a request for another membership of a caller on this node.
+    pub(crate) fn request(&self, group: GroupId, input: GroupInput<S>) -> Result<(), Closed> {
         if self.requests.fetch_add(1, Ordering::Relaxed) >= self.requests_max {
             self.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(Closed::Full);
         }
-        self.events.send(Event::Input(input)).map_err(|_| Closed::Ended)
+        self.events.send(Event::Input(group, input)).map_err(|_| Closed::Ended)
     }
 
     /// Does the work of a thread of this node; a panic in it stops the node, not the process.

@@ -1,8 +1,8 @@
 //! # quorate-loop: the ready loop, and the transport under it
 //!
 //! The only code that drives raft-rs. It turns a formatted data directory, a state machine and a
-//! listening address into a [`Node`]: a member of a Raft group whose loop runs, that proposes,
-//! reads and watches.
+//! listening address into a [`Node`]: a member of Raft groups whose loop runs, that proposes, reads
+//! and watches.
 //!
 //! ```text
 //!  propose ─► inbox ─► loop thread ─────► log writer ──fsync──┐
@@ -22,8 +22,9 @@
 //! - **One answer.** Every proposal and read ends exactly once: applied, refused (surely without
 //!   effect), or unknown. See [`ProposeError`].
 //! - **Your own writes.** A proposal is answered after this node has applied it.
-//! - **Fatal is final.** After a failure of disk, state machine or invariant the node answers every
-//!   caller, sends nothing more, and says so in its [`GroupStatus`]. The process goes on.
+//! - **Fatal is final.** After a failure of its state machine or of an invariant a group answers every
+//!   caller, sends nothing more, and says so in its [`GroupStatus`]; after one of the disk all groups
+//!   do. The other groups, and the process, go on.
 //!
 //! # What never happens
 //!
@@ -43,15 +44,24 @@ mod error;
 mod founding;
 mod frame;
 mod front;
+mod genesis;
+mod group;
+mod groups;
 mod guard;
 mod inbox;
 mod log_writer;
 mod logger;
+mod machine;
 mod members;
 mod membership;
 mod message;
 mod node;
 mod publish;
+mod purges;
+mod recovered;
+mod registry;
+mod slot;
+mod snapshot_sends;
 mod snapshot_worker;
 mod status;
 mod transport;
@@ -59,6 +69,7 @@ mod transport;
 pub use self::config::LoopConfig;
 pub use self::core::{Apply, Committed, Core, Effects, Input};
 pub use self::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
+pub use self::group::Group;
 pub use self::inbox::Applied;
 pub use self::members::{Binding, Member, MemberRole, Members, MembersError, Promotion};
 pub use self::membership::{

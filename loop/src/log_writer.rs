@@ -1,10 +1,11 @@
 //! The log writer's thread: everything that waits, in one record, with one fsync.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use quorate_engine::{Disk, GroupWrite, LogWriter, WriteError};
+use quorate_engine::{Disk, GroupId, GroupWrite, LogWriter, WriteError};
 use quorate_statemachine::StateMachine;
 
 use crate::core::Input;
@@ -24,40 +25,61 @@ const WITNESS_SLACK: Duration = Duration::from_millis(20);
 /// made by people and by other programs, which takes longer.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
 
-/// Writes until the loop drops its end of the queue, and closes the log then.
+/// Work for the log writer.
+pub(crate) enum LogWork {
+    /// Make these durable, of whichever groups.
+    Write(Vec<GroupWrite>),
+    /// Close the log: nothing follows.
+    Close,
+}
+
+/// Writes until the loop says that nothing follows, and closes the log then.
 ///
-/// What there is no room for is kept, and tried again; the loop is told of it, and of its end by
-/// the receipts. The loop gives out little more meanwhile (see `core/room.rs`), so that what is
-/// kept stays bounded.
+/// What there is no room for is kept, and tried again; each group that has something in it is told,
+/// and learns of the end by its receipt. The loop gives out little more meanwhile (see
+/// `core/room.rs`), so that what is kept stays bounded.
 ///
 /// # Errors
 ///
 /// The failure that ended it, which the loop has been told of; or that of the close.
 pub(crate) fn run<F: Disk + 'static, S: StateMachine>(
     writer: LogWriter<F>,
-    writes: &mpsc::Receiver<GroupWrite>,
+    queue: &mpsc::Receiver<LogWork>,
     inbox: &Inbox<S>,
     disk_bytes: &AtomicU64,
 ) -> Result<(), WriteError> {
-    let mut rounds = Rounds { writer, inbox, disk_bytes, witness_due: None, retry_at: None };
-    let mut kept = Vec::new();
+    let mut rounds = Rounds {
+        writer,
+        inbox,
+        disk_bytes,
+        witness_due: None,
+        retry_at: None,
+        told_full: BTreeSet::new(),
+    };
+    let mut waiting = Vec::new();
     if !rounds.writer.is_witness_synced() {
         rounds.witness_due = Some(Instant::now());
     }
-    loop {
+    let mut is_open = true;
+    while is_open {
         let next = match rounds.deadline() {
-            None => writes.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => writes.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
         };
-        match next {
-            Ok(first) => {
-                kept.push(first);
-                kept.extend(writes.try_iter().take(WRITES_PER_BATCH - 1));
+        let mut work = match next {
+            Ok(work) => Some(work),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(LogWork::Close),
+        };
+        while let Some(next) = work {
+            match next {
+                LogWork::Write(writes) => waiting.extend(writes),
+                LogWork::Close => is_open = false,
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+            let has_place = is_open && waiting.len() < WRITES_PER_BATCH;
+            work = if has_place { queue.try_recv().ok() } else { None };
         }
-        if let Err(error) = rounds.next(&mut kept) {
+        if let Err(error) = rounds.next(&mut waiting) {
             inbox.send(Event::Fault(error.to_string()));
             return Err(error);
         }
@@ -74,6 +96,8 @@ struct Rounds<'a, F: Disk, S: StateMachine> {
     witness_due: Option<Instant>,
     /// When to try again what there was no room for; `None` while there is.
     retry_at: Option<Instant>,
+    /// The groups that were told so: a receipt will tell them that there is room again.
+    told_full: BTreeSet<GroupId>,
 }
 
 impl<F: Disk + 'static, S: StateMachine> Rounds<'_, F, S> {
@@ -83,29 +107,34 @@ impl<F: Disk + 'static, S: StateMachine> Rounds<'_, F, S> {
     }
 
     /// Does what is due: syncs the witness, and writes what waits.
-    fn next(&mut self, kept: &mut Vec<GroupWrite>) -> Result<(), WriteError> {
+    fn next(&mut self, waiting: &mut Vec<GroupWrite>) -> Result<(), WriteError> {
         let now = Instant::now();
         if self.witness_due.is_some_and(|due| due <= now) {
             self.writer.sync_witness()?;
             self.witness_due = None;
         }
-        let has_work = self.writer.is_waiting() || !kept.is_empty();
+        let has_work = self.writer.is_waiting() || !waiting.is_empty();
         if !has_work || self.retry_at.is_some_and(|at| now < at) {
             return Ok(());
         }
-        match self.writer.write(std::mem::take(kept)) {
+        let groups: Vec<_> = waiting.iter().map(|write| write.group).collect();
+        match self.writer.write(std::mem::take(waiting)) {
             Ok(receipts) => {
                 if self.retry_at.take().is_some() {
                     tracing::info!("there is room on the disk again");
                 }
-                for durable in receipts {
-                    self.inbox.send(Event::Input(Input::Durable(durable)));
-                }
+                self.told_full.clear();
+                self.inbox.send(Event::Durable(receipts));
             }
             Err(error @ WriteError::Full { .. }) => {
                 if self.retry_at.is_none() {
                     tracing::warn!(%error, "this node cannot write");
-                    self.inbox.send(Event::Input(Input::StorageFull));
+                }
+                // A group with nothing to be written would never be told of the end.
+                for group in groups {
+                    if self.told_full.insert(group) {
+                        self.inbox.send(Event::Input(group, Input::StorageFull));
+                    }
                 }
                 self.retry_at = Some(Instant::now() + FULL_PAUSE);
             }

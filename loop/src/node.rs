@@ -11,30 +11,37 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorate_engine::{
     DefaultFileSystem, Disk, Engine, EngineConfig, Formatted, Founding as FoundedBy, GroupId,
-    Identity, LogId, NodeId, RecoveredGroup,
+    Identity, NodeId,
 };
 use quorate_statemachine::StateMachine;
-use raft::eraftpb::ConfState;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::apply::{self, Applier, SnapshotTrigger};
+use crate::apply::Applier;
 use crate::bootstrap::Bootstrap;
 use crate::config::LoopConfig;
-use crate::core::Input;
-use crate::driver::{Addresses, Driver, Purges};
+use crate::driver::{Addresses, Driver};
 use crate::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
 use crate::founding::Founding;
 use crate::front::{Front, Limits};
-use crate::inbox::{Applied, Closed, Event, Inbox};
+use crate::group::Group;
+use crate::groups::Groups;
+use crate::inbox::{Applied, Event, Inbox};
+use crate::machine::SnapshotTrigger;
+use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
 use crate::publish::{Published, Publisher, Updates};
+use crate::purges::Purges;
+use crate::recovered::Recovered;
+use crate::registry::Registry;
+use crate::slot::Slot;
+use crate::snapshot_sends::{SendContext, SnapshotSends};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::GroupStatus;
 use crate::transport::{Acceptor, Calls, LinkEvent, Roster, Service, SharedRoster, Transport};
 
-/// The metadata quorum is group 1.
-const GROUP: GroupId = match GroupId::new(1) {
+/// The metadata quorum is group 1. It is founded with the cluster.
+pub(crate) const FIRST_GROUP: GroupId = match GroupId::new(1) {
     Some(group) => group,
     None => panic!("1 is the number of a group"),
 };
@@ -42,6 +49,9 @@ const GROUP: GroupId = match GroupId::new(1) {
 /// A node with a running loop. Clones are handles to the same node; it stops with the last one.
 ///
 /// There is no way to have a node whose loop does not run: [`Node::open`] returns when it does.
+///
+/// What is asked of the node itself, a proposal, a read, the image, is asked of group 1; the others
+/// are reached through [`Node::group`].
 pub struct Node<S: StateMachine>(Arc<Inner<S>>);
 
 impl<S: StateMachine> Clone for Node<S> {
@@ -60,8 +70,9 @@ struct Inner<S: StateMachine> {
     identity: Identity,
     listen_addr: SocketAddr,
     inbox: Inbox<S>,
-    publisher: Arc<Publisher<S>>,
-    status: watch::Receiver<GroupStatus>,
+    /// Group 1.
+    first: Group<S>,
+    registry: Registry<S>,
     transport: Arc<Transport>,
     calls: Calls,
     service: Arc<dyn Service>,
@@ -120,7 +131,7 @@ impl<S: StateMachine> Node<S> {
         let opening = move || {
             let engine = Engine::open_with(formatted, &engine_config, disk)?;
             let purges = Purges::new(engine_config.purge_threshold_bytes);
-            Recovered::<S, F>::new(engine, purges)
+            Recovered::<S, F>::new(engine, FIRST_GROUP, purges)
         };
         let recovered = tokio::task::spawn_blocking(opening)
             .await
@@ -136,7 +147,7 @@ impl<S: StateMachine> Node<S> {
         config: LoopConfig,
         service: Arc<dyn Service>,
     ) -> Result<Node<S>, OpenError> {
-        let Recovered { engine, group, machine, purges } = recovered;
+        let Recovered { engine, genesis, first, others, machines, damaged, purges } = recovered;
         let identity = engine.identity.clone();
         let node = identity.node_id;
         let run = run_number();
@@ -145,7 +156,7 @@ impl<S: StateMachine> Node<S> {
         let founding = Founding::recover(
             (node, identity.directory_id),
             addresses.keys().copied().collect(),
-            group.as_ref().and_then(|group| group.genesis.as_deref()),
+            genesis.as_deref(),
         )
         .map_err(|error| OpenError::Restore(error.to_string()))?;
         let (cluster, directory) = (identity.cluster_id, identity.directory_id);
@@ -165,84 +176,106 @@ impl<S: StateMachine> Node<S> {
         };
         let transport = Arc::new(Transport::start(&roster, &config, &(Arc::new(on_link) as _)));
 
-        let (applied, conf_state, members) = match &group {
-            Some(group) => {
-                let meta = &group.snapshot;
-                (meta.id, meta.conf_state.clone(), meta.members.clone())
-            }
-            None => (LogId::default(), ConfState::default(), Bytes::new()),
+        let (log, queue) = mpsc::channel();
+        let bootstrap = Bootstrap::new(
+            FIRST_GROUP,
+            (founding, addresses),
+            engine.writer,
+            engine.cache,
+            queue,
+            (first, others),
+        );
+        let disk_bytes = bootstrap.writer.disk_bytes();
+        let log_disk_bytes = Arc::new(AtomicU64::new(disk_bytes));
+        let (mut groups, registry) = (Groups::new(), Registry::new());
+        let mut enter = |id: GroupId, publisher, fatal: Option<String>| {
+            let status = GroupStatus { fatal, ..GroupStatus::founding(disk_bytes) };
+            let (status, receiver) = watch::channel(status);
+            groups.insert(id, Slot::new(id, status));
+            let disk_bytes = log_disk_bytes.clone();
+            registry.insert(Group::new(id, inbox.clone(), publisher, receiver, disk_bytes));
         };
-        let publisher = Arc::new(Publisher::new(machine.image(), applied.index));
+        for (id, machine) in &machines {
+            enter(*id, machine.publisher().clone(), None);
+        }
+        for (id, reason) in damaged {
+            // Nobody may see what it holds: it stays at nothing.
+            let publisher = Publisher::new(S::new().image(), 0);
+            publisher.stop();
+            enter(id, Arc::new(publisher), Some(reason));
+        }
+        let Some(first) = registry.get(FIRST_GROUP) else {
+            return Err(OpenError::Restore("group 1 has no state machine".to_owned()));
+        };
         let (worker, worker_thread) =
             SnapshotWorker::start(engine.snapshots.clone(), inbox.clone())
                 .map_err(OpenError::Thread)?;
         let (apply, work) = mpsc::channel();
         let applier = Applier {
-            machine,
-            group: GROUP,
-            applied,
-            conf_state,
-            members,
-            publisher: publisher.clone(),
+            machines,
             inbox: inbox.clone(),
             snapshots: engine.snapshots.clone(),
             worker: worker.clone(),
             trigger: SnapshotTrigger {
                 entries_max: config.snapshot_entries,
                 bytes_max: config.snapshot_bytes,
-                entries: 0,
-                bytes: 0,
             },
         };
-        let (guard, watched) = (inbox.clone(), publisher.clone());
+        let guard = inbox.clone();
         let apply_thread = thread("quorate-apply", move || {
             guard.guard(|| applier.run(&work));
-            watched.stop();
         })?;
 
-        let bootstrap =
-            Bootstrap::new(GROUP, founding, addresses, engine.writer, engine.cache, group)
-                .map_err(OpenError::Restore)?;
-        let disk_bytes = bootstrap.writer.disk_bytes();
-        let (status, status_receiver) = watch::channel(GroupStatus::founding(disk_bytes));
-        let runtime = tokio::runtime::Handle::current();
+        let connect_timeout = Duration::from_millis(config.connect_timeout_ms);
+        let sends = SnapshotSends::new(SendContext {
+            inbox: inbox.clone(),
+            snapshots: engine.snapshots.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            roster: roster.clone(),
+            timeout: connect_timeout,
+        });
+        let (running, ended) = watch::channel(());
         let driver = Driver {
-            group: GROUP,
+            first: FIRST_GROUP,
             node,
             config: config.clone(),
             run,
+            groups,
             events,
             inbox: inbox.clone(),
             apply,
+            log,
             worker,
             reader: engine.reader,
             snapshots: engine.snapshots.clone(),
+            sends,
             transport: transport.clone(),
             roster: roster.clone(),
-            runtime,
-            status,
             purges,
-            log_disk_bytes: Arc::new(AtomicU64::new(disk_bytes)),
+            log_disk_bytes,
         };
-        let loop_thread = thread("quorate-loop", move || driver.run(bootstrap))?;
+        let loop_thread = thread("quorate-loop", move || {
+            driver.run(bootstrap);
+            drop(running);
+        })?;
 
         let front = Arc::new(Front {
-            group: GROUP,
+            registry: registry.clone(),
             inbox: inbox.clone(),
             calls: calls.clone(),
             service: service.clone(),
             transport: transport.clone(),
             snapshots: engine.snapshots,
-            timeout: Duration::from_millis(config.connect_timeout_ms),
+            timeout: connect_timeout,
             limits: Limits::default(),
         });
         let acceptor = Acceptor::new(roster, front, &config);
-        let mut ended = status_receiver.clone();
+        let mut ended = ended;
         let acceptor = tokio::spawn(async move {
             tokio::select! {
                 () = acceptor.run(listener) => {}
                 // The loop has ended: peers must not take this node for one that answers.
-                _ = ended.wait_for(|status| status.fatal.is_some()) => {}
+                _ = ended.changed() => {}
             }
         })
         .abort_handle();
@@ -250,8 +283,8 @@ impl<S: StateMachine> Node<S> {
             identity,
             listen_addr,
             inbox,
-            publisher,
-            status: status_receiver,
+            first,
+            registry,
             transport,
             calls,
             service,
@@ -271,15 +304,7 @@ impl<S: StateMachine> Node<S> {
     ///
     /// [`ProposeError`]; [`ProposeError::never_applied`] tells whether it may be tried again.
     pub async fn propose(&self, command: Bytes) -> Result<Applied<S::Outcome>, ProposeError> {
-        let (caller, answer) = oneshot::channel();
-        match self.0.inbox.request(Input::Propose { command, caller }) {
-            Ok(()) => match answer.await {
-                Ok(result) => result,
-                Err(_) => Err(self.ended().await),
-            },
-            Err(Closed::Full) => Err(ProposeError::Overloaded),
-            Err(Closed::Ended) => Err(self.ended().await),
-        }
+        self.0.first.propose(command).await
     }
 
     /// A linearizable barrier: the image of this node shows everything that was committed, by
@@ -291,12 +316,7 @@ impl<S: StateMachine> Node<S> {
     ///
     /// [`ReadError`]; trying again is always safe.
     pub async fn read_index(&self) -> Result<u64, ReadError> {
-        let (caller, answer) = oneshot::channel();
-        match self.0.inbox.request(Input::Read { caller }) {
-            Ok(()) => answer.await.unwrap_or(Err(ReadError::ShutDown)),
-            Err(Closed::Full) => Err(ReadError::Overloaded),
-            Err(Closed::Ended) => Err(ReadError::ShutDown),
-        }
+        self.0.first.read_index().await
     }
 
     /// Waits until this node has applied `index`. Waits for ever where no quorum commits it: put
@@ -308,36 +328,40 @@ impl<S: StateMachine> Node<S> {
     ///
     /// [`Stopped`] when the node stops first.
     pub async fn wait_applied(&self, index: u64) -> Result<(), Stopped> {
-        let mut applied = self.0.publisher.applied();
-        let mut status = self.0.status.clone();
-        tokio::select! {
-            reached = applied.wait_for(|applied| *applied >= index) => {
-                reached.map(|_| ()).map_err(|_| Stopped)
-            }
-            _ = status.wait_for(|status| status.fatal.is_some()) => Err(Stopped),
-        }
+        self.0.first.wait_applied(index).await
     }
 
     /// The newest image of this node, and the index it was applied up to. Lock-free; it may lag
     /// behind the leader: see [`Node::read_index`].
     pub fn image(&self) -> Arc<Published<S::Image>> {
-        self.0.publisher.newest()
+        self.0.first.image()
     }
 
     /// A gap-free watch on the state.
     pub fn updates(&self) -> Updates<S> {
-        self.0.publisher.watch()
+        self.0.first.updates()
     }
 
-    /// The group as this node sees it now.
+    /// Group 1 as this node sees it now.
     pub fn status(&self) -> GroupStatus {
-        self.0.status.borrow().clone()
+        self.0.first.status()
     }
 
     /// The same, to wait on. Take what you need and let go: while a borrowed status is held, the
     /// loop cannot publish the next, and waits.
     pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
-        self.0.status.clone()
+        self.0.first.watch_status()
+    }
+
+    /// One of the groups on this node; `None` where it is not here. One that has stopped for good is,
+    /// and says why in its status.
+    pub fn group(&self, id: GroupId) -> Option<Group<S>> {
+        self.0.registry.get(id)
+    }
+
+    /// All groups on this node, ascending, those that have stopped or are damaged included.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.0.registry.ids()
     }
 
     /// Who this node is.
@@ -364,10 +388,25 @@ impl<S: StateMachine> Node<S> {
         self.0.transport.call(&self.0.calls, to, request).await
     }
 
-    /// Hands leadership to the most advanced other voter, if this node leads. Returns at once;
-    /// the status tells what came of it.
-    pub fn transfer_leadership(&self) {
-        self.0.inbox.send(Event::Input(Input::TransferLeader { to: None }));
+    /// Hands leadership to the voter on the node `to`, or else to the most advanced other voter, if
+    /// this node leads. Returns at once; the status tells what came of it.
+    pub fn transfer_leadership(&self, to: Option<NodeId>) {
+        self.0.first.transfer_leadership(to);
+    }
+
+    /// Changes who belongs to group 1; see [`Group::change_membership`].
+    ///
+    /// Not cancel safe: if the future is dropped, the change may still be made.
+    ///
+    /// # Errors
+    ///
+    /// [`MembershipError`]; only [`MembershipError::Unknown`] leaves the outcome open.
+    pub async fn change_membership(
+        &self,
+        request: MembershipRequest,
+        dry_run: bool,
+    ) -> Result<MembershipChanged, MembershipError> {
+        self.0.first.change_membership(request, dry_run).await
     }
 
     /// Stops the node and waits until its log is closed. Callers that wait are told
@@ -383,16 +422,6 @@ impl<S: StateMachine> Node<S> {
             tracing::error!("a thread of the node ended with a panic");
         }
     }
-
-    /// Why the loop ended; its thread says so last.
-    async fn ended(&self) -> ProposeError {
-        let mut status = self.0.status.clone();
-        let fatal = status.wait_for(|status| status.fatal.is_some()).await;
-        match fatal.ok().and_then(|status| status.fatal.clone()) {
-            Some(reason) => ProposeError::Fatal(reason),
-            None => ProposeError::ShutDown,
-        }
-    }
 }
 
 impl<S: StateMachine> Inner<S> {
@@ -406,32 +435,6 @@ impl<S: StateMachine> Inner<S> {
 impl<S: StateMachine> Drop for Inner<S> {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// What was found in the data directory.
-struct Recovered<S, F: Disk> {
-    engine: Engine<F>,
-    group: Option<RecoveredGroup>,
-    machine: S,
-    purges: Purges,
-}
-
-impl<S: StateMachine, F: Disk> Recovered<S, F> {
-    fn new(mut engine: Engine<F>, purges: Purges) -> Result<Self, OpenError> {
-        if let Some(findings) = engine.damaged.remove(&GROUP) {
-            return Err(OpenError::DamagedGroup { group: GROUP, findings });
-        }
-        let group = engine.groups.remove(&GROUP);
-        let machine = match &group {
-            Some(group) => {
-                apply::restore(&engine.snapshots, GROUP, group.snapshot.id)
-                    .map_err(|error| OpenError::Restore(error.to_string()))?
-                    .0
-            }
-            None => S::new(),
-        };
-        Ok(Recovered { engine, group, machine, purges })
     }
 }
 

@@ -1,6 +1,7 @@
 //! [`SnapshotWorker`]: writes images to snapshot files, off the apply path.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 
 use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
@@ -9,13 +10,17 @@ use quorate_statemachine::{Image as _, StateMachine};
 use crate::core::Input;
 use crate::inbox::{Event, Inbox};
 
-/// Jobs that wait; more are refused, and come again with the next entries.
-const JOBS_MAX: usize = 2;
+/// Jobs that wait, those of all groups together; more are refused, and come again with the next
+/// entries. Each group waits with one image at most, which shares what has not changed with the
+/// group's newest.
+const JOBS_MAX: usize = 1_024;
 
 /// An image to be written.
 pub(crate) struct Take<S: StateMachine> {
     pub(crate) meta: SnapshotMeta,
     pub(crate) image: S::Image,
+    /// Dropped when the file is written, or will not be.
+    pub(crate) writing: Arc<()>,
 }
 
 enum Job<S: StateMachine> {
@@ -69,7 +74,9 @@ fn run<S: StateMachine>(store: &SnapshotStore, inbox: &Inbox<S>, queue: &mpsc::R
     while let Ok(job) = queue.recv() {
         match job {
             Job::Take(take) => match write(store, take) {
-                Ok(meta) => inbox.send(Event::Input(Input::SnapshotTaken(meta))),
+                Ok(meta) => {
+                    inbox.send(Event::Input(meta.group, Input::SnapshotTaken(meta)));
+                }
                 // Also on a full disk, and on one that fails: the log keeps what the snapshot
                 // would have replaced. Nothing is lost, nothing is left behind, and the next
                 // trigger tries again. A disk that fails the log too ends the node by that.
@@ -98,7 +105,7 @@ pub(crate) fn write<S: StateMachine>(
     store: &SnapshotStore,
     take: Take<S>,
 ) -> Result<SnapshotMeta, TakeFailure> {
-    let Take { meta, image } = take;
+    let Take { meta, image, writing: _writing } = take;
     let id = meta.id;
     let mut writer = store.create(meta)?;
     image.write_snapshot(&mut writer).map_err(|source| TakeFailure::Stream { id, source })?;

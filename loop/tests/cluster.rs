@@ -16,7 +16,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use full_disk::FullDisk;
 use quorate_engine::{ClusterId, EngineConfig, Formatted, Founding, NodeId, Voter};
-use quorate_loop::{GroupStatus, LoopConfig, Node, OpenError, ProposeError, Role, Service};
+use quorate_loop::{
+    Binding, GroupStatus, LoopConfig, Node, OpenError, ProposeError, Role, Service,
+};
 use tally::Tally;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -194,15 +196,15 @@ async fn trap_I02_every_node_knows_all_voters_and_their_directories() {
         .values()
         .map(|node| {
             let identity = node.identity();
-            (identity.node_id.get(), identity.node_id, identity.directory_id)
+            let (node_id, directory_id) = (identity.node_id, identity.directory_id);
+            (node_id.get(), Binding { node_id, directory_id, incarnation: 0 })
         })
         .collect();
     for (n, node) in &cluster.nodes {
         let mut status = node.watch_status();
         let serving = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.serving)).await;
         let members = serving.unwrap().unwrap().members.clone();
-        let known: Vec<_> =
-            members.iter().map(|m| (m.member_id, m.node_id, m.directory_id)).collect();
+        let known: Vec<_> = members.iter().map(|m| (m.member_id, m.binding)).collect();
         assert_eq!(known, expected, "node {n}");
     }
 }

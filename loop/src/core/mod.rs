@@ -14,6 +14,7 @@
 //! batch, one fsync and one message per peer.
 
 mod effects;
+mod idle;
 mod input;
 mod membership;
 mod outbox;
@@ -31,6 +32,7 @@ use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
 pub use self::effects::{Apply, Committed, Effects};
+pub(crate) use self::idle::Vitals;
 pub use self::input::Input;
 use self::membership::Proposed;
 use self::outbox::Outbox;

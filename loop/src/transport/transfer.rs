@@ -81,23 +81,25 @@ pub(crate) fn send_snapshot(
     }
 }
 
-/// Receives a snapshot, verifies it and makes it durable; returns the message that goes with it.
-/// Blocks; not for a thread of the runtime.
+/// Receives a snapshot, verifies it and makes it durable; returns its group, and the message that
+/// goes with it. Blocks; not for a thread of the runtime.
 ///
 /// # Errors
 ///
 /// When the sender is silent for `timeout`, or the file is not what was announced, or not of
-/// `group`; nothing of it is left behind then.
+/// a group that this node `serves`; nothing of it is left behind then.
 pub(crate) fn receive_snapshot(
     stream: tokio::net::TcpStream,
     timeout: Duration,
     store: &SnapshotStore,
-    group: GroupId,
-) -> Result<Message, TransferError> {
+    serves: &dyn Fn(GroupId) -> bool,
+) -> Result<(GroupId, Message), TransferError> {
     let mut stream = blocking(stream, timeout)?;
     // A file of a group that has no log here would pass for one whose log is lost.
-    let (file_bytes, message) = match read_frame(&mut stream)? {
-        Frame::Snapshot { group: of, file_bytes, message } if of == group => (file_bytes, message),
+    let (group, file_bytes, message) = match read_frame(&mut stream)? {
+        Frame::Snapshot { group, file_bytes, message } if serves(group) => {
+            (group, file_bytes, message)
+        }
         _ => return Err(TransferError::Protocol),
     };
     let meta = message.get_snapshot().get_metadata();
@@ -112,7 +114,7 @@ pub(crate) fn receive_snapshot(
     }
     receiver.finish()?;
     write_frame(&mut stream, &Frame::Received)?;
-    Ok(message)
+    Ok((group, message))
 }
 
 fn blocking(stream: tokio::net::TcpStream, timeout: Duration) -> Result<TcpStream, TransferError> {
@@ -200,7 +202,8 @@ mod tests {
         let frame = Frame::Snapshot { group: announced, file_bytes, message };
         write_frame(&mut sender, &frame).unwrap();
         write_frame(&mut sender, &Frame::Chunk(bytes.into())).unwrap();
-        let message = receive_snapshot(receiver, TIMEOUT, store, group(1))?;
+        let serves = |announced| announced == group(1);
+        let (_, message) = receive_snapshot(receiver, TIMEOUT, store, &serves)?;
         assert!(matches!(read_frame(&mut sender), Ok(Frame::Received)));
         Ok(message)
     }

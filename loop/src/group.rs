@@ -1,0 +1,187 @@
+//! [`Group`]: what one can ask of one group of a node.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use quorate_engine::{GroupId, NodeId};
+use quorate_statemachine::StateMachine;
+use tokio::sync::{oneshot, watch};
+
+use crate::core::Input;
+use crate::error::{ProposeError, ReadError, Stopped};
+use crate::inbox::{Applied, Closed, Event, Inbox};
+use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
+use crate::publish::{Published, Publisher, Updates};
+use crate::status::GroupStatus;
+
+/// One group on a node. Clones are handles to the same group; none of them keeps the node running.
+///
+/// After the node has stopped, or the group was removed from it, everything that waits ends with an
+/// error; the image stays as it was last.
+pub struct Group<S: StateMachine>(Arc<Inner<S>>);
+
+impl<S: StateMachine> Clone for Group<S> {
+    fn clone(&self) -> Self {
+        Group(self.0.clone())
+    }
+}
+
+impl<S: StateMachine> std::fmt::Debug for Group<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("id", &self.0.id).finish_non_exhaustive()
+    }
+}
+
+struct Inner<S: StateMachine> {
+    id: GroupId,
+    inbox: Inbox<S>,
+    publisher: Arc<Publisher<S>>,
+    status: watch::Receiver<GroupStatus>,
+    log_disk_bytes: Arc<AtomicU64>,
+}
+
+impl<S: StateMachine> Group<S> {
+    pub(crate) fn new(
+        id: GroupId,
+        inbox: Inbox<S>,
+        publisher: Arc<Publisher<S>>,
+        status: watch::Receiver<GroupStatus>,
+        log_disk_bytes: Arc<AtomicU64>,
+    ) -> Self {
+        Group(Arc::new(Inner { id, inbox, publisher, status, log_disk_bytes }))
+    }
+
+    /// Which group it is.
+    pub fn id(&self) -> GroupId {
+        self.0.id
+    }
+
+    /// Proposes a command and waits until it is applied on this node.
+    ///
+    /// On a follower it is forwarded to the leader. When it returns `Ok`, the image of this node
+    /// shows it.
+    ///
+    /// Not cancel safe: if the future is dropped, the command may still be applied.
+    ///
+    /// # Errors
+    ///
+    /// [`ProposeError`]; [`ProposeError::never_applied`] tells whether it may be tried again.
+    pub async fn propose(&self, command: Bytes) -> Result<Applied<S::Outcome>, ProposeError> {
+        let (caller, answer) = oneshot::channel();
+        match self.0.inbox.request(self.0.id, Input::Propose { command, caller }) {
+            Ok(()) => match answer.await {
+                Ok(result) => result,
+                Err(_) => Err(self.ended().await),
+            },
+            Err(Closed::Full) => Err(ProposeError::Overloaded),
+            Err(Closed::Ended) => Err(self.ended().await),
+        }
+    }
+
+    /// A linearizable barrier: the image of this node shows everything that was committed, by
+    /// anyone, before the call. Returns the index that was waited for.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]; trying again is always safe.
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        let (caller, answer) = oneshot::channel();
+        match self.0.inbox.request(self.0.id, Input::Read { caller }) {
+            Ok(()) => answer.await.unwrap_or(Err(ReadError::ShutDown)),
+            Err(Closed::Full) => Err(ReadError::Overloaded),
+            Err(Closed::Ended) => Err(ReadError::ShutDown),
+        }
+    }
+
+    /// Waits until this node has applied `index`. Waits for ever where no quorum commits it: put
+    /// a limit around it.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the group stops first.
+    pub async fn wait_applied(&self, index: u64) -> Result<(), Stopped> {
+        let mut applied = self.0.publisher.applied();
+        let mut status = self.0.status.clone();
+        tokio::select! {
+            reached = applied.wait_for(|applied| *applied >= index) => {
+                reached.map(|_| ()).map_err(|_| Stopped)
+            }
+            _ = status.wait_for(|status| status.fatal.is_some()) => Err(Stopped),
+        }
+    }
+
+    /// The newest image of this node, and the index it was applied up to. Lock-free; it may lag
+    /// behind the leader: see [`Group::read_index`].
+    pub fn image(&self) -> Arc<Published<S::Image>> {
+        self.0.publisher.newest()
+    }
+
+    /// A gap-free watch on the state.
+    pub fn updates(&self) -> Updates<S> {
+        self.0.publisher.watch()
+    }
+
+    /// The group as this node sees it now.
+    pub fn status(&self) -> GroupStatus {
+        let log_disk_bytes = self.0.log_disk_bytes.load(Ordering::Relaxed);
+        GroupStatus { log_disk_bytes, ..self.0.status.borrow().clone() }
+    }
+
+    /// The same, to wait on. Take what you need and let go: while a borrowed status is held, the
+    /// loop cannot publish the next, and waits.
+    ///
+    /// It changes with the group. The log's files are those of all groups: how much room they take
+    /// is as of the group's last change here, but for group 1, which is always told.
+    pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
+        self.0.status.clone()
+    }
+
+    /// Hands leadership to the voter on the node `to`, or else to the most advanced other voter, if
+    /// this node leads. Returns at once; the status tells what came of it.
+    pub fn transfer_leadership(&self, to: Option<NodeId>) {
+        self.0.inbox.send(Event::Input(self.0.id, Input::TransferLeader { to }));
+    }
+
+    /// Changes who belongs to the group, if this node leads it. Returns when the change is
+    /// committed; of a `dry_run`, at once, with what would be refused.
+    ///
+    /// Not cancel safe: if the future is dropped, the change may still be made.
+    ///
+    /// # Errors
+    ///
+    /// [`MembershipError`]; only [`MembershipError::Unknown`] leaves the outcome open.
+    pub async fn change_membership(
+        &self,
+        request: MembershipRequest,
+        dry_run: bool,
+    ) -> Result<MembershipChanged, MembershipError> {
+        let (caller, answer) = oneshot::channel();
+        let input = Input::Membership { request, dry_run, caller };
+        match self.0.inbox.request(self.0.id, input) {
+            Ok(()) => answer.await.unwrap_or(Err(MembershipError::Unknown)),
+            Err(Closed::Full) => Err(MembershipError::Overloaded),
+            Err(Closed::Ended) => Err(MembershipError::NotLeader { leader: None }),
+        }
+    }
+
+    /// Whether it takes part in elections here.
+    pub(crate) fn is_serving(&self) -> bool {
+        let status = self.0.status.borrow();
+        status.serving && status.fatal.is_none()
+    }
+
+    /// Why nobody answers any more: the group's status says so before its callers are let go.
+    async fn ended(&self) -> ProposeError {
+        let mut status = self.0.status.clone();
+        let fatal = status.wait_for(|status| status.fatal.is_some()).await;
+        match fatal.ok().and_then(|status| status.fatal.clone()) {
+            Some(reason) => ProposeError::Fatal(reason),
+            None => ProposeError::ShutDown,
+        }
+    }
+}

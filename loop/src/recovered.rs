@@ -1,0 +1,94 @@
+//! [`Recovered`]: what was found in a data directory, as the threads of a node need it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_engine::{Damage, Disk, Engine, GroupId, LogId, RecoveredGroup, SnapshotMeta};
+use quorate_statemachine::StateMachine;
+use raft::eraftpb::ConfState;
+
+use crate::bootstrap::Founded;
+use crate::error::{OpenError, listed};
+use crate::machine::{self, Machine};
+use crate::purges::Purges;
+
+/// The groups of a directory, with their state machines restored.
+pub(crate) struct Recovered<S: StateMachine, F: Disk> {
+    pub(crate) engine: Engine<F>,
+    /// The founding record of the first group, if there is one.
+    pub(crate) genesis: Option<Bytes>,
+    /// The first group; `None` before its founding.
+    pub(crate) first: Option<Founded>,
+    pub(crate) others: Vec<Founded>,
+    /// Of every group that can begin; the first one's in any case.
+    pub(crate) machines: BTreeMap<GroupId, Box<Machine<S>>>,
+    /// Groups that must not begin, and why.
+    pub(crate) damaged: BTreeMap<GroupId, String>,
+    pub(crate) purges: Purges,
+}
+
+impl<S: StateMachine, F: Disk> Recovered<S, F> {
+    /// Restores the state machines. Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// When the first group is damaged, or cannot be restored. Any other one then only stays where
+    /// it is.
+    pub(crate) fn new(
+        mut engine: Engine<F>,
+        first: GroupId,
+        purges: Purges,
+    ) -> Result<Self, OpenError> {
+        if let Some(findings) = engine.damaged.remove(&first) {
+            return Err(OpenError::DamagedGroup { group: first, findings });
+        }
+        let mut recovered = Recovered {
+            genesis: None,
+            first: None,
+            others: Vec::new(),
+            machines: BTreeMap::new(),
+            damaged: std::mem::take(&mut engine.damaged)
+                .into_iter()
+                .map(|(group, findings)| (group, condemned(&findings)))
+                .collect(),
+            purges,
+            engine,
+        };
+        for (group, found) in std::mem::take(&mut recovered.engine.groups) {
+            let genesis = found.genesis.clone();
+            match recovered.restore(group, found) {
+                Ok(founded) if group == first => {
+                    (recovered.genesis, recovered.first) = (genesis, Some(founded));
+                }
+                Ok(founded) => recovered.others.push(founded),
+                Err(reason) if group == first => return Err(OpenError::Restore(reason)),
+                Err(reason) => {
+                    recovered.damaged.insert(group, format!("it cannot be restored: {reason}"));
+                }
+            }
+        }
+        if recovered.first.is_none() {
+            let (id, conf_state, members) = (LogId::default(), ConfState::default(), Bytes::new());
+            let nothing = SnapshotMeta { group: first, id, conf_state, members };
+            recovered.machines.insert(first, Box::new(Machine::new(S::new(), nothing)));
+        }
+        Ok(recovered)
+    }
+
+    fn restore(&mut self, group: GroupId, found: RecoveredGroup) -> Result<Founded, String> {
+        let id = found.snapshot.id;
+        let founded = Founded::recovered(found)?;
+        let (state, meta) = machine::restore(&self.engine.snapshots, group, id)
+            .map_err(|error| machine::described(&error))?;
+        self.machines.insert(group, Box::new(Machine::new(state, meta)));
+        Ok(founded)
+    }
+}
+
+fn condemned(findings: &[Damage]) -> String {
+    format!(
+        "it is damaged: {}. While a majority of its voters is sound the group goes on without this \
+         node",
+        listed(findings)
+    )
+}
