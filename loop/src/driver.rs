@@ -25,7 +25,7 @@ use crate::log_writer;
 use crate::message::{Envelope, PeerMessage};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::{GroupStatus, Role};
-use crate::transport::{LinkEvent, SharedRoster, SnapshotTransfer, Transport, send_snapshot};
+use crate::transport::{LinkEvent, Outgoing, Sending, SharedRoster, Transport};
 
 /// Events stepped before the effects are taken: what is ready by then shares one batch.
 const EVENTS_PER_ROUND: usize = 4_096;
@@ -47,7 +47,7 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) snapshots: quorate_engine::SnapshotStore,
     pub(crate) transport: Arc<Transport>,
     pub(crate) roster: SharedRoster,
-    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) sending: Sending,
     pub(crate) status: watch::Sender<GroupStatus>,
     /// Bytes of the log on disk; the log writer sets it.
     pub(crate) log_disk_bytes: Arc<AtomicU64>,
@@ -339,36 +339,14 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// On a thread of its own; raft-rs sends one snapshot at a time to each peer. However it
-    /// ends, the core is told, or the peer would wait for ever (trap R11).
+    /// However it ends, the core is told, or the peer would wait for ever (trap R11).
     fn send_snapshot(&self, envelope: Envelope) {
         let PeerMessage::Raft(message) = envelope.message else { return };
-        let to = envelope.to;
-        let meta = message.get_snapshot().get_metadata();
-        let id = quorate_engine::LogId { index: meta.index, term: meta.term };
-        let (group, inbox, snapshots) = (self.group, self.inbox.clone(), self.snapshots.clone());
-        let (runtime, roster) = (self.runtime.clone(), self.roster.clone());
-        let timeout = Duration::from_millis(self.config.connect_timeout_ms);
-        let report = move |received: bool| {
+        let (to, inbox) = (envelope.to, self.inbox.clone());
+        let report = move |received| {
             inbox.send(Event::Input(Input::SnapshotSent { to, received }));
         };
-        let failed = report.clone();
-        let transfer = move || {
-            let sent = snapshots.raw(group, id).map_err(Into::into).and_then(|file| {
-                let transfer = SnapshotTransfer { to, group, message, file };
-                send_snapshot(&runtime, &roster, timeout, transfer)
-            });
-            match &sent {
-                Ok(()) => tracing::info!(%to, %id, "a snapshot was sent"),
-                Err(error) => tracing::warn!(%to, %id, %error, "a snapshot was not sent"),
-            }
-            report(sent.is_ok());
-        };
-        let thread = std::thread::Builder::new().name("quorate-snapshot-send".to_owned());
-        if let Err(error) = thread.spawn(transfer) {
-            tracing::warn!(%to, %error, "a snapshot was not sent");
-            failed(false);
-        }
+        self.sending.send(Outgoing { to, group: self.group, message }, report);
     }
 
     fn purge(&self) {

@@ -1,11 +1,11 @@
 //! [`Front`]: where everything goes that arrives at the node from outside.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_engine::{DirectoryId, GroupId, NodeId, SnapshotStore};
+use quorate_engine::{DirectoryId, GroupId, NodeId};
 use quorate_statemachine::StateMachine;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -13,7 +13,7 @@ use crate::core::Input;
 use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
 use crate::inbox::{Event, Inbox};
 use crate::message::PeerMessage;
-use crate::transport::{Calls, Ingress, Service, Transport, receive_snapshot};
+use crate::transport::{Calls, Ingress, Receiving, Service, Transport};
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
 const CALLS_MAX: usize = 1_024;
@@ -25,32 +25,18 @@ pub(crate) struct Front<S: StateMachine> {
     pub(crate) calls: Calls,
     pub(crate) service: Arc<dyn Service>,
     pub(crate) transport: Arc<Transport>,
-    pub(crate) snapshots: SnapshotStore,
-    /// Longest silence during a snapshot transfer.
-    pub(crate) timeout: Duration,
+    pub(crate) receiving: Arc<Receiving>,
     pub(crate) limits: Limits,
-}
-
-/// Held while a snapshot is received; free again however that ends.
-struct Busy(Arc<AtomicBool>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
 }
 
 /// What bounds the work that peers can cause.
 pub(crate) struct Limits {
     calls: Arc<Semaphore>,
-    /// One snapshot at a time: there is one group, and one leader that sends.
-    receiving: Arc<AtomicBool>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let calls = Arc::new(Semaphore::new(CALLS_MAX));
-        Limits { calls, receiving: Arc::new(AtomicBool::new(false)) }
+        Limits { calls: Arc::new(Semaphore::new(CALLS_MAX)) }
     }
 }
 
@@ -98,28 +84,15 @@ impl<S: StateMachine> Ingress for Front<S> {
         self.calls.answered(from, request, payload);
     }
 
-    fn snapshot(&self, from: NodeId, stream: tokio::net::TcpStream) {
-        if self.limits.receiving.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (inbox, snapshots) = (self.inbox.clone(), self.snapshots.clone());
-        let (receiving, timeout) = (self.limits.receiving.clone(), self.timeout);
-        let group = self.group;
-        let transfer = move || {
-            let _receiving = Busy(receiving);
-            match receive_snapshot(stream, timeout, &snapshots, group) {
-                Ok(message) => {
-                    tracing::info!(%from, "a snapshot was received");
-                    inbox.send(Event::Input(Input::SnapshotReceived { from, message }));
-                }
-                Err(error) => tracing::warn!(%from, %error, "a snapshot was not received"),
-            }
+    fn snapshot(
+        &self,
+        from: NodeId,
+        stream: tokio::net::TcpStream,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let is_served = |group| group == self.group;
+        let deliver = move |_, message| {
+            self.inbox.send(Event::Input(Input::SnapshotReceived { from, message }));
         };
-        let thread = std::thread::Builder::new().name("quorate-snapshot-receive".to_owned());
-        // A closure that is not run is dropped, and `receiving` with it; only the flag remains.
-        if let Err(error) = thread.spawn(transfer) {
-            tracing::warn!(%error, "a snapshot was not received");
-            self.limits.receiving.store(false, Ordering::Release);
-        }
+        Box::pin(self.receiving.take(from, stream, is_served, deliver))
     }
 }

@@ -31,7 +31,9 @@ use crate::inbox::{Applied, Closed, Event, Inbox};
 use crate::publish::{Published, Publisher, Updates};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::GroupStatus;
-use crate::transport::{Acceptor, Calls, LinkEvent, Roster, Service, SharedRoster, Transport};
+use crate::transport::{
+    Acceptor, Calls, LinkEvent, Receiving, Roster, Sending, Service, SharedRoster, Transport,
+};
 
 /// The metadata quorum is group 1.
 const GROUP: GroupId = match GroupId::new(1) {
@@ -205,7 +207,9 @@ impl<S: StateMachine> Node<S> {
                 .map_err(OpenError::Restore)?;
         let disk_bytes = bootstrap.writer.disk_bytes();
         let (status, status_receiver) = watch::channel(GroupStatus::founding(disk_bytes));
+        let silence = Duration::from_millis(config.connect_timeout_ms);
         let runtime = tokio::runtime::Handle::current();
+        let sending = Sending::new(runtime, roster.clone(), engine.snapshots.clone(), silence);
         let driver = Driver {
             group: GROUP,
             node,
@@ -219,7 +223,7 @@ impl<S: StateMachine> Node<S> {
             snapshots: engine.snapshots.clone(),
             transport: transport.clone(),
             roster: roster.clone(),
-            runtime,
+            sending,
             status,
             purges,
             log_disk_bytes: Arc::new(AtomicU64::new(disk_bytes)),
@@ -232,8 +236,7 @@ impl<S: StateMachine> Node<S> {
             calls: calls.clone(),
             service: service.clone(),
             transport: transport.clone(),
-            snapshots: engine.snapshots,
-            timeout: Duration::from_millis(config.connect_timeout_ms),
+            receiving: Receiving::new(engine.snapshots, silence),
             limits: Limits::default(),
         });
         let acceptor = Acceptor::new(roster, front, &config);
