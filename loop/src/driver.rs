@@ -26,12 +26,11 @@ use crate::inbox::{Event, Inbox, panic_text};
 use crate::log_writer::{self, LogWork};
 use crate::members::Binding;
 use crate::membership::MembershipError;
-use crate::message::Envelope;
+use crate::message::{Envelope, PeerMessage};
 use crate::purges::Purges;
 use crate::slot::{GroupEffects, answer};
-use crate::snapshot_sends::SnapshotSends;
 use crate::snapshot_worker::SnapshotWorker;
-use crate::transport::{LinkEvent, SharedRoster, Transport};
+use crate::transport::{LinkEvent, Outgoing, Sending, SharedRoster, Transport};
 
 /// Events stepped before the effects are taken: what is ready by then shares one batch.
 const EVENTS_PER_ROUND: usize = 4_096;
@@ -56,9 +55,9 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) worker: SnapshotWorker<S>,
     pub(crate) reader: LogReader,
     pub(crate) snapshots: SnapshotStore,
-    pub(crate) sends: SnapshotSends<S>,
     pub(crate) transport: Arc<Transport>,
     pub(crate) roster: SharedRoster,
+    pub(crate) sending: Sending,
     /// Bytes of the log on disk; the log writer sets it.
     pub(crate) log_disk_bytes: Arc<AtomicU64>,
     pub(crate) purges: Purges,
@@ -305,7 +304,6 @@ impl<S: StateMachine> Driver<S> {
             }
             Event::Link(LinkEvent::Down(node)) => self.groups.unreachable(node),
             Event::Link(LinkEvent::Refused { .. }) => {} // The dialler has logged it.
-            Event::SnapshotSent => self.sends.ended(),
             Event::HeldBack(groups) => {
                 for group in groups {
                     self.groups.step(group, Input::CompactionWanted);
@@ -345,7 +343,7 @@ impl<S: StateMachine> Driver<S> {
             self.send(group, envelope);
         }
         for envelope in effects.snapshots.drain(..) {
-            self.sends.send(group, envelope);
+            self.send_snapshot(group, envelope);
         }
         for work in effects.apply.drain(..) {
             // As above.
@@ -374,6 +372,16 @@ impl<S: StateMachine> Driver<S> {
         if let Err(Frame::Peer { message, .. }) = self.transport.send(to, frame) {
             self.groups.step(group, Input::Undelivered(Envelope { to, message }));
         }
+    }
+
+    /// However it ends, the core is told, or the peer would wait for ever (trap R11).
+    fn send_snapshot(&self, group: GroupId, envelope: Envelope) {
+        let PeerMessage::Raft(message) = envelope.message else { return };
+        let (to, inbox) = (envelope.to, self.inbox.clone());
+        let report = move |received| {
+            inbox.send(Event::Input(group, Input::SnapshotSent { to, received }));
+        };
+        self.sending.send(Outgoing { to, group, message }, report);
     }
 
     fn purge(&self) {

@@ -15,7 +15,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use protobuf::{CodedInputStream, Message as _};
-use quorate_engine::{DirectoryId, GroupId, LogId, NodeId};
+use quorate_engine::{DirectoryId, GroupId, LogId, NodeId, SnapshotDigest};
 use raft::eraftpb;
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -43,9 +43,11 @@ const KIND_READ_INDEXED: u8 = 8;
 const KIND_FOUNDING: u8 = 9;
 const KIND_CALL: u8 = 10;
 const KIND_REPLY: u8 = 11;
-const KIND_SNAPSHOT: u8 = 12;
+// 12 announced a snapshot file by its length alone.
 const KIND_CHUNK: u8 = 13;
 const KIND_RECEIVED: u8 = 14;
+const KIND_SNAPSHOT: u8 = 20;
+const KIND_OFFSET: u8 = 21;
 
 /// One unit on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,11 +66,14 @@ pub(crate) enum Frame {
     Call { request: u64, payload: Bytes },
     /// The answer to a [`Frame::Call`].
     Reply { request: u64, payload: Bytes },
-    /// Announces a snapshot file: the Raft message that goes with it, and the file's length.
-    Snapshot { group: GroupId, file_bytes: u64, message: eraftpb::Message },
+    /// Announces a snapshot file: the Raft message that goes with it, and which file it is.
+    Snapshot { group: GroupId, file: SnapshotDigest, message: eraftpb::Message },
+    /// So many bytes of the announced file have arrived and are written: go on behind them. The
+    /// first one says where to begin; the same one again, that the receiver is still at work.
+    Offset(u64),
     /// The next bytes of the announced file.
     Chunk(Bytes),
-    /// The whole file arrived, was verified, and is durable.
+    /// The whole file arrived, was verified, is durable, and the core was told.
     Received,
 }
 
@@ -188,7 +193,7 @@ impl AnswerWire {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum FrameError {
-    #[error("a frame of {0} bytes is longer than the limit of {FRAME_BYTES_MAX}")]
+    #[error("a frame of {0} bytes is longer than any may be here")]
     TooLong(usize),
     #[error("a frame's CRC is {found:08x} where its header says {expected:08x}")]
     Crc { expected: u32, found: u32 },
@@ -237,10 +242,12 @@ fn put_body(frame: &Frame, out: &mut BytesMut) -> Result<(), FrameError> {
         Frame::Reply { request, payload } => put_request(KIND_REPLY, *request, payload, out),
         Frame::Chunk(bytes) => put(KIND_CHUNK, &|o| o.put_slice(bytes), out),
         Frame::Received => out.put_u8(KIND_RECEIVED),
-        Frame::Snapshot { group, file_bytes, message } => {
+        Frame::Offset(offset) => put(KIND_OFFSET, &|o| o.put_u64_le(*offset), out),
+        Frame::Snapshot { group, file, message } => {
             out.put_u8(KIND_SNAPSHOT);
-            out.put_u64_le(group.get());
-            out.put_u64_le(*file_bytes);
+            for number in [group.get(), file.len_bytes, file.crcs] {
+                out.put_u64_le(number);
+            }
             put_raft(KIND_SNAPSHOT, message, out)?;
         }
         Frame::Peer { group, message } => put_peer(*group, message, out)?,
@@ -352,9 +359,10 @@ fn get_body(mut body: Bytes) -> Result<Frame, FrameError> {
         KIND_REPLY => Frame::Reply { request: number(&mut body)?, payload: body },
         KIND_CHUNK => Frame::Chunk(body),
         KIND_RECEIVED => Frame::Received,
+        KIND_OFFSET => Frame::Offset(number(&mut body)?),
         KIND_SNAPSHOT => Frame::Snapshot {
             group: group(&mut body)?,
-            file_bytes: number(&mut body)?,
+            file: SnapshotDigest { len_bytes: number(&mut body)?, crcs: number(&mut body)? },
             message: get_raft(kind, &body)?,
         },
         KIND_RAFT => {
@@ -437,6 +445,7 @@ mod tests {
         let peer = |message| Frame::Peer { group, message };
         let at = LogId { index: 5, term: 2 };
         let leader = NodeId::new(2);
+        let file = SnapshotDigest { len_bytes: 77, crcs: 5 << 40 };
         vec![
             Frame::Hello(hello.clone()),
             Frame::Welcome(hello),
@@ -444,7 +453,8 @@ mod tests {
             Frame::Founding(FoundingNews { asks: true, ..FoundingNews::default() }),
             Frame::Call { request: 9, payload: Bytes::from_static(b"x") },
             Frame::Reply { request: 9, payload: Bytes::new() },
-            Frame::Snapshot { group, file_bytes: 77, message: message.clone() },
+            Frame::Snapshot { group, file, message: message.clone() },
+            Frame::Offset(1 << 40),
             Frame::Chunk(Bytes::from_static(b"chunk")),
             Frame::Received,
             peer(PeerMessage::Raft(message)),

@@ -1,10 +1,11 @@
 //! [`Front`]: where everything goes that arrives at the node from outside.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_engine::{DirectoryId, GroupId, LogId, NodeId, SnapshotStore};
+use quorate_engine::{DirectoryId, GroupId, NodeId, SnapshotMeta};
 use quorate_statemachine::StateMachine;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -14,14 +15,10 @@ use crate::inbox::{Event, Inbox};
 use crate::members::Members;
 use crate::message::PeerMessage;
 use crate::registry::Registry;
-use crate::transport::{Calls, Ingress, Service, Transport, receive_snapshot};
+use crate::transport::{Calls, Ingress, Receiving, Service, Transport};
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
 const CALLS_MAX: usize = 1_024;
-
-/// Snapshots that are received at a time, whichever groups they are of; more are refused, and their
-/// leaders try again.
-const RECEIVES_MAX: usize = 4;
 
 /// Everything that arrives at the node from outside.
 pub(crate) struct Front<S: StateMachine> {
@@ -30,31 +27,19 @@ pub(crate) struct Front<S: StateMachine> {
     pub(crate) calls: Calls,
     pub(crate) service: Arc<dyn Service>,
     pub(crate) transport: Arc<Transport>,
-    pub(crate) snapshots: SnapshotStore,
-    /// Longest silence during a snapshot transfer.
-    pub(crate) timeout: Duration,
+    pub(crate) receiving: Arc<Receiving>,
     pub(crate) limits: Limits,
 }
 
 /// What bounds the work that peers can cause.
 pub(crate) struct Limits {
     calls: Arc<Semaphore>,
-    receives: Arc<Semaphore>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let calls = Arc::new(Semaphore::new(CALLS_MAX));
-        Limits { calls, receives: Arc::new(Semaphore::new(RECEIVES_MAX)) }
+        Limits { calls: Arc::new(Semaphore::new(CALLS_MAX)) }
     }
-}
-
-/// The members that a snapshot file tells of.
-fn members_of(store: &SnapshotStore, group: GroupId, id: LogId) -> Result<Arc<Members>, String> {
-    let reader = store.open(group, id).map_err(|error| error.to_string())?;
-    let meta = reader.meta();
-    let members = Members::decode(&meta.members, meta.conf_state.clone());
-    members.map(Arc::new).map_err(|error| error.to_string())
 }
 
 impl<S: StateMachine> Ingress for Front<S> {
@@ -101,33 +86,23 @@ impl<S: StateMachine> Ingress for Front<S> {
         self.calls.answered(from, request, payload);
     }
 
-    fn snapshot(&self, from: NodeId, stream: tokio::net::TcpStream) {
-        let Ok(permit) = self.limits.receives.clone().try_acquire_owned() else { return };
-        let (inbox, snapshots) = (self.inbox.clone(), self.snapshots.clone());
-        let (registry, timeout) = (self.registry.clone(), self.timeout);
-        let transfer = move || {
-            let _permit = permit;
-            let serves = |group| registry.serves(group);
-            match receive_snapshot(stream, timeout, &snapshots, &serves) {
-                Ok((group, message)) => {
-                    tracing::info!(%from, %group, "a snapshot was received");
-                    let meta = message.get_snapshot().get_metadata();
-                    let id = LogId { index: meta.index, term: meta.term };
-                    match members_of(&snapshots, group, id) {
-                        Ok(members) => {
-                            let input = Input::SnapshotReceived { from, message, members };
-                            inbox.send(Event::Input(group, input));
-                        }
-                        Err(error) => tracing::warn!(%from, error, "a snapshot was not received"),
-                    }
-                }
-                Err(error) => tracing::warn!(%from, %error, "a snapshot was not received"),
+    fn snapshot(
+        &self,
+        from: NodeId,
+        stream: tokio::net::TcpStream,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let is_served = |group| self.registry.serves(group);
+        let deliver = move |group, message, meta: SnapshotMeta| match Members::decode(
+            &meta.members,
+            meta.conf_state,
+        ) {
+            Ok(members) => {
+                let members = Arc::new(members);
+                let input = Input::SnapshotReceived { from, message, members };
+                self.inbox.send(Event::Input(group, input));
             }
+            Err(error) => tracing::warn!(%from, %group, %error, "a snapshot is of no use"),
         };
-        let thread = std::thread::Builder::new().name("quorate-snapshot-receive".to_owned());
-        // A closure that is not run is dropped, and the permit with it.
-        if let Err(error) = thread.spawn(transfer) {
-            tracing::warn!(%error, "a snapshot was not received");
-        }
+        Box::pin(self.receiving.take(from, stream, is_served, deliver))
     }
 }

@@ -56,8 +56,6 @@ pub(crate) enum Event<S: StateMachine> {
         news: FoundingNews,
         permit: OwnedSemaphorePermit,
     },
-    /// A snapshot transfer has ended; what came of it is another event.
-    SnapshotSent,
     /// A connection went down or was refused.
     Link(LinkEvent),
     /// These groups hold log files back that should be removed.

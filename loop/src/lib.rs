@@ -61,7 +61,6 @@ mod purges;
 mod recovered;
 mod registry;
 mod slot;
-mod snapshot_sends;
 mod snapshot_worker;
 mod status;
 mod transport;

@@ -35,10 +35,11 @@ use crate::purges::Purges;
 use crate::recovered::Recovered;
 use crate::registry::Registry;
 use crate::slot::Slot;
-use crate::snapshot_sends::{SendContext, SnapshotSends};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::GroupStatus;
-use crate::transport::{Acceptor, Calls, LinkEvent, Roster, Service, SharedRoster, Transport};
+use crate::transport::{
+    Acceptor, Calls, LinkEvent, Receiving, Roster, Sending, Service, SharedRoster, Transport,
+};
 
 /// The metadata quorum is group 1. It is founded with the cluster.
 pub(crate) const FIRST_GROUP: GroupId = match GroupId::new(1) {
@@ -226,15 +227,10 @@ impl<S: StateMachine> Node<S> {
             guard.guard(|| applier.run(&work));
         })?;
 
-        let connect_timeout = Duration::from_millis(config.connect_timeout_ms);
-        let sends = SnapshotSends::new(SendContext {
-            inbox: inbox.clone(),
-            snapshots: engine.snapshots.clone(),
-            runtime: tokio::runtime::Handle::current(),
-            roster: roster.clone(),
-            timeout: connect_timeout,
-        });
         let (running, ended) = watch::channel(());
+        let silence = Duration::from_millis(config.connect_timeout_ms);
+        let runtime = tokio::runtime::Handle::current();
+        let sending = Sending::new(runtime, roster.clone(), engine.snapshots.clone(), silence);
         let driver = Driver {
             first: FIRST_GROUP,
             node,
@@ -248,9 +244,9 @@ impl<S: StateMachine> Node<S> {
             worker,
             reader: engine.reader,
             snapshots: engine.snapshots.clone(),
-            sends,
             transport: transport.clone(),
             roster: roster.clone(),
+            sending,
             purges,
             log_disk_bytes,
         };
@@ -265,8 +261,7 @@ impl<S: StateMachine> Node<S> {
             calls: calls.clone(),
             service: service.clone(),
             transport: transport.clone(),
-            snapshots: engine.snapshots,
-            timeout: connect_timeout,
+            receiving: Receiving::new(engine.snapshots, silence),
             limits: Limits::default(),
         });
         let acceptor = Acceptor::new(roster, front, &config);

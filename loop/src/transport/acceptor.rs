@@ -1,6 +1,8 @@
 //! [`Acceptor`]: takes connections in, and hands what arrives on them to the node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,8 +53,12 @@ pub(crate) trait Ingress: Send + Sync + 'static {
     fn call(&self, from: NodeId, request: u64, payload: Bytes);
     /// An answer to a request of this node.
     fn reply(&self, from: NodeId, request: u64, payload: Bytes);
-    /// A connection that carries a snapshot file.
-    fn snapshot(&self, from: NodeId, stream: TcpStream);
+    /// A connection that carries a snapshot file. The future is dropped with the acceptor.
+    fn snapshot(
+        &self,
+        from: NodeId,
+        stream: TcpStream,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
 /// Accepts connections for one node.
@@ -111,7 +117,7 @@ impl<I: Ingress> Acceptor<I> {
             Err(error) => return self.log_refusal(&stream, &error),
         };
         if caller.snapshot {
-            return self.ingress.snapshot(caller.node, stream);
+            return self.ingress.snapshot(caller.node, stream).await;
         }
         let (keep, superseded) = oneshot::channel();
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(caller.node, keep);
@@ -165,6 +171,7 @@ impl<I: Ingress> Acceptor<I> {
                 | Frame::Welcome(_)
                 | Frame::Refusal(_)
                 | Frame::Snapshot { .. }
+                | Frame::Offset(_)
                 | Frame::Chunk(_)
                 | Frame::Received => {
                     return Err(FrameError::Malformed {

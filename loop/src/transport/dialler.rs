@@ -140,7 +140,7 @@ async fn pump(mut stream: TcpStream, frames: &mut mpsc::Receiver<Frame>) -> Resu
 }
 
 /// Between half and the whole of `pause`, so that nodes do not dial in step.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     let random = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
     pause / 2 + pause * random / 512
 }

@@ -12,7 +12,9 @@ mod acceptor;
 mod calls;
 mod dialler;
 mod handshake;
+mod receiving;
 mod roster;
+mod sending;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -28,8 +30,9 @@ use tokio::task::JoinHandle;
 
 pub(crate) use self::acceptor::{Acceptor, Ingress};
 pub(crate) use self::calls::Calls;
+pub(crate) use self::receiving::Receiving;
 pub(crate) use self::roster::{Roster, SharedRoster};
-pub(crate) use self::transfer::{SnapshotTransfer, receive_snapshot, send_snapshot};
+pub(crate) use self::sending::{Outgoing, Sending};
 use crate::config::LoopConfig;
 use crate::error::CallError;
 use crate::frame::{FRAME_BYTES_MAX, Frame, RefusalCode};
