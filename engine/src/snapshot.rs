@@ -140,6 +140,12 @@ struct MetaBody {
 }
 
 impl SnapshotMeta {
+    /// That of a group that waits for its first snapshot.
+    pub fn none(group: GroupId) -> Self {
+        let (conf_state, members) = (ConfState::default(), Bytes::new());
+        Self { group, id: LogId::default(), conf_state, members }
+    }
+
     /// The header of the file.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let body = MetaBody {
