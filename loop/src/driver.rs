@@ -26,10 +26,12 @@ use crate::inbox::{Event, Inbox, panic_text};
 use crate::log_writer::{self, LogWork};
 use crate::message::Envelope;
 use crate::purges::Purges;
+use crate::registry::Registry;
 use crate::slot::{GroupEffects, answer};
 use crate::snapshot_sends::SnapshotSends;
 use crate::snapshot_worker::SnapshotWorker;
 use crate::transport::{LinkEvent, SharedRoster, Transport};
+use crate::turnover::Turnover;
 
 /// Events stepped before the effects are taken: what is ready by then shares one batch.
 const EVENTS_PER_ROUND: usize = 4_096;
@@ -47,6 +49,8 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) run: u32,
     /// Every group of this node, begun or not.
     pub(crate) groups: Groups<S>,
+    pub(crate) registry: Registry<S>,
+    pub(crate) turnover: Turnover,
     pub(crate) events: mpsc::Receiver<Event<S>>,
     pub(crate) inbox: Inbox<S>,
     pub(crate) apply: mpsc::Sender<(GroupId, ApplyWork<S>)>,
@@ -124,7 +128,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     /// A group begins, whose log and members are durable.
-    fn begin(&mut self, founded: Founded) {
+    pub(crate) fn begin(&mut self, founded: Founded) {
         let Founded { log, members, restore } = founded;
         let group = log.group();
         if let Some(id) = restore {
@@ -276,9 +280,16 @@ impl<S: StateMachine> Driver<S> {
             }
             Event::Durable(receipts) => {
                 for durable in receipts {
-                    self.groups.step(durable.group(), Input::Durable(durable));
+                    if !self.founded(durable.group()) {
+                        self.groups.step(durable.group(), Input::Durable(durable));
+                    }
                 }
             }
+            Event::Create { group, members, caller } => self.create(group, members, caller),
+            Event::FirstSnapshot(group, taken) => self.first_snapshot_taken(group, taken),
+            Event::Remove { group, caller } => self.remove(group, caller),
+            Event::Removed(groups) => self.removed(groups),
+            Event::Discarded(group) => self.discarded(group),
             Event::Peer { from, group, message, permit } => {
                 self.groups.step(group, Input::Peer { from, message });
                 drop(permit);

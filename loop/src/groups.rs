@@ -32,6 +32,18 @@ impl<S: StateMachine> Groups<S> {
         self.slots.insert(group, slot);
     }
 
+    /// Whether a group is here, begun or not.
+    pub(crate) fn contains(&self, group: GroupId) -> bool {
+        self.slots.contains_key(&group)
+    }
+
+    /// Takes a group out; all who wait for it, and who hold it, are told.
+    pub(crate) fn remove(&mut self, group: GroupId) {
+        if let Some(mut slot) = self.slots.remove(&group) {
+            slot.retire();
+        }
+    }
+
     /// A group begins; its first effects are due.
     pub(crate) fn begin(&mut self, group: GroupId, core: GroupCore<S>) {
         if let Some(slot) = self.slots.get_mut(&group) {

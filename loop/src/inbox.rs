@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use quorate_engine::{DirectoryId, Durable, GroupId, NodeId};
+use quorate_engine::{DirectoryId, Durable, GroupId, NodeId, SnapshotMeta};
 use quorate_statemachine::StateMachine;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::core::Input;
 use crate::error::{ProposeError, ReadError};
 use crate::frame::FoundingNews;
+use crate::members::Members;
 use crate::message::PeerMessage;
 use crate::transport::LinkEvent;
+use crate::turnover::{CreateCaller, RemoveCaller};
 
 /// A command that was applied, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,16 @@ pub(crate) enum Event<S: StateMachine> {
     Link(LinkEvent),
     /// These groups hold log files back that should be removed.
     HeldBack(Vec<GroupId>),
+    /// Begin a group with these members.
+    Create { group: GroupId, members: Members, caller: CreateCaller },
+    /// The first snapshot of such a group is durable, or could not be written.
+    FirstSnapshot(GroupId, Result<SnapshotMeta, String>),
+    /// Take a group out of this node.
+    Remove { group: GroupId, caller: RemoveCaller },
+    /// Such groups are gone from the log.
+    Removed(Vec<GroupId>),
+    /// The files of such a group are gone too.
+    Discarded(GroupId),
     /// A group cannot go on, and the others can: its own state machine is at fault.
     Failed(GroupId, String),
     /// Another thread of this node cannot go on.

@@ -63,10 +63,13 @@ mod snapshot_sends;
 mod snapshot_worker;
 mod status;
 mod transport;
+mod turnover;
 
 pub use self::config::LoopConfig;
 pub use self::core::{Apply, Committed, Core, Effects, Input};
-pub use self::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
+pub use self::error::{
+    CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
+};
 pub use self::group::Group;
 pub use self::inbox::Applied;
 pub use self::members::{Member, Members, MembersError};

@@ -74,6 +74,21 @@ impl Members {
         Members { by_id, next_member_id }
     }
 
+    /// The founding table of another group, with these nodes as its voters. Each keeps its member id,
+    /// which stands for one directory and for no other.
+    ///
+    /// # Errors
+    ///
+    /// A node that is no member here.
+    pub(crate) fn founding_of(&self, voters: &[NodeId]) -> Result<Members, NodeId> {
+        let of_node = |node: &NodeId| self.of_node(*node).ok_or(*node);
+        let members: Vec<&Member> = voters.iter().map(of_node).collect::<Result<_, _>>()?;
+        let by_id: BTreeMap<u64, Member> =
+            members.into_iter().map(|member| (member.member_id, member.clone())).collect();
+        let next_member_id = by_id.keys().next_back().map_or(1, |id| id + 1);
+        Ok(Members { by_id, next_member_id })
+    }
+
     /// The member that Raft calls `member_id`.
     pub fn get(&self, member_id: u64) -> Option<&Member> {
         self.by_id.get(&member_id)

@@ -111,6 +111,16 @@ impl<S: StateMachine> Slot<S> {
         }
     }
 
+    /// Ends the group because it leaves this node.
+    pub(crate) fn retire(&mut self) {
+        let reason = "it was removed from this node".to_owned();
+        self.status.send_modify(|status| {
+            status.fatal.get_or_insert(reason.clone());
+            (status.role, status.leader) = (Role::Follower, None);
+        });
+        self.stop(&ProposeError::Fatal(reason));
+    }
+
     fn last_words(&self, reason: &str) {
         self.status.send_if_modified(|status| {
             let first = status.fatal.is_none();
