@@ -22,9 +22,10 @@ use crate::error::ProposeError;
 use crate::founding::Founding;
 use crate::frame::{Frame, RefusalCode};
 use crate::groups::Groups;
+use crate::heartbeats::Heartbeats;
 use crate::inbox::{Event, Inbox, panic_text};
 use crate::log_writer::{self, LogWork};
-use crate::message::Envelope;
+use crate::message::{Envelope, PeerMessage};
 use crate::purges::Purges;
 use crate::registry::Registry;
 use crate::slot::{GroupEffects, answer};
@@ -59,6 +60,7 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) reader: LogReader,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) sends: SnapshotSends<S>,
+    pub(crate) heartbeats: Heartbeats,
     pub(crate) transport: Arc<Transport>,
     pub(crate) roster: SharedRoster,
     /// Bytes of the log on disk; the log writer sets it.
@@ -294,6 +296,14 @@ impl<S: StateMachine> Driver<S> {
                 self.groups.step(group, Input::Peer { from, message });
                 drop(permit);
             }
+            Event::Heartbeats { from, kind, beats, permit } => {
+                for beat in beats {
+                    let (group, message) = (beat.group, beat.into_message(kind));
+                    let message = PeerMessage::Raft(message);
+                    self.groups.step(group, Input::Peer { from, message });
+                }
+                drop(permit);
+            }
             Event::Founding { from, news, permit, .. } => {
                 drop(permit);
                 if news.asks {
@@ -331,6 +341,7 @@ impl<S: StateMachine> Driver<S> {
             self.carry_out_for(group, effects);
             self.groups.carried_out(group, disk_bytes);
         }
+        self.heartbeats.send(&self.transport);
         self.groups.publish_disk_bytes(self.first, disk_bytes);
         if purges {
             self.purge();
@@ -366,7 +377,9 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn send(&mut self, group: GroupId, envelope: Envelope) {
-        let Envelope { to, message } = envelope;
+        let Some(Envelope { to, message }) = self.heartbeats.gather(group, envelope) else {
+            return;
+        };
         let frame = Frame::Peer { group, message };
         if let Err(Frame::Peer { message, .. }) = self.transport.send(to, frame) {
             self.groups.step(group, Input::Undelivered(Envelope { to, message }));

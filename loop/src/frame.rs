@@ -20,6 +20,7 @@ use raft::eraftpb;
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::config::COMMAND_BYTES_LIMIT;
+use crate::heartbeat::{self, Heartbeat};
 use crate::message::{PeerMessage, Refused};
 
 /// Version of this format; peers that speak another one are refused in the handshake.
@@ -46,6 +47,8 @@ const KIND_REPLY: u8 = 11;
 const KIND_SNAPSHOT: u8 = 12;
 const KIND_CHUNK: u8 = 13;
 const KIND_RECEIVED: u8 = 14;
+const KIND_HEARTBEATS: u8 = 20;
+const KIND_HEARTBEAT_ANSWERS: u8 = 21;
 
 /// One unit on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +73,10 @@ pub(crate) enum Frame {
     Chunk(Bytes),
     /// The whole file arrived, was verified, and is durable.
     Received,
+    /// Heartbeats of many groups.
+    Heartbeats(Vec<Heartbeat>),
+    /// The answers to such.
+    HeartbeatAnswers(Vec<Heartbeat>),
 }
 
 /// Who is speaking.
@@ -237,6 +244,10 @@ fn put_body(frame: &Frame, out: &mut BytesMut) -> Result<(), FrameError> {
         Frame::Reply { request, payload } => put_request(KIND_REPLY, *request, payload, out),
         Frame::Chunk(bytes) => put(KIND_CHUNK, &|o| o.put_slice(bytes), out),
         Frame::Received => out.put_u8(KIND_RECEIVED),
+        Frame::Heartbeats(beats) => put(KIND_HEARTBEATS, &|o| heartbeat::put(beats, o), out),
+        Frame::HeartbeatAnswers(beats) => {
+            put(KIND_HEARTBEAT_ANSWERS, &|o| heartbeat::put(beats, o), out);
+        }
         Frame::Snapshot { group, file_bytes, message } => {
             out.put_u8(KIND_SNAPSHOT);
             out.put_u64_le(group.get());
@@ -352,6 +363,12 @@ fn get_body(mut body: Bytes) -> Result<Frame, FrameError> {
         KIND_REPLY => Frame::Reply { request: number(&mut body)?, payload: body },
         KIND_CHUNK => Frame::Chunk(body),
         KIND_RECEIVED => Frame::Received,
+        KIND_HEARTBEATS => {
+            Frame::Heartbeats(heartbeat::get(body).ok_or_else(|| malformed("no heartbeats"))?)
+        }
+        KIND_HEARTBEAT_ANSWERS => {
+            Frame::HeartbeatAnswers(heartbeat::get(body).ok_or_else(|| malformed("no answers"))?)
+        }
         KIND_SNAPSHOT => Frame::Snapshot {
             group: group(&mut body)?,
             file_bytes: number(&mut body)?,

@@ -6,10 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_engine::{DirectoryId, GroupId, NodeId, SnapshotStore};
 use quorate_statemachine::StateMachine;
+use raft::eraftpb::MessageType;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::core::Input;
 use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
+use crate::heartbeat::Heartbeat;
 use crate::inbox::{Event, Inbox};
 use crate::message::PeerMessage;
 use crate::registry::Registry;
@@ -57,6 +59,16 @@ impl<S: StateMachine> Ingress for Front<S> {
         permit: OwnedSemaphorePermit,
     ) {
         self.inbox.send(Event::Peer { from, group, message, permit });
+    }
+
+    fn heartbeats(
+        &self,
+        from: NodeId,
+        kind: MessageType,
+        beats: Vec<Heartbeat>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.inbox.send(Event::Heartbeats { from, kind, beats, permit });
     }
 
     fn founding(

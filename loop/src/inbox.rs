@@ -8,11 +8,13 @@ use std::sync::mpsc;
 
 use quorate_engine::{DirectoryId, Durable, GroupId, NodeId, SnapshotMeta};
 use quorate_statemachine::StateMachine;
+use raft::eraftpb::MessageType;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::core::Input;
 use crate::error::{ProposeError, ReadError};
 use crate::frame::FoundingNews;
+use crate::heartbeat::Heartbeat;
 use crate::members::Members;
 use crate::message::PeerMessage;
 use crate::transport::LinkEvent;
@@ -44,6 +46,13 @@ pub(crate) enum Event<S: StateMachine> {
     Durable(Vec<Durable>),
     /// A message of a peer. The permit holds its bytes' place in the peer's share of the inbox.
     Peer { from: NodeId, group: GroupId, message: PeerMessage, permit: OwnedSemaphorePermit },
+    /// Heartbeats of a peer for many groups, or answers; the permit as above.
+    Heartbeats {
+        from: NodeId,
+        kind: MessageType,
+        beats: Vec<Heartbeat>,
+        permit: OwnedSemaphorePermit,
+    },
     /// News of the founding; the permit as above.
     Founding {
         from: NodeId,

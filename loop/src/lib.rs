@@ -47,6 +47,8 @@ mod genesis;
 mod group;
 mod groups;
 mod guard;
+mod heartbeat;
+mod heartbeats;
 mod inbox;
 mod log_writer;
 mod logger;

@@ -29,6 +29,7 @@ use crate::founding::Founding;
 use crate::front::{Front, Limits};
 use crate::group::Group;
 use crate::groups::Groups;
+use crate::heartbeats::Heartbeats;
 use crate::inbox::{Applied, Event, Inbox};
 use crate::machine::SnapshotTrigger;
 use crate::publish::{Published, Publisher, Updates};
@@ -237,6 +238,7 @@ impl<S: StateMachine> Node<S> {
             reader: engine.reader,
             snapshots: engine.snapshots.clone(),
             sends,
+            heartbeats: Heartbeats::default(),
             transport: transport.clone(),
             roster: roster.clone(),
             purges,

@@ -31,17 +31,63 @@ pub(crate) struct Slot<S: StateMachine> {
     published: Option<Vitals>,
     /// Whether it waits for its effects to be taken.
     pub(crate) is_touched: bool,
+    /// The loop's tick up to which the core has been ticked.
+    ticked: u64,
+    /// The tick that the core must see next, and the one at which the group is looked at for it, which
+    /// is never later.
+    due: u64,
+    pub(crate) watched: u64,
 }
 
 impl<S: StateMachine> Slot<S> {
     /// A group that has yet to begin.
     pub(crate) fn new(group: GroupId, status: watch::Sender<GroupStatus>) -> Self {
-        Slot { group, core: None, status, published: None, is_touched: false }
+        Slot {
+            group,
+            core: None,
+            status,
+            published: None,
+            is_touched: false,
+            ticked: 0,
+            due: 0,
+            watched: 0,
+        }
     }
 
-    /// The group begins.
-    pub(crate) fn begin(&mut self, core: GroupCore<S>) {
+    /// The group begins, at tick `now` of the loop.
+    pub(crate) fn begin(&mut self, core: GroupCore<S>, now: u64) {
         self.core = Some(Box::new(core));
+        (self.ticked, self.due) = (now, now + 1);
+    }
+
+    /// The tick that the core must see next. Until then its ticks are put off: they would change
+    /// nothing but its clocks.
+    pub(crate) fn due(&self) -> u64 {
+        self.due
+    }
+
+    /// Puts the next ticks off for as long as that is without effect.
+    pub(crate) fn put_ticks_off(&mut self) {
+        let Some(core) = &mut self.core else { return };
+        let idle_ticks = core.idle_ticks();
+        self.due = self.ticked + 1 + idle_ticks;
+        if idle_ticks > 0 {
+            core.rest();
+        }
+    }
+
+    /// Ticks the core up to tick `now` of the loop.
+    ///
+    /// # Errors
+    ///
+    /// As [`Slot::step`].
+    pub(crate) fn tick_to(&mut self, now: u64) -> Result<(), String> {
+        while self.ticked < now {
+            self.ticked += 1;
+            let Some(core) = &mut self.core else { continue };
+            caught(|| core.step(Input::Tick))?;
+        }
+        Ok(())
     }
 
     /// Whether the group runs.
@@ -49,7 +95,7 @@ impl<S: StateMachine> Slot<S> {
         self.core.is_some()
     }
 
-    /// Steps an input. One for a group that does not run is dropped, and its caller with it, who
+    /// Steps an input at tick `now` of the loop. One for a group that does not run is dropped, and its caller with it, who
     /// finds the reason in the status.
     ///
     /// # Errors
@@ -58,7 +104,9 @@ impl<S: StateMachine> Slot<S> {
     pub(crate) fn step(
         &mut self,
         input: Input<ProposeCaller<S>, ReadCaller>,
+        now: u64,
     ) -> Result<(), String> {
+        self.tick_to(now)?;
         let Some(core) = &mut self.core else { return Ok(()) };
         caught(|| core.step(input))
     }
