@@ -186,6 +186,28 @@ impl SnapshotStore {
         Ok(ids.len())
     }
 
+    /// Removes everything of a group, temporary files and its folder included. Call it only when the
+    /// group is durably gone from the log.
+    ///
+    /// The removals are not made durable: a power loss may bring any of the files back, and nothing
+    /// names them.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Io`]; what is left is removed by the next call.
+    pub fn discard(&self, group: GroupId) -> Result<(), SnapshotError> {
+        let dir = self.group_dir(group);
+        for (_, path) in names(&dir)? {
+            self.0.files.remove(&path).map_err(SnapshotError::io(&path))?;
+        }
+        match std::fs::remove_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(SnapshotError::io(&dir)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Groups that have a folder here, ascending.
     pub(crate) fn groups(&self) -> Result<Vec<GroupId>, SnapshotError> {
         let names = names(&self.0.dir)?.into_iter().filter(|(_, path)| path.is_dir());

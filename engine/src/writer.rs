@@ -414,5 +414,6 @@ fn classify(source: Arc<raft_engine::Error>) -> WriteError {
     if is_full(&source) { WriteError::Full { source } } else { WriteError::Engine { source } }
 }
 
+mod removal;
 #[cfg(test)]
 mod tests;

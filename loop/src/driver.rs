@@ -22,15 +22,18 @@ use crate::error::ProposeError;
 use crate::founding::Founding;
 use crate::frame::{Frame, RefusalCode};
 use crate::groups::Groups;
+use crate::heartbeats::Heartbeats;
 use crate::inbox::{Event, Inbox, panic_text};
 use crate::log_writer::{self, LogWork};
 use crate::members::Binding;
 use crate::membership::MembershipError;
 use crate::message::{Envelope, PeerMessage};
 use crate::purges::Purges;
+use crate::registry::Registry;
 use crate::slot::{GroupEffects, answer};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::transport::{LinkEvent, Outgoing, Sending, SharedRoster, Transport};
+use crate::turnover::Turnover;
 
 /// Events stepped before the effects are taken: what is ready by then shares one batch.
 const EVENTS_PER_ROUND: usize = 4_096;
@@ -48,6 +51,8 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) run: u32,
     /// Every group of this node, begun or not.
     pub(crate) groups: Groups<S>,
+    pub(crate) registry: Registry<S>,
+    pub(crate) turnover: Turnover,
     pub(crate) events: mpsc::Receiver<Event<S>>,
     pub(crate) inbox: Inbox<S>,
     pub(crate) apply: mpsc::Sender<(GroupId, ApplyWork<S>)>,
@@ -55,6 +60,7 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) worker: SnapshotWorker<S>,
     pub(crate) reader: LogReader,
     pub(crate) snapshots: SnapshotStore,
+    pub(crate) heartbeats: Heartbeats,
     pub(crate) transport: Arc<Transport>,
     pub(crate) roster: SharedRoster,
     pub(crate) sending: Sending,
@@ -125,7 +131,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     /// A group begins, whose log and members are durable.
-    fn begin(&mut self, founded: Founded) {
+    pub(crate) fn begin(&mut self, founded: Founded) {
         let Founded { log, members, restore } = founded;
         let group = log.group();
         if let Some(id) = restore {
@@ -289,11 +295,26 @@ impl<S: StateMachine> Driver<S> {
             }
             Event::Durable(receipts) => {
                 for durable in receipts {
-                    self.groups.step(durable.group(), Input::Durable(durable));
+                    if !self.founded(durable.group()) {
+                        self.groups.step(durable.group(), Input::Durable(durable));
+                    }
                 }
             }
+            Event::Create { group, members, caller } => self.create(group, members, caller),
+            Event::FirstSnapshot(group, taken) => self.first_snapshot_taken(group, taken),
+            Event::Remove { group, caller } => self.remove(group, caller),
+            Event::Removed(groups) => self.removed(groups),
+            Event::Discarded(group) => self.discarded(group),
             Event::Peer { from, group, message, permit } => {
                 self.groups.step(group, Input::Peer { from, message });
+                drop(permit);
+            }
+            Event::Heartbeats { from, kind, beats, permit } => {
+                for beat in beats {
+                    let (group, message) = (beat.group, beat.into_message(kind));
+                    let message = PeerMessage::Raft(message);
+                    self.groups.step(group, Input::Peer { from, message });
+                }
                 drop(permit);
             }
             Event::Founding { from, news, permit, .. } => {
@@ -332,6 +353,7 @@ impl<S: StateMachine> Driver<S> {
             self.carry_out_for(group, effects);
             self.groups.carried_out(group, disk_bytes);
         }
+        self.heartbeats.send(&self.transport);
         self.groups.publish_disk_bytes(self.first, disk_bytes);
         if purges {
             self.purge();
@@ -367,7 +389,9 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn send(&mut self, group: GroupId, envelope: Envelope) {
-        let Envelope { to, message } = envelope;
+        let Some(Envelope { to, message }) = self.heartbeats.gather(group, envelope) else {
+            return;
+        };
         let frame = Frame::Peer { group, message };
         if let Err(Frame::Peer { message, .. }) = self.transport.send(to, frame) {
             self.groups.step(group, Input::Undelivered(Envelope { to, message }));

@@ -20,6 +20,7 @@ use raft::eraftpb;
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::config::COMMAND_BYTES_LIMIT;
+use crate::heartbeat::{self, Heartbeat};
 use crate::message::{PeerMessage, Refused};
 
 /// Version of this format; peers that speak another one are refused in the handshake.
@@ -48,6 +49,8 @@ const KIND_CHUNK: u8 = 13;
 const KIND_RECEIVED: u8 = 14;
 const KIND_SNAPSHOT: u8 = 20;
 const KIND_OFFSET: u8 = 21;
+const KIND_HEARTBEATS: u8 = 40;
+const KIND_HEARTBEAT_ANSWERS: u8 = 41;
 
 /// One unit on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +78,10 @@ pub(crate) enum Frame {
     Chunk(Bytes),
     /// The whole file arrived, was verified, is durable, and the core was told.
     Received,
+    /// Heartbeats of many groups.
+    Heartbeats(Vec<Heartbeat>),
+    /// The answers to such.
+    HeartbeatAnswers(Vec<Heartbeat>),
 }
 
 /// Who is speaking.
@@ -243,6 +250,10 @@ fn put_body(frame: &Frame, out: &mut BytesMut) -> Result<(), FrameError> {
         Frame::Chunk(bytes) => put(KIND_CHUNK, &|o| o.put_slice(bytes), out),
         Frame::Received => out.put_u8(KIND_RECEIVED),
         Frame::Offset(offset) => put(KIND_OFFSET, &|o| o.put_u64_le(*offset), out),
+        Frame::Heartbeats(beats) => put(KIND_HEARTBEATS, &|o| heartbeat::put(beats, o), out),
+        Frame::HeartbeatAnswers(beats) => {
+            put(KIND_HEARTBEAT_ANSWERS, &|o| heartbeat::put(beats, o), out);
+        }
         Frame::Snapshot { group, file, message } => {
             out.put_u8(KIND_SNAPSHOT);
             for number in [group.get(), file.len_bytes, file.crcs] {
@@ -360,6 +371,12 @@ fn get_body(mut body: Bytes) -> Result<Frame, FrameError> {
         KIND_CHUNK => Frame::Chunk(body),
         KIND_RECEIVED => Frame::Received,
         KIND_OFFSET => Frame::Offset(number(&mut body)?),
+        KIND_HEARTBEATS => {
+            Frame::Heartbeats(heartbeat::get(body).ok_or_else(|| malformed("no heartbeats"))?)
+        }
+        KIND_HEARTBEAT_ANSWERS => {
+            Frame::HeartbeatAnswers(heartbeat::get(body).ok_or_else(|| malformed("no answers"))?)
+        }
         KIND_SNAPSHOT => Frame::Snapshot {
             group: group(&mut body)?,
             file: SnapshotDigest { len_bytes: number(&mut body)?, crcs: number(&mut body)? },

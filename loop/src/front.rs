@@ -7,10 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_engine::{DirectoryId, GroupId, NodeId, SnapshotMeta};
 use quorate_statemachine::StateMachine;
+use raft::eraftpb::MessageType;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::core::Input;
 use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
+use crate::heartbeat::Heartbeat;
 use crate::inbox::{Event, Inbox};
 use crate::members::Members;
 use crate::message::PeerMessage;
@@ -51,6 +53,16 @@ impl<S: StateMachine> Ingress for Front<S> {
         permit: OwnedSemaphorePermit,
     ) {
         self.inbox.send(Event::Peer { from, group, message, permit });
+    }
+
+    fn heartbeats(
+        &self,
+        from: NodeId,
+        kind: MessageType,
+        beats: Vec<Heartbeat>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.inbox.send(Event::Heartbeats { from, kind, beats, permit });
     }
 
     fn founding(

@@ -6,16 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use quorate_engine::{DirectoryId, Durable, GroupId, NodeId};
+use quorate_engine::{DirectoryId, Durable, GroupId, NodeId, SnapshotMeta};
 use quorate_statemachine::StateMachine;
+use raft::eraftpb::MessageType;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::core::Input;
 use crate::error::{ProposeError, ReadError};
 use crate::frame::FoundingNews;
+use crate::heartbeat::Heartbeat;
+use crate::members::Members;
 use crate::membership::{MembershipChanged, MembershipError};
 use crate::message::PeerMessage;
 use crate::transport::LinkEvent;
+use crate::turnover::{CreateCaller, RemoveCaller};
 
 /// A command that was applied, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +53,13 @@ pub(crate) enum Event<S: StateMachine> {
     Durable(Vec<Durable>),
     /// A message of a peer. The permit holds its bytes' place in the peer's share of the inbox.
     Peer { from: NodeId, group: GroupId, message: PeerMessage, permit: OwnedSemaphorePermit },
+    /// Heartbeats of a peer for many groups, or answers; the permit as above.
+    Heartbeats {
+        from: NodeId,
+        kind: MessageType,
+        beats: Vec<Heartbeat>,
+        permit: OwnedSemaphorePermit,
+    },
     /// News of the founding; the permit as above.
     Founding {
         from: NodeId,
@@ -60,6 +71,16 @@ pub(crate) enum Event<S: StateMachine> {
     Link(LinkEvent),
     /// These groups hold log files back that should be removed.
     HeldBack(Vec<GroupId>),
+    /// Begin a group with these members.
+    Create { group: GroupId, members: Members, caller: CreateCaller },
+    /// The first snapshot of such a group is durable, or could not be written.
+    FirstSnapshot(GroupId, Result<SnapshotMeta, String>),
+    /// Take a group out of this node.
+    Remove { group: GroupId, caller: RemoveCaller },
+    /// Such groups are gone from the log.
+    Removed(Vec<GroupId>),
+    /// The files of such a group are gone too.
+    Discarded(GroupId),
     /// A group cannot go on, and the others can: its own state machine is at fault.
     Failed(GroupId, String),
     /// Another thread of this node cannot go on.

@@ -48,6 +48,8 @@ mod genesis;
 mod group;
 mod groups;
 mod guard;
+mod heartbeat;
+mod heartbeats;
 mod inbox;
 mod log_writer;
 mod logger;
@@ -64,10 +66,13 @@ mod slot;
 mod snapshot_worker;
 mod status;
 mod transport;
+mod turnover;
 
 pub use self::config::LoopConfig;
 pub use self::core::{Apply, Committed, Core, Effects, Input};
-pub use self::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
+pub use self::error::{
+    CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
+};
 pub use self::group::Group;
 pub use self::inbox::Applied;
 pub use self::members::{Binding, Member, MemberRole, Members, MembersError, Promotion};

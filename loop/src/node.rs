@@ -15,18 +15,21 @@ use quorate_engine::{
 };
 use quorate_statemachine::StateMachine;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::apply::Applier;
 use crate::bootstrap::Bootstrap;
 use crate::config::LoopConfig;
 use crate::driver::{Addresses, Driver};
-use crate::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
+use crate::error::{
+    CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
+};
 use crate::founding::Founding;
 use crate::front::{Front, Limits};
 use crate::group::Group;
 use crate::groups::Groups;
+use crate::heartbeats::Heartbeats;
 use crate::inbox::{Applied, Event, Inbox};
 use crate::machine::SnapshotTrigger;
 use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
@@ -34,12 +37,12 @@ use crate::publish::{Published, Publisher, Updates};
 use crate::purges::Purges;
 use crate::recovered::Recovered;
 use crate::registry::Registry;
-use crate::slot::Slot;
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::GroupStatus;
 use crate::transport::{
     Acceptor, Calls, LinkEvent, Receiving, Roster, Sending, Service, SharedRoster, Transport,
 };
+use crate::turnover::Turnover;
 
 /// The metadata quorum is group 1. It is founded with the cluster.
 pub(crate) const FIRST_GROUP: GroupId = match GroupId::new(1) {
@@ -148,7 +151,8 @@ impl<S: StateMachine> Node<S> {
         config: LoopConfig,
         service: Arc<dyn Service>,
     ) -> Result<Node<S>, OpenError> {
-        let Recovered { engine, genesis, first, others, machines, damaged, purges } = recovered;
+        let Recovered { engine, genesis, first, others, machines, damaged, quarantined, purges } =
+            recovered;
         let identity = engine.identity.clone();
         let node = identity.node_id;
         let run = run_number();
@@ -178,6 +182,7 @@ impl<S: StateMachine> Node<S> {
         let transport = Arc::new(Transport::start(&roster, &config, &(Arc::new(on_link) as _)));
 
         let (log, queue) = mpsc::channel();
+        let turnover = Turnover::new(engine.cache.clone(), quarantined);
         let bootstrap = Bootstrap::new(
             FIRST_GROUP,
             (founding, addresses),
@@ -188,26 +193,8 @@ impl<S: StateMachine> Node<S> {
         );
         let disk_bytes = bootstrap.writer.disk_bytes();
         let log_disk_bytes = Arc::new(AtomicU64::new(disk_bytes));
-        let (mut groups, registry) = (Groups::new(), Registry::new());
-        let mut enter = |id: GroupId, publisher, fatal: Option<String>| {
-            let status = GroupStatus { fatal, ..GroupStatus::founding(disk_bytes) };
-            let (status, receiver) = watch::channel(status);
-            groups.insert(id, Slot::new(id, status));
-            let disk_bytes = log_disk_bytes.clone();
-            registry.insert(Group::new(id, inbox.clone(), publisher, receiver, disk_bytes));
-        };
-        for (id, machine) in &machines {
-            enter(*id, machine.publisher().clone(), None);
-        }
-        for (id, reason) in damaged {
-            // Nobody may see what it holds: it stays at nothing.
-            let publisher = Publisher::new(S::new().image(), 0);
-            publisher.stop();
-            enter(id, Arc::new(publisher), Some(reason));
-        }
-        let Some(first) = registry.get(FIRST_GROUP) else {
-            return Err(OpenError::Restore("group 1 has no state machine".to_owned()));
-        };
+        let publishers: Vec<_> =
+            machines.iter().map(|(id, machine)| (*id, machine.publisher().clone())).collect();
         let (worker, worker_thread) =
             SnapshotWorker::start(engine.snapshots.clone(), inbox.clone())
                 .map_err(OpenError::Thread)?;
@@ -231,12 +218,15 @@ impl<S: StateMachine> Node<S> {
         let silence = Duration::from_millis(config.connect_timeout_ms);
         let runtime = tokio::runtime::Handle::current();
         let sending = Sending::new(runtime, roster.clone(), engine.snapshots.clone(), silence);
-        let driver = Driver {
+        let registry = Registry::new();
+        let mut driver = Driver {
             first: FIRST_GROUP,
             node,
             config: config.clone(),
             run,
-            groups,
+            groups: Groups::new(),
+            registry: registry.clone(),
+            turnover,
             events,
             inbox: inbox.clone(),
             apply,
@@ -244,11 +234,24 @@ impl<S: StateMachine> Node<S> {
             worker,
             reader: engine.reader,
             snapshots: engine.snapshots.clone(),
+            heartbeats: Heartbeats::default(),
             transport: transport.clone(),
             roster: roster.clone(),
             sending,
             purges,
             log_disk_bytes,
+        };
+        for (id, publisher) in publishers {
+            driver.enter(id, publisher, None);
+        }
+        for (id, reason) in damaged {
+            // Nobody may see what it holds: it shows nothing, and ends at once.
+            let publisher = Arc::new(Publisher::new(S::new().image(), 0));
+            publisher.stop();
+            driver.enter(id, publisher, Some(reason));
+        }
+        let Some(first) = registry.get(FIRST_GROUP) else {
+            return Err(OpenError::Restore("group 1 has no state machine".to_owned()));
         };
         let loop_thread = thread("quorate-loop", move || {
             driver.run(bootstrap);
@@ -346,6 +349,62 @@ impl<S: StateMachine> Node<S> {
     /// loop cannot publish the next, and waits.
     pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
         self.0.first.watch_status()
+    }
+
+    /// Founds a group with these voters, of which this node is one. It must be called on each of
+    /// them with the same voters; with a majority the group elects a leader. When it returns the
+    /// group is durable on this node, and comes up again with it.
+    ///
+    /// Which data directory stands for a voter, and where it is reached, is what group 1 knows of the
+    /// node. So two calls for one group should have no change of group 1's membership between them:
+    /// voters that know each other by different directories do not vote for each other.
+    ///
+    /// An id is for one group, ever. A node that was away while a group was removed comes back with
+    /// it, and under the same id it would take part in the new one, with what it knows of the old.
+    ///
+    /// While the disk is full it waits until there is room. Not cancel safe: if the future is
+    /// dropped, the group may still be founded.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateGroupError`]; but for [`CreateGroupError::Stopped`] nothing was founded.
+    pub async fn create_group(
+        &self,
+        group: GroupId,
+        voters: &[NodeId],
+    ) -> Result<Group<S>, CreateGroupError> {
+        let of_first = self.0.first.status();
+        if !of_first.serving || of_first.fatal.is_some() {
+            return Err(CreateGroupError::NotReady);
+        }
+        let node = self.0.identity.node_id;
+        if !voters.contains(&node) {
+            return Err(CreateGroupError::NotVoter { group, node });
+        }
+        let members =
+            of_first.members.founding_of(voters).map_err(CreateGroupError::UnknownVoter)?;
+        let (caller, answer) = oneshot::channel();
+        self.0.inbox.send(Event::Create { group, members, caller });
+        answer.await.unwrap_or(Err(CreateGroupError::Stopped))?;
+        self.group(group).ok_or(CreateGroupError::Stopped)
+    }
+
+    /// Takes a group out of this node, durably: its log, its snapshots, its votes. Callers that wait
+    /// for it are told that it has stopped.
+    ///
+    /// The other voters are not told. Call it on each of them, or on none that the group still
+    /// counts on: a voter that is gone is one that does not answer, and must never be founded
+    /// again for the same group (see [`Node::create_group`]).
+    ///
+    /// Not cancel safe: if the future is dropped, the group may still be removed.
+    ///
+    /// # Errors
+    ///
+    /// [`RemoveGroupError`]; but for [`RemoveGroupError::Stopped`] the group stays as it was.
+    pub async fn remove_group(&self, group: GroupId) -> Result<(), RemoveGroupError> {
+        let (caller, answer) = oneshot::channel();
+        self.0.inbox.send(Event::Remove { group, caller });
+        answer.await.unwrap_or(Err(RemoveGroupError::Stopped))
     }
 
     /// One of the groups on this node; `None` where it is not here. One that has stopped for good is,

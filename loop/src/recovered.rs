@@ -1,6 +1,6 @@
 //! [`Recovered`]: what was found in a data directory, as the threads of a node need it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_engine::{Damage, Disk, Engine, GroupId, LogId, RecoveredGroup, SnapshotMeta};
@@ -24,6 +24,8 @@ pub(crate) struct Recovered<S: StateMachine, F: Disk> {
     pub(crate) machines: BTreeMap<GroupId, Box<Machine<S>>>,
     /// Groups that must not begin, and why.
     pub(crate) damaged: BTreeMap<GroupId, String>,
+    /// Those of them that the engine writes nothing for.
+    pub(crate) quarantined: BTreeSet<GroupId>,
     pub(crate) purges: Purges,
 }
 
@@ -47,6 +49,7 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
             first: None,
             others: Vec::new(),
             machines: BTreeMap::new(),
+            quarantined: engine.damaged.keys().copied().collect(),
             damaged: std::mem::take(&mut engine.damaged)
                 .into_iter()
                 .map(|(group, findings)| (group, condemned(&findings)))

@@ -314,6 +314,15 @@ impl<P, R, M> Core<P, R, M> {
         }
     }
 
+    /// Whether a tick may lead to a change of the membership, or to the end of a wait for one.
+    pub(super) fn has_members_to_change(&self) -> bool {
+        let wishes = |member: &Member| {
+            member.promotion != Promotion::Never && !self.members.is_voter(member.member_id)
+        };
+        let leads_change = self.members.is_joint() || self.members.iter().any(wishes);
+        !self.changes.is_empty() || (self.leads() && leads_change)
+    }
+
     /// What makes of a learner what it is to be, if that can be now.
     fn promoting(&self, member: &Member) -> Option<Change> {
         let id = member.member_id;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quorate_engine::{DirectoryId, GroupId, NodeId};
+use raft::eraftpb::MessageType;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -17,6 +18,7 @@ use super::handshake::{self, Caller, HandshakeError};
 use super::roster::SharedRoster;
 use crate::config::LoopConfig;
 use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError};
+use crate::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
 use crate::message::PeerMessage;
 
 /// Connections at a time, handshakes included: a few per node of the largest sensible cluster.
@@ -39,6 +41,14 @@ pub(crate) trait Ingress: Send + Sync + 'static {
         from: NodeId,
         group: GroupId,
         message: PeerMessage,
+        permit: OwnedSemaphorePermit,
+    );
+    /// Heartbeats for the cores of many groups, or answers; the permit as above.
+    fn heartbeats(
+        &self,
+        from: NodeId,
+        kind: MessageType,
+        beats: Vec<Heartbeat>,
         permit: OwnedSemaphorePermit,
     );
     /// News of the founding.
@@ -160,6 +170,14 @@ impl<I: Ingress> Acceptor<I> {
                     let weight = message.weight().min(self.peer_inbox_bytes_max);
                     let permit = permit(&room, weight).await?;
                     self.ingress.peer(from, group, message, permit);
+                }
+                Frame::Heartbeats(beats) => {
+                    let permit = permit(&room, beats.len() * HEARTBEAT_BYTES).await?;
+                    self.ingress.heartbeats(from, MessageType::MsgHeartbeat, beats, permit);
+                }
+                Frame::HeartbeatAnswers(beats) => {
+                    let permit = permit(&room, beats.len() * HEARTBEAT_BYTES).await?;
+                    self.ingress.heartbeats(from, MessageType::MsgHeartbeatResponse, beats, permit);
                 }
                 Frame::Founding(news) => {
                     let permit = permit(&room, FOUNDING_BYTES).await?;
