@@ -35,7 +35,6 @@ use crate::log::GroupLog;
 use crate::quarantine::{self, Quarantine};
 use crate::reader::ReadError;
 use crate::record::{GENESIS_KEY, RECORD_KEY};
-use crate::snapshot::SnapshotMeta;
 use crate::write::WriteError;
 
 const ENTRY_KIND: [u8; 4] = *b"QENT";
@@ -218,9 +217,7 @@ impl<F: Disk + 'static> Engine<F> {
         let findings = self.damaged.remove(&group).unwrap_or_default();
         self.writer.store().hold_purge(!self.damaged.is_empty());
         let log = GroupLog::blank(group, &self.cache);
-        let snapshot = SnapshotMeta::none(group);
-        let recovered = RecoveredGroup { log, genesis: None, snapshot, incarnation };
-        self.groups.insert(group, recovered);
+        self.groups.insert(group, RecoveredGroup::blank(log, incarnation));
         Ok(RenewedGroup { aside, saved, lost, findings })
     }
 
@@ -439,9 +436,7 @@ mod tests {
         assert!(node.engine.damaged.is_empty());
         let log = node.logs.remove(&two()).unwrap();
         assert_eq!(log.record(), crate::GroupRecord::default());
-        let (genesis, snapshot) = (None, SnapshotMeta::none(two()));
-        let recovered = RecoveredGroup { log, genesis, snapshot, incarnation: 0 };
-        node.engine.groups.insert(two(), recovered);
+        node.engine.groups.insert(two(), RecoveredGroup::blank(log, 0));
         go_on(&mut node);
         node.close();
         let node = open_small(dir.path());

@@ -21,6 +21,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::config::COMMAND_BYTES_LIMIT;
 use crate::heartbeat::{self, Heartbeat};
+use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::message::{PeerMessage, Refused};
 
 /// Version of this format; peers that speak another one are refused in the handshake.
@@ -51,6 +52,8 @@ const KIND_SNAPSHOT: u8 = 20;
 const KIND_OFFSET: u8 = 21;
 const KIND_HEARTBEATS: u8 = 40;
 const KIND_HEARTBEAT_ANSWERS: u8 = 41;
+const KIND_JOIN: u8 = 30;
+const KIND_JOIN_ANSWER: u8 = 31;
 
 /// One unit on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +79,10 @@ pub(crate) enum Frame {
     Offset(u64),
     /// The next bytes of the announced file.
     Chunk(Bytes),
+    /// Asks to be let into a group; see [`crate::joining`].
+    Join(JoinWire),
+    /// What came of it.
+    JoinAnswer(JoinAnswerWire),
     /// The whole file arrived, was verified, is durable, and the core was told.
     Received,
     /// Heartbeats of many groups.
@@ -98,12 +105,15 @@ pub(crate) struct Hello {
     /// The node the speaker believes to have reached; zero in a welcome.
     #[prost(uint64, tag = "5")]
     pub(crate) to_node_id: u64,
-    /// The directory the speaker knows that node by; empty before the founding.
-    #[prost(bytes = "vec", tag = "6")]
-    pub(crate) to_directory_id: Vec<u8>,
     /// Whether this connection carries one snapshot file instead of messages.
     #[prost(bool, tag = "7")]
     pub(crate) snapshot: bool,
+    /// The index of the log of group 1 of which the speaker knows the members; 0 if of none.
+    #[prost(uint64, tag = "8")]
+    pub(crate) members_index: u64,
+    /// Whether this connection carries one request to join instead of messages.
+    #[prost(bool, tag = "9")]
+    pub(crate) joins: bool,
 }
 
 /// Why a connection is refused.
@@ -113,6 +123,9 @@ pub(crate) struct Refusal {
     pub(crate) code: i32,
     #[prost(string, tag = "2")]
     pub(crate) message: String,
+    /// As in [`Hello`], of whoever refuses.
+    #[prost(uint64, tag = "3")]
+    pub(crate) members_index: u64,
 }
 
 /// The kinds of refusal that the other side acts on.
@@ -133,6 +146,8 @@ pub(crate) enum RefusalCode {
     WrongNode = 5,
     /// At the limit of connections.
     Busy = 6,
+    /// The node was a member, and is not any more.
+    Removed = 7,
 }
 
 /// What one voter tells the others until the founding is complete; see [`crate::founding`].
@@ -249,6 +264,8 @@ fn put_body(frame: &Frame, out: &mut BytesMut) -> Result<(), FrameError> {
         Frame::Reply { request, payload } => put_request(KIND_REPLY, *request, payload, out),
         Frame::Chunk(bytes) => put(KIND_CHUNK, &|o| o.put_slice(bytes), out),
         Frame::Received => out.put_u8(KIND_RECEIVED),
+        Frame::Join(join) => put(KIND_JOIN, &|o| join.encode_raw(o), out),
+        Frame::JoinAnswer(answer) => put(KIND_JOIN_ANSWER, &|o| answer.encode_raw(o), out),
         Frame::Offset(offset) => put(KIND_OFFSET, &|o| o.put_u64_le(*offset), out),
         Frame::Heartbeats(beats) => put(KIND_HEARTBEATS, &|o| heartbeat::put(beats, o), out),
         Frame::HeartbeatAnswers(beats) => {
@@ -370,6 +387,8 @@ fn get_body(mut body: Bytes) -> Result<Frame, FrameError> {
         KIND_REPLY => Frame::Reply { request: number(&mut body)?, payload: body },
         KIND_CHUNK => Frame::Chunk(body),
         KIND_RECEIVED => Frame::Received,
+        KIND_JOIN => Frame::Join(JoinWire::decode(body).map_err(prost_error)?),
+        KIND_JOIN_ANSWER => Frame::JoinAnswer(JoinAnswerWire::decode(body).map_err(prost_error)?),
         KIND_OFFSET => Frame::Offset(number(&mut body)?),
         KIND_HEARTBEATS => {
             Frame::Heartbeats(heartbeat::get(body).ok_or_else(|| malformed("no heartbeats"))?)
@@ -466,7 +485,7 @@ mod tests {
         vec![
             Frame::Hello(hello.clone()),
             Frame::Welcome(hello),
-            Frame::Refusal(Refusal { code: 4, message: "no".into() }),
+            Frame::Refusal(Refusal { code: 4, message: "no".into(), members_index: 9 }),
             Frame::Founding(FoundingNews { asks: true, ..FoundingNews::default() }),
             Frame::Call { request: 9, payload: Bytes::from_static(b"x") },
             Frame::Reply { request: 9, payload: Bytes::new() },

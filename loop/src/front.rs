@@ -14,10 +14,12 @@ use crate::core::Input;
 use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
 use crate::heartbeat::Heartbeat;
 use crate::inbox::{Event, Inbox};
-use crate::members::Members;
+use crate::join_wire::{JoinAnswerWire, JoinWire};
+use crate::members::{Binding, Members};
+use crate::membership::{MembershipError, MembershipRequest};
 use crate::message::PeerMessage;
 use crate::registry::Registry;
-use crate::transport::{Calls, Ingress, Receiving, Service, Transport};
+use crate::transport::{Calls, Ingress, Receiving, Service, SharedRoster, Transport};
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
 const CALLS_MAX: usize = 1_024;
@@ -29,6 +31,7 @@ pub(crate) struct Front<S: StateMachine> {
     pub(crate) calls: Calls,
     pub(crate) service: Arc<dyn Service>,
     pub(crate) transport: Arc<Transport>,
+    pub(crate) roster: SharedRoster,
     pub(crate) receiving: Arc<Receiving>,
     pub(crate) limits: Limits,
 }
@@ -41,6 +44,35 @@ pub(crate) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits { calls: Arc::new(Semaphore::new(CALLS_MAX)) }
+    }
+}
+
+impl<S: StateMachine> Front<S> {
+    /// Asks the group, which is led here or not.
+    async fn decide(
+        &self,
+        from: NodeId,
+        directory: DirectoryId,
+        request: JoinWire,
+    ) -> JoinAnswerWire {
+        let group = GroupId::new(request.group).and_then(|group| self.registry.get(group));
+        let (Some(group), Some(join)) = (group, request.join()) else {
+            return JoinAnswerWire::later("this node does not have the group");
+        };
+        let Binding { node_id, directory_id, .. } = join.binding;
+        // Of a dry run there is no directory yet.
+        if node_id != from || (directory_id != directory && !request.dry_run) {
+            return JoinAnswerWire::later("a node asks for another than itself");
+        }
+        let asked = MembershipRequest::Join(join.clone());
+        let result = group.change_membership(asked, request.dry_run).await;
+        let leader = match &result {
+            Err(MembershipError::NotLeader { leader }) => *leader,
+            _ => None,
+        };
+        let roster = self.roster.load();
+        let leader_addr = leader.and_then(|leader| roster.addr(leader)).map(str::to_owned);
+        JoinAnswerWire::of(&join, &result, leader_addr)
     }
 }
 
@@ -96,6 +128,15 @@ impl<S: StateMachine> Ingress for Front<S> {
 
     fn reply(&self, from: NodeId, request: u64, payload: Bytes) {
         self.calls.answered(from, request, payload);
+    }
+
+    fn join(
+        &self,
+        from: NodeId,
+        directory: DirectoryId,
+        request: JoinWire,
+    ) -> Pin<Box<dyn Future<Output = JoinAnswerWire> + Send + '_>> {
+        Box::pin(self.decide(from, directory, request))
     }
 
     fn snapshot(

@@ -205,6 +205,19 @@ impl<S: StateMachine> Groups<S> {
         }
     }
 
+    /// Stops a group that this node does not belong to any more.
+    pub(crate) fn expel(&mut self, group: GroupId, reason: &str) {
+        if let Some(slot) = self.slots.get_mut(&group) {
+            slot.expel(reason);
+            self.failed.push((group, reason.to_owned()));
+        }
+    }
+
+    /// Whether `group` runs.
+    pub(crate) fn is_running(&self, group: GroupId) -> bool {
+        self.slots.get(&group).is_some_and(Slot::is_running)
+    }
+
     /// The groups that have failed since the last call, and why.
     pub(crate) fn take_failed(&mut self) -> Vec<(GroupId, String)> {
         std::mem::take(&mut self.failed)

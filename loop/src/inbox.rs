@@ -15,6 +15,7 @@ use crate::core::Input;
 use crate::error::{ProposeError, ReadError};
 use crate::frame::FoundingNews;
 use crate::heartbeat::Heartbeat;
+use crate::joining::LetIn;
 use crate::members::Members;
 use crate::membership::{MembershipChanged, MembershipError};
 use crate::message::PeerMessage;
@@ -69,6 +70,8 @@ pub(crate) enum Event<S: StateMachine> {
     },
     /// A connection went down or was refused.
     Link(LinkEvent),
+    /// A group has let this node in, or will not.
+    Entered(GroupId, Result<LetIn, String>),
     /// These groups hold log files back that should be removed.
     HeldBack(Vec<GroupId>),
     /// Begin a group with these members.

@@ -158,6 +158,15 @@ impl From<&Binding> for MemberWire {
 }
 
 impl MemberWire {
+    /// A binding and an address, of somebody who is no member yet.
+    pub(crate) fn of(binding: &Binding, addr: &str) -> Self {
+        MemberWire { addr: addr.to_owned(), ..MemberWire::from(binding) }
+    }
+
+    pub(crate) fn addr(&self) -> &str {
+        &self.addr
+    }
+
     pub(crate) fn binding(&self) -> Result<Binding, MembersError> {
         let directory_id = <[u8; 16]>::try_from(self.directory_id.as_slice())
             .map(DirectoryId::from_bytes)

@@ -10,8 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorate_engine::{
-    DefaultFileSystem, Disk, Engine, EngineConfig, Formatted, Founding as FoundedBy, GroupId,
-    Identity, NodeId,
+    DefaultFileSystem, DirectoryId, Disk, EngineConfig, Formatted, GroupId, Identity, NodeId,
 };
 use quorate_statemachine::StateMachine;
 use tokio::net::TcpListener;
@@ -21,26 +20,29 @@ use tokio::task::AbortHandle;
 use crate::apply::Applier;
 use crate::bootstrap::Bootstrap;
 use crate::config::LoopConfig;
-use crate::driver::{Addresses, Driver};
+use crate::contacts::{Contacts, refuse_plaintext};
+use crate::driver::Driver;
+use crate::entrances::Entrances;
 use crate::error::{
     CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
 };
-use crate::founding::Founding;
 use crate::front::{Front, Limits};
 use crate::group::Group;
 use crate::groups::Groups;
 use crate::heartbeats::Heartbeats;
 use crate::inbox::{Applied, Event, Inbox};
+use crate::joining::Joining;
 use crate::machine::SnapshotTrigger;
-use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
+use crate::membership::{Join, MembershipChanged, MembershipError, MembershipRequest};
 use crate::publish::{Published, Publisher, Updates};
 use crate::purges::Purges;
 use crate::recovered::Recovered;
 use crate::registry::Registry;
+use crate::renewal;
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::GroupStatus;
 use crate::transport::{
-    Acceptor, Calls, LinkEvent, Receiving, Roster, Sending, Service, SharedRoster, Transport,
+    Acceptor, Calls, LinkEvent, Receiving, Sending, Service, SharedRoster, Transport,
 };
 use crate::turnover::Turnover;
 
@@ -124,52 +126,53 @@ impl<S: StateMachine> Node<S> {
         if !faults.is_empty() {
             return Err(OpenError::Config(faults));
         }
-        let addresses = voters(formatted.identity())?;
-        refuse_plaintext(listen, &addresses, &config)?;
+        let contacts = Contacts::of(formatted.identity());
+        refuse_plaintext(listen, &contacts.others, &config)?;
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|source| OpenError::Listen { addr: listen, source })?;
         let listen_addr =
             listener.local_addr().map_err(|source| OpenError::Listen { addr: listen, source })?;
-        // The disk is read on a thread that may block.
-        let opening = move || {
-            let engine = Engine::open_with(formatted, &engine_config, disk)?;
-            let purges = Purges::new(engine_config.purge_threshold_bytes);
-            Recovered::<S, F>::new(engine, FIRST_GROUP, purges)
+        let addr = config.advertise.clone().unwrap_or_else(|| listen_addr.to_string());
+        let rehearsal = contacts.rehearsal(formatted.identity(), addr, &config);
+        let purges = Purges::new(engine_config.purge_threshold_bytes);
+        let opened = renewal::open(formatted, &engine_config, disk, FIRST_GROUP, rehearsal).await?;
+        // State machines are restored on a thread that may block.
+        let restoring = move || {
+            let renewed = opened.renewed;
+            let recovered = Recovered::<S, F>::new(opened.engine, FIRST_GROUP, purges)?;
+            Ok::<_, OpenError>((recovered, renewed))
         };
-        let recovered = tokio::task::spawn_blocking(opening)
+        let (recovered, renewed) = tokio::task::spawn_blocking(restoring)
             .await
             .map_err(|error| OpenError::Restore(error.to_string()))??;
-        Self::start(recovered, addresses, listener, listen_addr, config, service)
+        Self::start(recovered, renewed, listener, listen_addr, config, service)
     }
 
     fn start<F: Disk + 'static>(
         recovered: Recovered<S, F>,
-        addresses: Addresses,
+        renewed: BTreeMap<GroupId, DirectoryId>,
         listener: TcpListener,
         listen_addr: SocketAddr,
         config: LoopConfig,
         service: Arc<dyn Service>,
     ) -> Result<Node<S>, OpenError> {
-        let Recovered { engine, genesis, first, others, machines, damaged, quarantined, purges } =
-            recovered;
+        let Recovered { engine, genesis, first, others, waiting, .. } = recovered;
+        let Recovered { machines, damaged, quarantined, purges, .. } = recovered;
         let identity = engine.identity.clone();
         let node = identity.node_id;
         let run = run_number();
         let (inbox, events) = Inbox::new(config.inbox_max);
 
-        let founding = Founding::recover(
-            (node, identity.directory_id),
-            addresses.keys().copied().collect(),
-            genesis.as_deref(),
-        )
-        .map_err(|error| OpenError::Restore(error.to_string()))?;
-        let (cluster, directory) = (identity.cluster_id, identity.directory_id);
-        let mut roster = Roster::new(cluster, node, directory, addresses.clone());
-        if let Some(bindings) = founding.bindings() {
-            roster = roster.bound(bindings, founding.is_complete());
-        }
+        let contacts = Contacts::of(&identity);
+        let has_joined = match &first {
+            Some(_) => genesis.is_none(),
+            None => waiting.contains_key(&FIRST_GROUP),
+        };
+        let founding = contacts.founding(&identity, genesis.as_deref(), has_joined)?;
+        let roster = contacts.roster(&identity, founding.as_ref());
         let roster: SharedRoster = Arc::new(ArcSwap::from_pointee(roster));
+        let addresses = contacts.voters;
         let calls =
             Calls::new(u64::from(run) << 32, Duration::from_millis(config.request_timeout_ms));
         let (links, lost) = (inbox.clone(), calls.clone());
@@ -219,6 +222,13 @@ impl<S: StateMachine> Node<S> {
         let runtime = tokio::runtime::Handle::current();
         let sending = Sending::new(runtime, roster.clone(), engine.snapshots.clone(), silence);
         let registry = Registry::new();
+        let joining = Joining { roster: roster.clone(), addresses: contacts.others, silence };
+        let entrances = Entrances::new(joining, config.advertise.clone(), inbox.clone());
+        for (group, binding) in waiting {
+            let addr = config.advertise.clone().unwrap_or_else(|| listen_addr.to_string());
+            let was = renewed.get(&group).copied();
+            entrances.ask(group, Join { binding, addr, was });
+        }
         let mut driver = Driver {
             first: FIRST_GROUP,
             node,
@@ -234,6 +244,8 @@ impl<S: StateMachine> Node<S> {
             worker,
             reader: engine.reader,
             snapshots: engine.snapshots.clone(),
+            entrances,
+            expelled: None,
             heartbeats: Heartbeats::default(),
             transport: transport.clone(),
             roster: roster.clone(),
@@ -264,6 +276,7 @@ impl<S: StateMachine> Node<S> {
             calls: calls.clone(),
             service: service.clone(),
             transport: transport.clone(),
+            roster: roster.clone(),
             receiving: Receiving::new(engine.snapshots, silence),
             limits: Limits::default(),
         });
@@ -494,40 +507,6 @@ impl<S: StateMachine> Drop for Inner<S> {
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Thread)
-}
-
-fn voters(identity: &Identity) -> Result<Addresses, OpenError> {
-    match &identity.founding {
-        FoundedBy::Voters(voters) => {
-            Ok(voters.iter().map(|v| (v.node_id, v.addr.clone())).collect::<BTreeMap<_, _>>())
-        }
-        FoundedBy::Join(_) => Err(OpenError::Unsupported(
-            "this directory was formatted to join a cluster, which this version cannot do: format \
-             it with the initial voters"
-                .to_owned(),
-        )),
-    }
-}
-
-fn refuse_plaintext(
-    listen: SocketAddr,
-    addresses: &Addresses,
-    config: &LoopConfig,
-) -> Result<(), OpenError> {
-    if config.allow_plaintext {
-        return Ok(());
-    }
-    if !listen.ip().is_loopback() {
-        return Err(OpenError::Plaintext(listen.to_string()));
-    }
-    let is_loopback = |addr: &str| {
-        addr.starts_with("localhost:")
-            || addr.parse::<SocketAddr>().is_ok_and(|addr| addr.ip().is_loopback())
-    };
-    match addresses.values().find(|addr| !is_loopback(addr)) {
-        Some(addr) => Err(OpenError::Plaintext(addr.clone())),
-        None => Ok(()),
-    }
 }
 
 /// A number that differs between two runs of this node, with all likelihood.

@@ -165,13 +165,22 @@ impl<S: StateMachine> Slot<S> {
         self.stop(&ProposeError::Fatal(reason));
     }
 
+    /// As [`Slot::stop`], of a group that this node does not belong to any more.
+    pub(crate) fn expel(&mut self, reason: &str) {
+        self.status.send_modify(|status| status.role = Role::Removed);
+        self.stop(&ProposeError::Fatal(reason.to_owned()));
+    }
+
     fn last_words(&self, reason: &str) {
         self.status.send_if_modified(|status| {
             let first = status.fatal.is_none();
             if first {
                 tracing::error!(group = %self.group, reason, "the group has stopped for good");
                 status.fatal = Some(reason.to_owned());
-                (status.role, status.leader) = (Role::Follower, None);
+                status.leader = None;
+                if status.role != Role::Removed {
+                    status.role = Role::Follower;
+                }
             }
             first
         });

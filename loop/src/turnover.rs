@@ -48,7 +48,8 @@ pub(crate) struct Turnover {
 }
 
 struct Coming {
-    members: Members,
+    members: Arc<Members>,
+    own_id: u64,
     /// Known once the first snapshot is durable.
     first: Option<(SnapshotMeta, GroupLog)>,
     caller: CreateCaller,
@@ -57,6 +58,11 @@ struct Coming {
 impl Turnover {
     pub(crate) fn new(cache: CacheBudget, quarantined: BTreeSet<GroupId>) -> Self {
         Turnover { cache, quarantined, coming: BTreeMap::new(), going: BTreeMap::new() }
+    }
+
+    /// What all groups' cached entries share.
+    pub(crate) fn cache(&self) -> &CacheBudget {
+        &self.cache
     }
 
     fn has(&self, group: GroupId) -> bool {
@@ -68,6 +74,8 @@ impl<S: StateMachine> Driver<S> {
     /// Begins `group` with these `members`, one of which is this node. Whoever decides that a group
     /// begins, and with whom, ends up here; every voter must be told the same.
     pub(crate) fn create(&mut self, group: GroupId, members: Members, caller: CreateCaller) {
+        let own = members.of_node(self.node).map(|member| member.member_id);
+        let own_id = own.unwrap_or(raft::INVALID_ID);
         let refusal = if self.groups.contains(group) || self.turnover.has(group) {
             Some(CreateGroupError::Exists(group))
         } else if !self.worker.found(genesis::first_snapshot::<S>(group, &members)) {
@@ -79,7 +87,9 @@ impl<S: StateMachine> Driver<S> {
             // A caller that has gone needs no answer.
             Some(refusal) => drop(caller.send(Err(refusal))),
             None => {
-                self.turnover.coming.insert(group, Coming { members, first: None, caller });
+                let members = Arc::new(members);
+                let coming = Coming { members, own_id, first: None, caller };
+                self.turnover.coming.insert(group, coming);
             }
         }
     }
@@ -116,14 +126,13 @@ impl<S: StateMachine> Driver<S> {
 
     /// A write is durable. If it is the one that founds a group, the group begins.
     pub(crate) fn founded(&mut self, group: GroupId) -> bool {
-        let Some(Coming { members, first, caller }) = self.turnover.coming.remove(&group) else {
-            return false;
-        };
+        let Some(coming) = self.turnover.coming.remove(&group) else { return false };
+        let Coming { members, own_id, first, caller } = coming;
         let Some((meta, log)) = first else { return false };
         let machine = Machine::new(S::new(), meta);
         self.enter(group, machine.publisher().clone(), None);
         let _ = self.apply.send((group, ApplyWork::Begin(Box::new(machine))));
-        self.begin(Founded { log, members, restore: None });
+        self.begin(Founded { log, members, own_id, restore: None });
         let _ = caller.send(Ok(()));
         true
     }

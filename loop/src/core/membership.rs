@@ -22,7 +22,7 @@ use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
 
 use super::Core;
 use crate::change::{Change, Step};
-use crate::members::{Binding, Member, MemberRole, Members, Promotion};
+use crate::members::{Member, MemberRole, Members, Promotion};
 use crate::membership::{
     Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
 };
@@ -97,10 +97,13 @@ impl<P, R, M> Core<P, R, M> {
 
     fn joining(&self, join: &Join) -> Result<Option<Step>, MembershipError> {
         let node = join.binding.node_id;
-        if self.members.of_binding(join.binding).is_some() {
-            return Ok(None);
+        if let Some(member) = self.members.of_binding(join.binding) {
+            let member = Member { addr: join.addr.clone(), ..member.clone() };
+            return Ok((self.members.get(member.member_id) != Some(&member))
+                .then_some(Step::Update(member)));
         }
-        let follows = |was: Binding| self.members.of_binding(was).is_some();
+        let follows =
+            |was| self.members.all_of_node(node).any(|old| old.binding.directory_id == was);
         if self.members.is_retired(join.binding) || join.was.is_some_and(|was| !follows(was)) {
             return Err(MembershipError::Retired(node));
         }
@@ -276,6 +279,9 @@ impl<P, R, M> Core<P, R, M> {
     /// From now on these are the members, and this node may not be one of them.
     pub(super) fn set_members(&mut self, members: Arc<Members>) {
         self.removed = members.get(self.own_id).is_none();
+        if self.removed {
+            self.effects.removed = Some(members.index());
+        }
         self.members = members.clone();
         self.effects.members = Some(members);
         if self.leads() && !self.members.is_voter(self.own_id) {

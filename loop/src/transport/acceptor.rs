@@ -15,10 +15,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::codec::Decoder as _;
 
 use super::handshake::{self, Caller, HandshakeError};
+use super::join;
 use super::roster::SharedRoster;
 use crate::config::LoopConfig;
 use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError};
 use crate::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
+use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::message::PeerMessage;
 
 /// Connections at a time, handshakes included: a few per node of the largest sensible cluster.
@@ -63,6 +65,13 @@ pub(crate) trait Ingress: Send + Sync + 'static {
     fn call(&self, from: NodeId, request: u64, payload: Bytes);
     /// An answer to a request of this node.
     fn reply(&self, from: NodeId, request: u64, payload: Bytes);
+    /// A request to be let into a group, of a node in this directory.
+    fn join(
+        &self,
+        from: NodeId,
+        directory: DirectoryId,
+        request: JoinWire,
+    ) -> Pin<Box<dyn Future<Output = JoinAnswerWire> + Send + '_>>;
     /// A connection that carries a snapshot file. The future is dropped with the acceptor.
     fn snapshot(
         &self,
@@ -126,6 +135,13 @@ impl<I: Ingress> Acceptor<I> {
             Ok(caller) => caller,
             Err(error) => return self.log_refusal(&stream, &error),
         };
+        if caller.joins {
+            let decide = |request| self.ingress.join(caller.node, caller.directory, request);
+            if let Err(error) = join::answer(stream, self.timeout, decide).await {
+                tracing::info!(peer = %caller.node, %error, "a request to join was not answered");
+            }
+            return;
+        }
         if caller.snapshot {
             return self.ingress.snapshot(caller.node, stream).await;
         }
@@ -190,6 +206,8 @@ impl<I: Ingress> Acceptor<I> {
                 | Frame::Refusal(_)
                 | Frame::Snapshot { .. }
                 | Frame::Offset(_)
+                | Frame::Join(_)
+                | Frame::JoinAnswer(_)
                 | Frame::Chunk(_)
                 | Frame::Received => {
                     return Err(FrameError::Malformed {

@@ -22,6 +22,8 @@ pub(super) struct Caller {
     pub(super) directory: DirectoryId,
     /// Whether the connection carries one snapshot file.
     pub(super) snapshot: bool,
+    /// Whether it carries one request to join.
+    pub(super) joins: bool,
 }
 
 /// Why there is no connection.
@@ -62,6 +64,19 @@ pub(super) async fn introduce(
     tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(HandshakeError::TimedOut))
 }
 
+/// Introduces this node, which is to become a member, to a node of the cluster, whichever it is.
+pub(super) async fn introduce_newcomer(
+    stream: &mut TcpStream,
+    roster: &Roster,
+) -> Result<(), HandshakeError> {
+    send(stream, &Frame::Hello(Hello { joins: true, ..roster.hello(None, false) })).await?;
+    match receive_frame(stream, HANDSHAKE_BYTES_MAX).await? {
+        Frame::Welcome(hello) if hello.cluster_id == roster.cluster.as_bytes() => Ok(()),
+        Frame::Refusal(refusal) => Err(HandshakeError::RefusedByPeer(refusal)),
+        _ => Err(HandshakeError::Protocol),
+    }
+}
+
 /// Answers the introduction on a connection that was accepted.
 pub(super) async fn welcome(
     stream: &mut TcpStream,
@@ -75,8 +90,8 @@ pub(super) async fn welcome(
         match roster.check(&hello) {
             Ok((node, directory)) => {
                 send(stream, &Frame::Welcome(roster.hello(None, false))).await?;
-                let Hello { snapshot, .. } = hello;
-                Ok(Caller { node, directory, snapshot })
+                let Hello { snapshot, joins, .. } = hello;
+                Ok(Caller { node, directory, snapshot, joins })
             }
             Err(refusal) => {
                 send(stream, &Frame::Refusal(refusal.clone())).await?;

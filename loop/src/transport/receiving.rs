@@ -86,7 +86,11 @@ impl Receiving {
         let refusal = match error {
             TransferError::Refused(refusal) => refusal,
             error if error.is_cut() => return,
-            error => Refusal { code: RefusalCode::Other as i32, message: error.to_string() },
+            error => Refusal {
+                code: RefusalCode::Other as i32,
+                message: error.to_string(),
+                members_index: 0,
+            },
         };
         // The peer may have gone.
         let _ = link.send(&Frame::Refusal(refusal)).await;
@@ -261,5 +265,9 @@ impl Drop for Claimed<'_> {
 }
 
 fn busy(why: &str) -> TransferError {
-    TransferError::Refused(Refusal { code: RefusalCode::Busy as i32, message: why.to_owned() })
+    TransferError::Refused(Refusal {
+        code: RefusalCode::Busy as i32,
+        message: why.to_owned(),
+        members_index: 0,
+    })
 }

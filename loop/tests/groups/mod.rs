@@ -13,7 +13,7 @@ fn id(number: u64) -> GroupId {
 
 impl Cluster {
     /// Founds a group on every node.
-    async fn create(&self, number: u64) {
+    pub(super) async fn create(&self, number: u64) {
         let voters: Vec<NodeId> = self.nodes.keys().map(|n| NodeId::new(*n).unwrap()).collect();
         for (n, node) in &self.nodes {
             self.until(*n, |status| status.serving).await;
@@ -23,12 +23,12 @@ impl Cluster {
         }
     }
 
-    fn group(&self, n: u64, number: u64) -> Group<Tally> {
+    pub(super) fn group(&self, n: u64, number: u64) -> Group<Tally> {
         self.nodes[&n].group(id(number)).unwrap()
     }
 
     /// As [`Cluster::add`], to any group.
-    async fn add_to(&self, n: u64, number: u64, amount: u64) -> (u64, u64) {
+    pub(super) async fn add_to(&self, n: u64, number: u64, amount: u64) -> (u64, u64) {
         let group = self.group(n, number);
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
@@ -45,7 +45,7 @@ impl Cluster {
         }
     }
 
-    async fn agree_in(&self, number: u64, sum: u64, index: u64) {
+    pub(super) async fn agree_in(&self, number: u64, sum: u64, index: u64) {
         for n in self.nodes.keys() {
             let group = self.group(*n, number);
             let applied = tokio::time::timeout(PATIENCE, group.wait_applied(index)).await;

@@ -34,7 +34,12 @@ fn change(changes: &[MemberChange]) -> MembershipRequest {
 }
 
 /// A fresh data directory of node `n` asks to be let in, and starts when it is.
-fn join(net: &mut Net, leader: u64, n: u64, was: Option<Binding>) -> Result<u64, MembershipError> {
+fn join(
+    net: &mut Net,
+    leader: u64,
+    n: u64,
+    was: Option<DirectoryId>,
+) -> Result<u64, MembershipError> {
     let path = net.dir.path().join(n.to_string());
     if path.exists() {
         std::fs::remove_dir_all(&path).unwrap();
@@ -254,14 +259,14 @@ fn trap_R15_a_replaced_disk_has_an_id_that_nobody_ever_had() {
     for expected in 4..=6 {
         net.kill(gone);
         net.tick_all(config().election_ticks + 2);
-        assert_eq!(join(&mut net, leader, gone, Some(old)), Ok(expected));
+        assert_eq!(join(&mut net, leader, gone, Some(old.directory_id)), Ok(expected));
         tick_with_snapshots(&mut net, 8);
         assert_eq!(role_on(&mut net, leader, gone), Some(MemberRole::Voter));
         // Who follows a member that is none any more is not let in.
         let late = Join {
             binding: Binding { incarnation: 77, ..old },
             addr: String::new(),
-            was: Some(old),
+            was: Some(old.directory_id),
         };
         let refused = ask(&mut net, leader, MembershipRequest::Join(late)).unwrap();
         assert_eq!(refused, Err(MembershipError::Retired(node(gone))));

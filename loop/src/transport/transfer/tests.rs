@@ -226,7 +226,7 @@ fn roster<const N: usize>(own: u64, peers: [(u64, String); N]) -> SharedRoster {
     let cluster = ClusterId::from_bytes([7; 16]);
     let peers = peers.map(|(n, addr)| (node(n), addr));
     let directory = DirectoryId::from_bytes([own as u8; 16]);
-    Arc::new(ArcSwap::from_pointee(Roster::new(cluster, node(own), directory, peers)))
+    Arc::new(ArcSwap::from_pointee(Roster::founding(cluster, node(own), directory, peers)))
 }
 
 fn sending<const N: usize>(
