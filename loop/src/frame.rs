@@ -48,6 +48,7 @@ const KIND_CHUNK: u8 = 13;
 const KIND_RECEIVED: u8 = 14;
 const KIND_SNAPSHOT: u8 = 20;
 const KIND_OFFSET: u8 = 21;
+const KIND_ALIVE: u8 = 22;
 
 /// One unit on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,6 +67,8 @@ pub(crate) enum Frame {
     Call { request: u64, payload: Bytes },
     /// The answer to a [`Frame::Call`].
     Reply { request: u64, payload: Bytes },
+    /// The peer has nothing to say, and is there.
+    Alive,
     /// Announces a snapshot file: the Raft message that goes with it, and which file it is.
     Snapshot { group: GroupId, file: SnapshotDigest, message: eraftpb::Message },
     /// So many bytes of the announced file have arrived and are written: go on behind them. The
@@ -242,6 +245,7 @@ fn put_body(frame: &Frame, out: &mut BytesMut) -> Result<(), FrameError> {
         Frame::Reply { request, payload } => put_request(KIND_REPLY, *request, payload, out),
         Frame::Chunk(bytes) => put(KIND_CHUNK, &|o| o.put_slice(bytes), out),
         Frame::Received => out.put_u8(KIND_RECEIVED),
+        Frame::Alive => out.put_u8(KIND_ALIVE),
         Frame::Offset(offset) => put(KIND_OFFSET, &|o| o.put_u64_le(*offset), out),
         Frame::Snapshot { group, file, message } => {
             out.put_u8(KIND_SNAPSHOT);
@@ -359,6 +363,7 @@ fn get_body(mut body: Bytes) -> Result<Frame, FrameError> {
         KIND_REPLY => Frame::Reply { request: number(&mut body)?, payload: body },
         KIND_CHUNK => Frame::Chunk(body),
         KIND_RECEIVED => Frame::Received,
+        KIND_ALIVE => Frame::Alive,
         KIND_OFFSET => Frame::Offset(number(&mut body)?),
         KIND_SNAPSHOT => Frame::Snapshot {
             group: group(&mut body)?,
@@ -457,6 +462,7 @@ mod tests {
             Frame::Offset(1 << 40),
             Frame::Chunk(Bytes::from_static(b"chunk")),
             Frame::Received,
+            Frame::Alive,
             peer(PeerMessage::Raft(message)),
             peer(PeerMessage::Propose { request: 1, command: Bytes::from_static(b"c") }),
             peer(PeerMessage::Proposed { request: 1, result: Ok(at) }),

@@ -13,7 +13,7 @@ use crate::core::Input;
 use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
 use crate::inbox::{Event, Inbox};
 use crate::message::PeerMessage;
-use crate::transport::{Calls, Ingress, Receiving, Service, Transport};
+use crate::transport::{Calls, Ingress, PeerStream, Receiving, Service, Transport};
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
 const CALLS_MAX: usize = 1_024;
@@ -87,7 +87,7 @@ impl<S: StateMachine> Ingress for Front<S> {
     fn snapshot(
         &self,
         from: NodeId,
-        stream: tokio::net::TcpStream,
+        stream: PeerStream,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         let is_served = |group| group == self.group;
         let deliver = move |_, message| {

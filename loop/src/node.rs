@@ -32,7 +32,7 @@ use crate::publish::{Published, Publisher, Updates};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::GroupStatus;
 use crate::transport::{
-    Acceptor, Calls, LinkEvent, Receiving, Roster, Sending, Service, SharedRoster, Transport,
+    Acceptor, Calls, LinkEvent, Receiving, Roster, Sending, Service, SharedRoster, Tls, Transport,
 };
 
 /// The metadata quorum is group 1.
@@ -119,10 +119,13 @@ impl<S: StateMachine> Node<S> {
         let listen_addr =
             listener.local_addr().map_err(|source| OpenError::Listen { addr: listen, source })?;
         // The disk is read on a thread that may block.
+        let identity = formatted.identity();
+        let (tls, cluster, node) = (config.tls.clone(), identity.cluster_id, identity.node_id);
         let opening = move || {
+            let tls = tls.map(|tls| Tls::load(&tls, cluster, node)).transpose()?;
             let engine = Engine::open_with(formatted, &engine_config, disk)?;
             let purges = Purges::new(engine_config.purge_threshold_bytes);
-            Recovered::<S, F>::new(engine, purges)
+            Recovered::<S, F>::new(engine, purges, tls)
         };
         let recovered = tokio::task::spawn_blocking(opening)
             .await
@@ -138,7 +141,7 @@ impl<S: StateMachine> Node<S> {
         config: LoopConfig,
         service: Arc<dyn Service>,
     ) -> Result<Node<S>, OpenError> {
-        let Recovered { engine, group, machine, purges } = recovered;
+        let Recovered { engine, group, machine, purges, tls } = recovered;
         let identity = engine.identity.clone();
         let node = identity.node_id;
         let run = run_number();
@@ -151,7 +154,7 @@ impl<S: StateMachine> Node<S> {
         )
         .map_err(|error| OpenError::Restore(error.to_string()))?;
         let (cluster, directory) = (identity.cluster_id, identity.directory_id);
-        let mut roster = Roster::new(cluster, node, directory, addresses.clone());
+        let mut roster = Roster::new(cluster, node, directory, addresses.clone()).with_tls(tls);
         if let Some(bindings) = founding.bindings() {
             roster = roster.bound(bindings, founding.is_complete());
         }
@@ -418,10 +421,11 @@ struct Recovered<S, F: Disk> {
     group: Option<RecoveredGroup>,
     machine: S,
     purges: Purges,
+    tls: Option<Tls>,
 }
 
 impl<S: StateMachine, F: Disk> Recovered<S, F> {
-    fn new(mut engine: Engine<F>, purges: Purges) -> Result<Self, OpenError> {
+    fn new(mut engine: Engine<F>, purges: Purges, tls: Option<Tls>) -> Result<Self, OpenError> {
         if let Some(findings) = engine.damaged.remove(&GROUP) {
             return Err(OpenError::DamagedGroup { group: GROUP, findings });
         }
@@ -434,7 +438,7 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
             }
             None => S::new(),
         };
-        Ok(Recovered { engine, group, machine, purges })
+        Ok(Recovered { engine, group, machine, purges, tls })
     }
 }
 
@@ -460,7 +464,7 @@ fn refuse_plaintext(
     addresses: &Addresses,
     config: &LoopConfig,
 ) -> Result<(), OpenError> {
-    if config.allow_plaintext {
+    if config.allow_plaintext || config.tls.is_some() {
         return Ok(());
     }
     if !listen.ip().is_loopback() {

@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::BytesMut;
 use quorate_engine::{DirectoryId, NodeId};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio_util::codec::Encoder as _;
 
 use super::roster::Roster;
+use super::stream::PeerStream;
+use super::tls;
 use super::transfer::receive_frame;
-use crate::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
+use crate::frame::{Frame, FrameCodec, FrameError, Hello, Refusal, RefusalCode};
 
 /// Longest frame of a handshake: whoever connects has not earned a bigger buffer yet.
 const HANDSHAKE_BYTES_MAX: usize = 4 << 10;
@@ -35,13 +36,15 @@ pub(crate) enum HandshakeError {
     TimedOut,
     #[error("the peer does not speak this protocol")]
     Protocol,
+    #[error("no TLS with the peer: {0}; check its certificate, and that both nodes use TLS")]
+    Tls(#[source] std::io::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
 
 /// Introduces this node on a connection that it dialled.
 pub(super) async fn introduce(
-    stream: &mut TcpStream,
+    stream: &mut PeerStream,
     roster: &Roster,
     peer: NodeId,
     snapshot: bool,
@@ -64,7 +67,7 @@ pub(super) async fn introduce(
 
 /// Answers the introduction on a connection that was accepted.
 pub(super) async fn welcome(
-    stream: &mut TcpStream,
+    stream: &mut PeerStream,
     roster: &Roster,
     timeout: Duration,
 ) -> Result<Caller, HandshakeError> {
@@ -72,7 +75,7 @@ pub(super) async fn welcome(
         let Frame::Hello(hello) = receive_frame(stream, HANDSHAKE_BYTES_MAX).await? else {
             return Err(HandshakeError::Protocol);
         };
-        match roster.check(&hello) {
+        match check(stream, roster, &hello) {
             Ok((node, directory)) => {
                 send(stream, &Frame::Welcome(roster.hello(None, false))).await?;
                 let Hello { snapshot, .. } = hello;
@@ -87,9 +90,25 @@ pub(super) async fn welcome(
     tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(HandshakeError::TimedOut))
 }
 
-async fn send(stream: &mut TcpStream, frame: &Frame) -> Result<(), FrameError> {
+/// What the peer says, and what its certificate says.
+fn check(
+    stream: &PeerStream,
+    roster: &Roster,
+    hello: &Hello,
+) -> Result<(NodeId, DirectoryId), Refusal> {
+    let (node, directory) = roster.check(hello)?;
+    if stream.is_of(roster, node) {
+        return Ok((node, directory));
+    }
+    let name = tls::dns_name(roster.cluster, node);
+    let message = format!("node {node} shows the certificate of another: give it one for {name}");
+    Err(Refusal { code: RefusalCode::Other as i32, message })
+}
+
+async fn send(stream: &mut PeerStream, frame: &Frame) -> Result<(), FrameError> {
     let mut bytes = BytesMut::new();
     FrameCodec.encode(frame, &mut bytes)?;
     stream.write_all(&bytes).await?;
+    stream.flush().await?;
     Ok(())
 }

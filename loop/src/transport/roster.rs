@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use quorate_engine::{ClusterId, DirectoryId, NodeId};
 
+use super::tls::Tls;
 use crate::frame::{Hello, PROTOCOL_VERSION, Refusal, RefusalCode};
 
 /// The roster as the transport's tasks see it; the loop replaces it when it learns more.
@@ -20,6 +21,8 @@ pub(crate) struct Roster {
     peers: BTreeMap<NodeId, (String, Option<DirectoryId>)>,
     /// Whether the founding is complete, so that a directory is bound for good.
     founded: bool,
+    /// The certificates of this node, where connections are encrypted.
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Roster {
@@ -32,7 +35,12 @@ impl Roster {
     ) -> Roster {
         let others = addresses.into_iter().filter(|(peer, _)| *peer != node);
         let peers = others.map(|(peer, addr)| (peer, (addr, None))).collect();
-        Roster { cluster, node, directory, peers, founded: false }
+        Roster { cluster, node, directory, peers, founded: false, tls: None }
+    }
+
+    /// The same, with certificates: every connection is encrypted.
+    pub(crate) fn with_tls(self, tls: Option<Tls>) -> Roster {
+        Roster { tls, ..self }
     }
 
     /// The same, with the directories of the peers bound.
