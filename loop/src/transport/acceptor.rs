@@ -243,7 +243,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_mute_peer_is_disconnected_and_one_that_has_nothing_to_say_is_not() {
-        let config = LoopConfig { connect_timeout_ms: 500, ..LoopConfig::default() };
+        let config = LoopConfig { connect_timeout_ms: 1_000, ..LoopConfig::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let acceptor = Acceptor::new(roster(1, [2, 3], &addr), Arc::new(Nobody), &config);
