@@ -106,7 +106,7 @@ pub use metadata_only::MetadataOnly;
 pub use quorate_engine::{
     ClusterId, EngineConfig, FormatError, Founding, Identity, IdentityError, NodeId, Voter, format,
 };
-pub use quorate_loop::{GroupStatus, LoopConfig, Member, Members, Role};
+pub use quorate_loop::{GroupStatus, LoopConfig, Member, Members, Role, TlsConfig, TlsError};
 pub use quorate_statemachine::{
     AlterPartition, BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Delta, ErrorCode,
     Incarnation, Listener, MetadataImage, PartitionAltered, PartitionKey, Rejection, TopicId,

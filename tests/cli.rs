@@ -3,6 +3,8 @@
 // clippy knows tests by their attribute; what helps them is a test too.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../loop/tests/certificates/mod.rs"]
+mod certificates;
 mod cluster;
 
 use std::net::TcpListener;
@@ -10,6 +12,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
+use certificates::Authority;
 use cluster::{Cluster, contents, json_of, program, quorate, throughout, until};
 use serde_json::json;
 use uuid::Uuid;
@@ -343,4 +346,86 @@ fn a_doubled_node_is_refused_by_its_cluster_and_says_how_to_join() {
     // The disk that it was is welcome.
     cluster.start(3, &[]);
     cluster.converge();
+}
+
+#[test]
+fn an_encrypted_cluster_is_asked_over_https_and_changed_with_a_token_or_a_certificate() {
+    let mut cluster = Cluster::formatted();
+    let (id, scratch) = (Uuid::new_v4(), cluster.scratch().to_owned());
+    let (nodes, clients) = (Authority::new(), Authority::new());
+    let admin = nodes.issue(&scratch, "127.0.0.1");
+    let client = clients.issue(&scratch, "operator");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (token, token_file) = ("0123456789abcdef0123456789abcdef", scratch.join("token"));
+    std::fs::write(&token_file, token).unwrap();
+    for n in cluster::IDS {
+        let dir = scratch.join(format!("encrypted-{n}"));
+        cluster.format(n, &dir, id);
+        let own = nodes.issue(&scratch, &format!("node-{n}.{id}.quorate"));
+        let options = [
+            ("--tls-cert", &own.cert),
+            ("--tls-key", &own.key),
+            ("--tls-ca", &own.ca),
+            ("--admin-tls-cert", &admin.cert),
+            ("--admin-tls-key", &admin.key),
+            ("--admin-tls-client-ca", &client.ca),
+            ("--admin-token-file", &token_file),
+        ];
+        let words: Vec<String> =
+            options.iter().flat_map(|(name, path)| [(*name).to_owned(), text(path)]).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        cluster.start_on(n, &dir, &words);
+    }
+    let run = |args: &[&str], token: &str| {
+        let mut command = program();
+        command.args(args).args(["--output", "json", "--addr", &cluster.addrs()]);
+        command.env("QUORATE_TOKEN", token).output().unwrap()
+    };
+    let ca = text(&admin.ca);
+    until("brokers are live", || {
+        let listed = run(&["brokers", "ls", "--ca", &ca], "");
+        let brokers = listed.status.success().then(|| json_of(&listed))?;
+        let all = brokers.as_array()?;
+        (all.len() == 3 && all.iter().all(|broker| broker["fenced"] == false)).then_some(())
+    });
+    let create = |name: &'static str| {
+        ["topics", "create", name, "--partitions", "1", "--replication-factor", "3", "--ca", &ca]
+    };
+    assert_refused(&run(&create("a"), ""), 1, &["UNAUTHORIZED", "bearer token"]);
+    assert_refused(&run(&create("a"), &token.replace('0', "1")), 1, &["UNAUTHORIZED"]);
+    assert!(run(&create("a"), token).status.success());
+    let (cert, key) = (text(&client.cert), text(&client.key));
+    let shown = [&create("b")[..], &["--cert", &cert, "--key", &key]].concat();
+    assert!(run(&shown, "").status.success());
+    let topics = json_of(&run(&["topics", "ls", "--ca", &ca], ""));
+    assert_eq!(topics.as_array().unwrap().len(), 2);
+    // Whoever is not who he should be is sent nothing.
+    let other = text(&client.ca);
+    let wrong = ["topics", "create", "c", "--partitions", "1", "--replication-factor", "3"];
+    let deceived = [&wrong[..], &["--ca", &other, "--timeout", "2"]].concat();
+    assert_refused(&run(&deceived, token), 1, &["gave up", "UnknownIssuer"]);
+    let far = ["topics", "ls", "--addr", "192.0.2.1:1"];
+    let output = program().args(far).env("QUORATE_TOKEN", token).output().unwrap();
+    assert_refused(&output, 2, &["the token would travel", "--ca"]);
+}
+
+#[test]
+fn what_others_reach_is_encrypted_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("n1");
+    assert!(format(&data_dir, "1", VOTERS).status.success());
+    let everywhere = ["--admin", "0.0.0.0:0"];
+    let output = program()
+        .args(["node", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(&data_dir)
+        .args(everywhere)
+        .output()
+        .unwrap();
+    assert_refused(&output, 1, &["0.0.0.0", "not a loopback", "certificate"]);
+    let files = Authority::new().issue(dir.path(), "node-2.elsewhere.quorate");
+    let [cert, key, ca] =
+        [files.cert, files.key, files.ca].map(|path| path.to_str().unwrap().to_owned());
+    let own = ["--tls-cert", &cert, "--tls-key", &key, "--tls-ca", &ca];
+    assert_refused(&node(&data_dir, &own), 1, &["cert.pem", &format!("node-1.{CLUSTER}.quorate")]);
+    assert_refused(&node(&data_dir, &own[..4]), 2, &["--tls-ca go together"]);
 }

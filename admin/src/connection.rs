@@ -7,30 +7,73 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use crate::limits::{CONNECTIONS_MAX, STUCK_MAX};
+use crate::access::Access;
+use crate::limits::{CONNECTIONS_MAX, HANDSHAKE_MAX, STUCK_MAX};
+use crate::stream::Stream;
 
 /// Pause after the system refused a connection, which mostly means that it is out of descriptors.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listener that accepts only while there is room.
+/// A listener that accepts only while there is room. TLS is begun beside, so that a client that is
+/// slow in it delays no other.
 #[derive(Debug)]
 pub(crate) struct Connections {
     listener: TcpListener,
     room: Arc<Semaphore>,
     silence_max: Duration,
+    access: Access,
+    /// Connections whose handshake is not over; each holds a place.
+    beginning: JoinSet<Option<(Connection, SocketAddr)>>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    /// Whether a certificate of an authority for clients was shown.
+    pub(crate) is_verified: bool,
+}
+
+impl Connected<IncomingStream<'_, Connections>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Connections>) -> Self {
+        Caller { is_verified: stream.io().stream.has_certificate() }
+    }
 }
 
 impl Connections {
     /// A connection may be silent for `silence_max`; a request may take as long from its first byte
     /// to the first of its answer.
-    pub(crate) fn new(listener: TcpListener, silence_max: Duration) -> Self {
-        Self { listener, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)), silence_max }
+    pub(crate) fn new(listener: TcpListener, silence_max: Duration, access: Access) -> Self {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Self { listener, room, silence_max, access, beginning: JoinSet::new() }
+    }
+}
+
+/// A connection and its place.
+async fn accepted(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    loop {
+        // The semaphore is never closed; if it were, nobody could be let in.
+        let Ok(place) = Arc::clone(room).acquire_owned().await else {
+            std::future::pending::<()>().await;
+            continue;
+        };
+        match listener.accept().await {
+            Ok((stream, addr)) => return (stream, addr, place),
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the admin API was not accepted");
+                sleep(REFUSED_PAUSE).await;
+            }
+        }
     }
 }
 
@@ -40,20 +83,30 @@ impl Listener for Connections {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
-            // The semaphore is never closed; if it were, nobody could be let in.
-            let Ok(place) = Arc::clone(&self.room).acquire_owned().await else {
-                std::future::pending::<()>().await;
-                continue;
+            let (stream, addr, place) = tokio::select! {
+                accepted = accepted(&self.listener, &self.room) => accepted,
+                Some(begun) = self.beginning.join_next() => match begun {
+                    Ok(Some(connection)) => return connection,
+                    _ => continue,
+                },
             };
-            match self.listener.accept().await {
-                Ok((stream, addr)) => {
-                    return (Connection::new(stream, place, self.silence_max), addr);
+            let silence_max = self.silence_max;
+            let Some(acceptor) = self.access.acceptor() else {
+                return (Connection::new(Stream::Plain(stream), place, silence_max), addr);
+            };
+            self.beginning.spawn(async move {
+                match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let stream = Stream::Tls(Box::new(stream));
+                        Some((Connection::new(stream, place, silence_max), addr))
+                    }
+                    Ok(Err(error)) => {
+                        tracing::debug!(%addr, %error, "no TLS with a client of the admin API");
+                        None
+                    }
+                    Err(_) => None,
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection to the admin API was not accepted");
-                    sleep(REFUSED_PAUSE).await;
-                }
-            }
+            });
         }
     }
 
@@ -65,7 +118,7 @@ impl Listener for Connections {
 /// One connection: fails when the other side is silent, takes too long for a request, or takes
 /// nothing.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     silence_max: Duration,
     silence: Pin<Box<Sleep>>,
     /// Whether a request has begun to arrive. Its further bytes give it no more time, or one that
@@ -78,7 +131,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, place: OwnedSemaphorePermit, silence_max: Duration) -> Self {
+    fn new(stream: Stream, place: OwnedSemaphorePermit, silence_max: Duration) -> Self {
         Self {
             stream,
             silence_max,
@@ -184,7 +237,8 @@ mod tests {
     async fn a_request_that_trickles_in_does_not_keep_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut connections = Connections::new(listener, Duration::from_millis(200));
+        let mut connections =
+            Connections::new(listener, Duration::from_millis(200), Access::default());
         let mut client = TcpStream::connect(addr).await.unwrap();
         let (mut served, _) = connections.accept().await;
         // The next byte comes whenever one was read: never a silence.

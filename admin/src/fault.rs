@@ -20,6 +20,17 @@ impl Fault {
         Self::new(status, "BAD_REQUEST", message, false, FailureOutcome::Rejected)
     }
 
+    /// A change by somebody who may not change anything.
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "UNAUTHORIZED",
+            "a change needs a client certificate or the bearer token of the node's admin API",
+            false,
+            FailureOutcome::Rejected,
+        )
+    }
+
     /// The time for the whole request is up.
     pub(crate) fn timed_out() -> Self {
         Self::new(

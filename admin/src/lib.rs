@@ -27,8 +27,11 @@
 //! - Everything is bounded: connections, their silence, how long a request takes to arrive, bodies,
 //!   the time of a request.
 //!
-//! There is no authentication yet: bind it to an address that only operators reach.
+//! - An address that is not loopback is served over TLS 1.3 only, and whatever is no `GET` needs a
+//!   client certificate or a bearer token there: see [`Access`]. Reading is open to whoever reaches
+//!   the address.
 
+mod access;
 mod connection;
 mod fault;
 mod limits;
@@ -36,8 +39,10 @@ mod metrics;
 mod render;
 mod routes;
 mod server;
+mod stream;
 #[cfg(test)]
 mod tests;
 pub mod views;
 
+pub use access::{Access, AccessConfig, AccessError};
 pub use server::{Admin, BindError};

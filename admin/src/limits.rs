@@ -6,6 +6,9 @@ use std::time::Duration;
 /// asked by a few operators and probes.
 pub(crate) const CONNECTIONS_MAX: usize = 256;
 
+/// How long a client may take to begin TLS.
+pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
 /// The longest body of a request: a topic with all of its configs has a few hundred bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 

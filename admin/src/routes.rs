@@ -1,9 +1,9 @@
 //! Owns the routes: which request is answered from what.
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
@@ -13,6 +13,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use crate::access::Access;
+use crate::connection::Caller;
 use crate::fault::Fault;
 use crate::limits::{BODY_BYTES_MAX, request_max};
 use crate::views::{
@@ -22,7 +24,7 @@ use crate::views::{
 use crate::{metrics, render};
 
 /// Everything that is served.
-pub(crate) fn router(quorum: Quorum) -> Router {
+pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/metrics", get(metrics))
@@ -38,7 +40,25 @@ pub(crate) fn router(quorum: Quorum) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(quorum.clone(), in_time))
+        // The last layer is the first that a request meets.
+        .layer(middleware::from_fn_with_state(access, authorized))
         .with_state(quorum)
+}
+
+/// Lets in what only reads, and of the rest what comes from somebody who may change something.
+async fn authorized(
+    State(access): State<Access>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: extract::Request,
+    next: Next,
+) -> Result<Response, Fault> {
+    let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let bearer = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    let bearer = bearer.and_then(|value| value.strip_prefix(b"Bearer "));
+    if only_reads || access.may_change(caller, bearer) {
+        return Ok(next.run(request).await);
+    }
+    Err(Fault::unauthorized())
 }
 
 /// Ends what takes longer than any operation may.

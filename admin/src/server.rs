@@ -6,7 +6,8 @@ use quorate::Quorum;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::connection::Connections;
+use crate::access::Access;
+use crate::connection::{Caller, Connections};
 use crate::limits::{DRAIN_MAX, SILENCE_SLACK, request_max};
 use crate::routes;
 
@@ -23,6 +24,15 @@ pub enum BindError {
     /// The address is not one of this machine.
     #[error("{addr} is not an address of this machine: choose one that is, or 127.0.0.1")]
     NotOurs {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// Others reach the address, and nothing keeps them from changing what they like.
+    #[error(
+        "{addr} is not a loopback address: give the admin API a certificate with its key, and an \
+         authority for clients or a token; or use 127.0.0.1"
+    )]
+    Exposed {
         /// The address.
         addr: SocketAddr,
     },
@@ -44,18 +54,33 @@ pub enum BindError {
 pub struct Admin {
     listener: TcpListener,
     addr: SocketAddr,
+    access: Access,
 }
 
 impl Admin {
+    /// Takes a loopback address, for plain HTTP of everybody on this machine. As
+    /// [`Admin::bind_with`].
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`].
+    pub async fn bind(addr: SocketAddr) -> Result<Self, BindError> {
+        Self::bind_with(addr, Access::default()).await
+    }
+
     /// Takes the address. From now on connections wait there; nothing is answered before
-    /// [`Admin::serve`].
+    /// [`Admin::serve`]. One that is not loopback needs encryption, and certificates of clients or
+    /// a token for whatever changes something.
     ///
     /// Must be called within a tokio runtime. Cancel safe.
     ///
     /// # Errors
     ///
     /// [`BindError`].
-    pub async fn bind(addr: SocketAddr) -> Result<Self, BindError> {
+    pub async fn bind_with(addr: SocketAddr, access: Access) -> Result<Self, BindError> {
+        if !access.suits(addr) {
+            return Err(BindError::Exposed { addr });
+        }
         let failed = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::AddrInUse => BindError::InUse { addr },
             std::io::ErrorKind::AddrNotAvailable => BindError::NotOurs { addr },
@@ -63,7 +88,7 @@ impl Admin {
         };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, addr })
+        Ok(Self { listener, addr, access })
     }
 
     /// The address, with the port that the system chose when it was asked for any.
@@ -82,10 +107,12 @@ impl Admin {
             let _ = stopping.send(());
         };
         let silence_max = request_max(quorum.config().operation_timeout()) + SILENCE_SLACK;
-        let connections = Connections::new(self.listener, silence_max);
-        let server = axum::serve(connections, routes::router(quorum))
-            .with_graceful_shutdown(until)
-            .into_future();
+        let connections = Connections::new(self.listener, silence_max, self.access.clone());
+        let router = routes::router(quorum, self.access);
+        let server =
+            axum::serve(connections, router.into_make_service_with_connect_info::<Caller>())
+                .with_graceful_shutdown(until)
+                .into_future();
         let drained = async {
             let _ = stopped.await;
             tokio::time::sleep(DRAIN_MAX).await;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::{
@@ -23,6 +24,8 @@ use crate::views::{
 };
 use crate::{Admin, BindError};
 
+mod access;
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Server {
@@ -35,6 +38,10 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
+        Self::start_with(crate::Access::default()).await
+    }
+
+    async fn start_with(access: crate::Access) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().join("node");
         let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -44,7 +51,7 @@ impl Server {
         let mut config = QuorumConfig::new(data_dir, listen);
         config.group.tick_ms = 20;
         let quorum = Quorum::open(config).await.unwrap();
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let admin = Admin::bind_with("127.0.0.1:0".parse().unwrap(), access).await.unwrap();
         let addr = admin.addr();
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(admin.serve(quorum.clone(), async {
@@ -69,11 +76,22 @@ impl Server {
 
     /// One request on a connection of its own; the status and the body.
     async fn ask(&self, method: &str, path: &str, body: Option<&str>) -> (u16, Value) {
+        self.ask_as("", method, path, body).await
+    }
+
+    /// The same, by somebody who authorizes himself.
+    async fn ask_as(
+        &self,
+        authorization: &str,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+    ) -> (u16, Value) {
         let body = body.unwrap_or_default();
         let json = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{json}content-length: \
-             {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: \
+             {authorization}\r\n{json}content-length: {}\r\n\r\n{body}",
             body.len()
         );
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
@@ -94,7 +112,17 @@ impl Server {
     }
 
     async fn refused(&self, method: &str, path: &str, body: Option<&str>) -> (u16, ApiError) {
-        let (status, body) = self.ask(method, path, body).await;
+        self.refused_as("", method, path, body).await
+    }
+
+    async fn refused_as(
+        &self,
+        authorization: &str,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+    ) -> (u16, ApiError) {
+        let (status, body) = self.ask_as(authorization, method, path, body).await;
         let error: ApiError = serde_json::from_value(body).unwrap();
         assert!(!error.message.is_empty() && !error.message.contains('\n'), "{error:?}");
         (status, error)

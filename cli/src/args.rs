@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
+use crate::credentials::ClientFiles;
 use crate::failure::Failure;
 use crate::hostport::HostPort;
 
@@ -41,6 +42,8 @@ pub(crate) struct Global {
     /// Read the asked node's own image, which may be behind, instead of asking through the leader
     #[arg(long, global = true)]
     pub(crate) local: bool,
+    #[command(flatten)]
+    pub(crate) files: ClientFiles,
 }
 
 impl Global {
@@ -75,7 +78,7 @@ pub(crate) enum Command {
     /// Format an empty directory as the disk of one node of a new cluster
     Format(FormatArgs),
     /// Run a node until SIGTERM or SIGINT
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
     /// Start three nodes, kill them with SIGKILL, and check that nothing acknowledged was lost
     Demo,
     /// Show what the asked node knows of itself
@@ -319,6 +322,28 @@ pub(crate) struct NodeArgs {
     /// Be a dedicated quorum node: register no broker
     #[arg(long)]
     pub(crate) no_broker: bool,
+    /// This node's certificate for its peers, in PEM, for node-N.CLUSTER.quorate with its number
+    /// and the cluster's id; with it every connection between nodes is encrypted
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The authority of the peers' certificates, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// The certificate of the admin API, in PEM: with it, HTTPS only
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_tls_cert: Option<PathBuf>,
+    /// The private key of --admin-tls-cert, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_tls_key: Option<PathBuf>,
+    /// The authority of clients that may change something through the admin API, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_tls_client_ca: Option<PathBuf>,
+    /// A file with the token of clients that may change something, as in QUORATE_TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
     /// A TOML file with these options and those of the loop
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::credentials::Credentials;
 use crate::hostport::HostPort;
 use crate::wait;
 use quorate_admin::views::{ApiError, FailureOutcome};
@@ -91,21 +92,33 @@ pub(crate) struct Client {
     agent: ureq::Agent,
     addrs: Vec<HostPort>,
     timeout: Duration,
+    scheme: &'static str,
+    /// For changes: reading needs none, and a secret is not sent where it is not needed.
+    authorization: Option<String>,
 }
 
 impl Client {
-    /// A client that tries `addrs` in this order, each request for at most `timeout`.
+    /// A client that tries `addrs` in this order over plain HTTP, each request for at most
+    /// `timeout`.
     pub(crate) fn new(addrs: Vec<HostPort>, timeout: Duration) -> Self {
+        Self::with(addrs, timeout, Credentials::default())
+    }
+
+    /// The same, with what shows who asks.
+    pub(crate) fn with(addrs: Vec<HostPort>, timeout: Duration, credentials: Credentials) -> Self {
         assert!(!addrs.is_empty(), "a client without addresses can ask nobody");
-        let config = ureq::Agent::config_builder()
+        let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // A pooled connection to a node that was killed fails after the request was written:
             // an outcome that is unknown for no good reason. Connections on one host are cheap.
             .max_idle_connections(0)
             .max_redirects(0)
-            .proxy(None)
-            .build();
-        Client { agent: config.into(), addrs, timeout }
+            .proxy(None);
+        if let Some(tls) = credentials.tls() {
+            config = config.tls_config(tls.clone());
+        }
+        let (scheme, authorization) = (credentials.scheme(), credentials.authorization());
+        Client { agent: config.build().into(), addrs, timeout, scheme, authorization }
     }
 
     /// Reads `path`, as JSON, from the first address that can answer.
@@ -160,7 +173,8 @@ impl Client {
         path: &str,
         deadline: Instant,
     ) -> Result<T, Attempt> {
-        let url = format!("http://{addr}{path}");
+        let url = format!("{}://{addr}{path}", self.scheme);
+        let authorization = self.authorization.as_deref();
         let left = deadline.saturating_duration_since(Instant::now()).max(wait::PAUSE);
         let for_answer = Some(left + ANSWER_GRACE);
         let sent = match verb {
@@ -169,10 +183,12 @@ impl Client {
                 self.agent.get(&url).config().timeout_global(Some(limit)).build().call()
             }
             Verb::Post(body) => {
-                self.agent.post(&url).config().timeout_global(for_answer).build().send_json(body)
+                let post = self.agent.post(&url).config().timeout_global(for_answer).build();
+                authorized(post, authorization).send_json(body)
             }
             Verb::Delete => {
-                self.agent.delete(&url).config().timeout_global(for_answer).build().call()
+                let delete = self.agent.delete(&url).config().timeout_global(for_answer).build();
+                authorized(delete, authorization).call()
             }
         };
         let mut response = sent.map_err(|error| lost_attempt(verb, addr, &error))?;
@@ -191,6 +207,17 @@ impl Client {
             Ok(view) => Err(judge(addr, view)),
             Err(_) => Err(Attempt::Over(foreign(verb, addr, format!("HTTP status {status}")))),
         }
+    }
+}
+
+/// The request, with the header that says who asks.
+fn authorized<B>(
+    request: ureq::RequestBuilder<B>,
+    authorization: Option<&str>,
+) -> ureq::RequestBuilder<B> {
+    match authorization {
+        Some(authorization) => request.header("authorization", authorization),
+        None => request,
     }
 }
 
@@ -236,6 +263,9 @@ fn foreign(verb: Verb<'_>, addr: &HostPort, message: String) -> RequestError {
 fn never_sent(error: &ureq::Error) -> bool {
     use std::io::ErrorKind;
     match error {
+        ureq::Error::Io(io) if io.kind() == ErrorKind::InvalidData => {
+            io.get_ref().and_then(|inner| inner.downcast_ref()).is_some_and(is_of_the_node)
+        }
         ureq::Error::Io(io) => matches!(
             io.kind(),
             ErrorKind::ConnectionRefused
@@ -243,12 +273,20 @@ fn never_sent(error: &ureq::Error) -> bool {
                 | ErrorKind::NetworkUnreachable
                 | ErrorKind::AddrNotAvailable
         ),
+        // The certificate of the node was refused, by this end.
+        ureq::Error::Tls(_) => true,
+        ureq::Error::Rustls(error) => is_of_the_node(error),
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::BadUri(_) => true,
         ureq::Error::Timeout(at) => {
             matches!(at, ureq::Timeout::Resolve | ureq::Timeout::Connect)
         }
         _ => false,
     }
+}
+
+/// Whether the error is that the node's certificate does not do: found before anything is sent.
+fn is_of_the_node(error: &tokio_rustls::rustls::Error) -> bool {
+    matches!(error, tokio_rustls::rustls::Error::InvalidCertificate(_))
 }
 
 /// An HTTP error in the words of people.

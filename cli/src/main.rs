@@ -21,6 +21,7 @@
 mod args;
 mod broker;
 mod client;
+mod credentials;
 mod demo;
 mod directory;
 mod dump;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use quorate::{Founding, OpenError, Quorum, QuorumConfig};
-use quorate_admin::Admin;
+use quorate_admin::{Access, Admin};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
@@ -27,6 +27,7 @@ const BROKER_SHUTDOWN_MAX: Duration = Duration::from_secs(7);
 /// Runs the node. Returns after a clean shutdown, or with the reason why the node cannot go on.
 pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
     let settings = Settings::of(args)?;
+    let access = Access::load(&settings.access).map_err(|e| Failure::Failed(e.to_string()))?;
     log::start();
     if args.exit_with_stdin {
         leash::end_with_stdin().map_err(|e| failed("cannot start a thread", &e))?;
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|e| failed("cannot start the runtime", &e))?;
-    let outcome = runtime.block_on(serve(settings));
+    let outcome = runtime.block_on(serve(settings, access));
     // What still runs has nothing to say any more, and must not hold up the exit.
     runtime.shutdown_background();
     outcome
@@ -72,12 +73,12 @@ async fn open(config: QuorumConfig) -> Result<Quorum, OpenError> {
         .await
 }
 
-async fn serve(settings: Settings) -> Result<(), Failure> {
+async fn serve(settings: Settings, access: Access) -> Result<(), Failure> {
     // Before anything else: a signal that comes early is not lost.
     let mut signals = Signals::listen().map_err(|e| failed("cannot listen for signals", &e))?;
     let addr = settings.admin.resolve().map_err(|e| Failure::Failed(e.to_string()))?;
     // Both addresses are taken before the node takes part in anything.
-    let admin = Admin::bind(addr).await.map_err(|e| Failure::Failed(e.to_string()))?;
+    let admin = Admin::bind_with(addr, access).await.map_err(|e| Failure::Failed(e.to_string()))?;
     let quorum = tokio::select! {
         opened = open(settings.quorum) => opened.map_err(refused)?,
         // A long log takes its time to verify; nothing has begun that would have to be ended.

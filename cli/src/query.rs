@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::args::{CreateArgs, Global};
 use crate::client::{Client, RequestError, path_segment};
+use crate::credentials::Credentials;
 use crate::failure::Failure;
 use crate::hostport::HostPort;
 use crate::output::{self, Rows};
@@ -21,7 +22,8 @@ fn client(global: &Global) -> Result<Client, Failure> {
                 .to_owned(),
         ));
     }
-    Ok(Client::new(addrs, global.timeout()))
+    let credentials = Credentials::of(&global.files, &addrs)?;
+    Ok(Client::with(addrs, global.timeout(), credentials))
 }
 
 /// What `QUORATE_ADDR` names. Read only by commands that ask a node: what it says must not keep

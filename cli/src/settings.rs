@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use quorate::QuorumConfig;
+use quorate::{QuorumConfig, TlsConfig};
+use quorate_admin::AccessConfig;
 use serde::Deserialize;
 
 use crate::args::NodeArgs;
@@ -16,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) quorum: QuorumConfig,
     /// Where the admin API listens.
     pub(crate) admin: HostPort,
+    /// Who may change something there, and how it is encrypted.
+    pub(crate) access: AccessConfig,
     /// What the broker registers as its address, when it is not the one it listens on.
     pub(crate) advertise: Option<HostPort>,
     /// Whether this node registers a broker.
@@ -36,6 +39,20 @@ struct SettingsFile {
     advertise: Option<String>,
     /// As `--no-broker`.
     no_broker: bool,
+    /// As `--tls-cert`.
+    tls_cert: Option<PathBuf>,
+    /// As `--tls-key`.
+    tls_key: Option<PathBuf>,
+    /// As `--tls-ca`.
+    tls_ca: Option<PathBuf>,
+    /// As `--admin-tls-cert`.
+    admin_tls_cert: Option<PathBuf>,
+    /// As `--admin-tls-key`.
+    admin_tls_key: Option<PathBuf>,
+    /// As `--admin-tls-client-ca`.
+    admin_tls_client_ca: Option<PathBuf>,
+    /// As `--admin-token-file`.
+    admin_token_file: Option<PathBuf>,
     /// As `--heartbeat-ms`.
     heartbeat_ms: Option<u64>,
     /// As `--session-ms`.
@@ -81,6 +98,26 @@ impl Settings {
         if let Some(group) = file.group {
             quorum.group = section("loop", group)?;
         }
+        let cert = args.tls_cert.clone().or(file.tls_cert);
+        let key = args.tls_key.clone().or(file.tls_key);
+        let ca = args.tls_ca.clone().or(file.tls_ca);
+        match (cert, key, ca) {
+            (None, None, None) => {}
+            (Some(cert), Some(key), Some(ca)) => {
+                quorum.group.tls = Some(TlsConfig { cert, key, ca });
+            }
+            _ => {
+                return Err(Failure::Usage(
+                    "--tls-cert, --tls-key and --tls-ca go together: give all three".to_owned(),
+                ));
+            }
+        }
+        let access = AccessConfig {
+            tls_cert: args.admin_tls_cert.clone().or(file.admin_tls_cert),
+            tls_key: args.admin_tls_key.clone().or(file.admin_tls_key),
+            tls_client_ca: args.admin_tls_client_ca.clone().or(file.admin_tls_client_ca),
+            token_file: args.admin_token_file.clone().or(file.admin_token_file),
+        };
         if let Some(engine) = file.engine {
             quorum.engine = section("engine", engine)?;
         }
@@ -88,7 +125,8 @@ impl Settings {
         if !faults.is_empty() {
             return Err(Failure::Usage(faults.join("; ")));
         }
-        Ok(Settings { quorum, admin, advertise, broker: !(args.no_broker || file.no_broker) })
+        let broker = !(args.no_broker || file.no_broker);
+        Ok(Settings { quorum, admin, access, advertise, broker })
     }
 }
 
@@ -194,6 +232,23 @@ mod tests {
         assert!(!plain.broker);
         let over = settings("--session-ms 4000", Some(file)).unwrap();
         assert_eq!(over.quorum.session_ms, 4000);
+    }
+
+    #[test]
+    fn certificates_come_from_either_source_and_go_together() {
+        let file = "tls_cert = \"c\"\ntls_key = \"k\"\nadmin_token_file = \"t\"\n";
+        let both = settings(&format!("{LINE} --tls-ca a --admin-tls-cert ac"), Some(file)).unwrap();
+        let [cert, key, ca] = ["c", "k", "a"].map(PathBuf::from);
+        assert_eq!(both.quorum.group.tls, Some(TlsConfig { cert, key, ca }));
+        assert_eq!(both.access.tls_cert, Some("ac".into()));
+        assert_eq!(both.access.token_file, Some("t".into()));
+        let said = usage_of(settings(LINE, Some(file)));
+        assert!(said.contains("--tls-ca go together"), "{said}");
+        let loops = "[loop.tls]\ncert = \"c\"\nkey = \"k\"\nca = \"a\"\n";
+        assert_eq!(settings(LINE, Some(loops)).unwrap().quorum.group.tls, both.quorum.group.tls);
+        let said =
+            usage_of(settings(LINE, Some(&format!("[loop]\nallow_plaintext = true\n{loops}"))));
+        assert!(said.contains("allow_plaintext is set beside tls"), "{said}");
     }
 
     #[test]

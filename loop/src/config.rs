@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::transport::TlsConfig;
+
 /// Settings of the ready loop and its transport.
 ///
 /// All times are wall-clock durations measured with a monotonic clock. [`LoopConfig::validate`]
@@ -60,7 +62,9 @@ pub struct LoopConfig {
     /// `purge_threshold_bytes` are not kept in any case.
     pub tail_bytes: u64,
     /// Milliseconds for a connection attempt, a handshake, or a peer's silence during a snapshot
-    /// transfer; default 5,000, at least 100.
+    /// transfer; default 5,000, at least 100. A peer that has nothing to say sends a sign of life
+    /// in half of it; one that is mute for twice as long is disconnected. All nodes need about the
+    /// same value.
     pub connect_timeout_ms: u64,
     /// Whether a follower forwards proposals and reads to the leader; default true. Without it
     /// proposals end with `NotLeader` there, and reads with `TimedOut`.
@@ -71,9 +75,13 @@ pub struct LoopConfig {
     /// Whether a damaged group, or directory, is set aside and becomes another member, where the
     /// cluster can do without it; default true. Without it the node does not start.
     pub replace_damaged: bool,
-    /// Allows peers on addresses that are not loopback although the transport has no encryption
-    /// yet; default false. Only for networks in which every host is trusted.
+    /// Allows peers on addresses that are not loopback although nothing is encrypted; default
+    /// false. Only for networks in which every host is trusted, and only without `tls`.
     pub allow_plaintext: bool,
+    /// The certificates for connections between nodes; default none. With them every connection is
+    /// encrypted and both ends are verified; without them only loopback addresses are allowed. All
+    /// nodes of a cluster have them, or none.
+    pub tls: Option<TlsConfig>,
 }
 
 impl Default for LoopConfig {
@@ -101,6 +109,7 @@ impl Default for LoopConfig {
             advertise: None,
             replace_damaged: true,
             allow_plaintext: false,
+            tls: None,
         }
     }
 }
@@ -150,6 +159,10 @@ impl LoopConfig {
                 "command_bytes_max is {}: use a value from 1024 to {COMMAND_BYTES_LIMIT}",
                 self.command_bytes_max
             ),
+        );
+        check(
+            !(self.allow_plaintext && self.tls.is_some()),
+            "allow_plaintext is set beside tls: leave one of them out".to_owned(),
         );
         let least = self.append_bytes_max.max(self.command_bytes_max as u64);
         check(

@@ -13,7 +13,7 @@ use crate::error::OpenError;
 use crate::founding::Founding;
 use crate::joining::Joining;
 use crate::renewal::Rehearsal;
-use crate::transport::Roster;
+use crate::transport::{Roster, Tls};
 
 /// Election timeouts for which a damaged node asks whether it would be let in: its leader takes one
 /// or two to notice that it is gone, and where the damaged node led, a new one has to be found.
@@ -72,11 +72,12 @@ impl Contacts {
     pub(crate) fn rehearsal(
         &self,
         identity: &Identity,
+        tls: Option<Tls>,
         addr: String,
         config: &LoopConfig,
     ) -> Rehearsal {
         let Identity { cluster_id, node_id, directory_id, .. } = *identity;
-        let roster = Roster::outside(cluster_id, node_id, directory_id);
+        let roster = Roster::outside(cluster_id, node_id, directory_id).with_tls(tls);
         let election_ms = config.tick_ms * u64::from(config.election_ticks);
         Rehearsal {
             joining: Joining {
@@ -97,7 +98,7 @@ pub(crate) fn refuse_plaintext(
     others: &[String],
     config: &LoopConfig,
 ) -> Result<(), OpenError> {
-    if config.allow_plaintext {
+    if config.allow_plaintext || config.tls.is_some() {
         return Ok(());
     }
     if !listen.ip().is_loopback() {

@@ -204,10 +204,13 @@ pub enum OpenError {
     },
     /// The transport is not encrypted, and an address is not loopback.
     #[error(
-        "{0} is not a loopback address and the transport is not encrypted: use 127.0.0.1, or set \
-         allow_plaintext where every host of the network is trusted"
+        "{0} is not a loopback address and the transport is not encrypted: use 127.0.0.1, give the \
+         node certificates (tls), or set allow_plaintext where every host of the network is trusted"
     )]
     Plaintext(String),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::transport::TlsError),
     /// The directory was formatted in a way that this version cannot run.
     #[error("{0}")]
     Unsupported(String),

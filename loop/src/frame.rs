@@ -54,6 +54,7 @@ const KIND_HEARTBEATS: u8 = 40;
 const KIND_HEARTBEAT_ANSWERS: u8 = 41;
 const KIND_JOIN: u8 = 30;
 const KIND_JOIN_ANSWER: u8 = 31;
+const KIND_ALIVE: u8 = 22;
 
 /// One unit on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +73,8 @@ pub(crate) enum Frame {
     Call { request: u64, payload: Bytes },
     /// The answer to a [`Frame::Call`].
     Reply { request: u64, payload: Bytes },
+    /// The peer has nothing to say, and is there.
+    Alive,
     /// Announces a snapshot file: the Raft message that goes with it, and which file it is.
     Snapshot { group: GroupId, file: SnapshotDigest, message: eraftpb::Message },
     /// So many bytes of the announced file have arrived and are written: go on behind them. The
@@ -266,6 +269,7 @@ fn put_body(frame: &Frame, out: &mut BytesMut) -> Result<(), FrameError> {
         Frame::Received => out.put_u8(KIND_RECEIVED),
         Frame::Join(join) => put(KIND_JOIN, &|o| join.encode_raw(o), out),
         Frame::JoinAnswer(answer) => put(KIND_JOIN_ANSWER, &|o| answer.encode_raw(o), out),
+        Frame::Alive => out.put_u8(KIND_ALIVE),
         Frame::Offset(offset) => put(KIND_OFFSET, &|o| o.put_u64_le(*offset), out),
         Frame::Heartbeats(beats) => put(KIND_HEARTBEATS, &|o| heartbeat::put(beats, o), out),
         Frame::HeartbeatAnswers(beats) => {
@@ -389,6 +393,7 @@ fn get_body(mut body: Bytes) -> Result<Frame, FrameError> {
         KIND_RECEIVED => Frame::Received,
         KIND_JOIN => Frame::Join(JoinWire::decode(body).map_err(prost_error)?),
         KIND_JOIN_ANSWER => Frame::JoinAnswer(JoinAnswerWire::decode(body).map_err(prost_error)?),
+        KIND_ALIVE => Frame::Alive,
         KIND_OFFSET => Frame::Offset(number(&mut body)?),
         KIND_HEARTBEATS => {
             Frame::Heartbeats(heartbeat::get(body).ok_or_else(|| malformed("no heartbeats"))?)
@@ -493,6 +498,7 @@ mod tests {
             Frame::Offset(1 << 40),
             Frame::Chunk(Bytes::from_static(b"chunk")),
             Frame::Received,
+            Frame::Alive,
             peer(PeerMessage::Raft(message)),
             peer(PeerMessage::Propose { request: 1, command: Bytes::from_static(b"c") }),
             peer(PeerMessage::Proposed { request: 1, result: Ok(at) }),

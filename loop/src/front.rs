@@ -19,7 +19,7 @@ use crate::members::{Binding, Members};
 use crate::membership::{MembershipError, MembershipRequest};
 use crate::message::PeerMessage;
 use crate::registry::Registry;
-use crate::transport::{Calls, Ingress, Receiving, Service, SharedRoster, Transport};
+use crate::transport::{Calls, Ingress, PeerStream, Receiving, Service, SharedRoster, Transport};
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
 const CALLS_MAX: usize = 1_024;
@@ -142,7 +142,7 @@ impl<S: StateMachine> Ingress for Front<S> {
     fn snapshot(
         &self,
         from: NodeId,
-        stream: tokio::net::TcpStream,
+        stream: PeerStream,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         let is_served = |group| self.registry.serves(group);
         let deliver = move |group, message, meta: SnapshotMeta| match Members::decode(

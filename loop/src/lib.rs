@@ -88,4 +88,4 @@ pub use self::message::{Envelope, PeerMessage, Refused};
 pub use self::node::Node;
 pub use self::publish::{Published, Update, Updates};
 pub use self::status::{CoreStatus, GroupStatus, Role};
-pub use self::transport::Service;
+pub use self::transport::{Service, TlsConfig, TlsError};

@@ -42,7 +42,7 @@ use crate::renewal;
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::GroupStatus;
 use crate::transport::{
-    Acceptor, Calls, LinkEvent, Receiving, Sending, Service, SharedRoster, Transport,
+    Acceptor, Calls, LinkEvent, Receiving, Sending, Service, SharedRoster, Tls, Transport,
 };
 use crate::turnover::Turnover;
 
@@ -133,8 +133,9 @@ impl<S: StateMachine> Node<S> {
             .map_err(|source| OpenError::Listen { addr: listen, source })?;
         let listen_addr =
             listener.local_addr().map_err(|source| OpenError::Listen { addr: listen, source })?;
+        let tls = Self::load_tls(&config, formatted.identity()).await?;
         let addr = config.advertise.clone().unwrap_or_else(|| listen_addr.to_string());
-        let rehearsal = contacts.rehearsal(formatted.identity(), addr, &config);
+        let rehearsal = contacts.rehearsal(formatted.identity(), tls.clone(), addr, &config);
         let purges = Purges::new(engine_config.purge_threshold_bytes);
         let opened = renewal::open(formatted, &engine_config, disk, FIRST_GROUP, rehearsal).await?;
         // State machines are restored on a thread that may block.
@@ -146,12 +147,20 @@ impl<S: StateMachine> Node<S> {
         let (recovered, renewed) = tokio::task::spawn_blocking(restoring)
             .await
             .map_err(|error| OpenError::Restore(error.to_string()))??;
-        Self::start(recovered, renewed, listener, listen_addr, config, service)
+        Self::start(recovered, (renewed, tls), listener, listen_addr, config, service)
+    }
+
+    async fn load_tls(config: &LoopConfig, identity: &Identity) -> Result<Option<Tls>, OpenError> {
+        let Some(tls) = config.tls.clone() else { return Ok(None) };
+        let (cluster, node) = (identity.cluster_id, identity.node_id);
+        let loading = tokio::task::spawn_blocking(move || Tls::load(&tls, cluster, node));
+        let loaded = loading.await.map_err(|error| OpenError::Restore(error.to_string()))?;
+        Ok(Some(loaded?))
     }
 
     fn start<F: Disk + 'static>(
         recovered: Recovered<S, F>,
-        renewed: BTreeMap<GroupId, DirectoryId>,
+        (renewed, tls): (BTreeMap<GroupId, DirectoryId>, Option<Tls>),
         listener: TcpListener,
         listen_addr: SocketAddr,
         config: LoopConfig,
@@ -170,7 +179,7 @@ impl<S: StateMachine> Node<S> {
             None => waiting.contains_key(&FIRST_GROUP),
         };
         let founding = contacts.founding(&identity, genesis.as_deref(), has_joined)?;
-        let roster = contacts.roster(&identity, founding.as_ref());
+        let roster = contacts.roster(&identity, founding.as_ref()).with_tls(tls);
         let roster: SharedRoster = Arc::new(ArcSwap::from_pointee(roster));
         let addresses = contacts.voters;
         let calls =

@@ -3,6 +3,7 @@
 #![allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod certificates;
 mod full_disk;
 mod groups;
 mod joining;
@@ -16,10 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use certificates::Authority;
 use full_disk::FullDisk;
 use quorate_engine::{ClusterId, EngineConfig, Formatted, Founding, NodeId, Voter};
 use quorate_loop::{
-    Binding, GroupStatus, LoopConfig, Node, OpenError, ProposeError, Role, Service,
+    Binding, GroupStatus, LoopConfig, Node, OpenError, ProposeError, Role, Service, TlsConfig,
 };
 use tally::Tally;
 
@@ -48,6 +50,7 @@ struct Cluster {
     disks: BTreeMap<u64, Arc<FullDisk>>,
     config: LoopConfig,
     engine: EngineConfig,
+    tls: BTreeMap<u64, TlsConfig>,
 }
 
 fn config() -> LoopConfig {
@@ -87,7 +90,19 @@ impl Cluster {
         }
         let disks = dirs.keys().map(|n| (*n, Arc::default())).collect();
         let (nodes, engine) = (BTreeMap::new(), EngineConfig::default());
-        Cluster { _dir: dir, dirs, addrs, nodes, disks, config, engine }
+        let tls = BTreeMap::new();
+        Cluster { _dir: dir, dirs, addrs, nodes, disks, config, engine, tls }
+    }
+
+    /// Gives every node a certificate.
+    fn encrypt(&mut self) {
+        let authority = Authority::new();
+        for (n, dir) in &self.dirs {
+            let cluster = Formatted::open(dir).unwrap().identity().cluster_id;
+            let files = authority.issue(self._dir.path(), &format!("node-{n}.{cluster}.quorate"));
+            let certificates::Files { cert, key, ca } = files;
+            self.tls.insert(*n, TlsConfig { cert, key, ca });
+        }
     }
 
     async fn open(&mut self, n: u64) {
@@ -97,7 +112,8 @@ impl Cluster {
 
     async fn try_open(&self, n: u64) -> Result<Node<Tally>, OpenError> {
         let formatted = Formatted::open(&self.dirs[&n]).unwrap();
-        let (config, engine) = (self.config.clone(), self.engine.clone());
+        let config = LoopConfig { tls: self.tls.get(&n).cloned(), ..self.config.clone() };
+        let engine = self.engine.clone();
         let (disk, echo) = (self.disks[&n].clone(), Arc::new(Echo));
         Node::open_with(formatted, self.addrs[&n], config, engine, echo, disk).await
     }
@@ -226,8 +242,52 @@ async fn a_linearizable_read_sees_what_another_node_was_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rest_goes_on_when_the_leader_leaves_and_it_catches_up_by_snapshot() {
-    let config = LoopConfig { snapshot_entries: 20, tail_entries: 5, ..config() };
-    let mut cluster = Cluster::start(3, config).await;
+    catches_up_by_snapshot(Cluster::format(3, config_of_short_logs())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_a_cluster_commits_and_sends_snapshots() {
+    let mut cluster = Cluster::format(3, config_of_short_logs());
+    cluster.encrypt();
+    catches_up_by_snapshot(cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_not_encrypted_is_no_part_of_a_cluster_that_is() {
+    let mut cluster = Cluster::format(3, config());
+    cluster.encrypt();
+    let own = cluster.tls.remove(&3);
+    for n in 1..=3 {
+        cluster.open(n).await;
+    }
+    // Founding needs all three of them.
+    let found = cluster.nodes[&1].propose(tally::add(1)).await;
+    assert!(found.is_err() && !cluster.nodes[&1].status().serving);
+    cluster.close(3).await;
+    cluster.tls.extend(own.map(|own| (3, own)));
+    cluster.open(3).await;
+    assert_eq!(cluster.add(3, 1).await.1, 1);
+}
+
+#[tokio::test]
+async fn an_address_for_everybody_needs_encryption() {
+    let mut cluster = Cluster::format(1, config());
+    cluster.addrs.insert(1, "0.0.0.0:0".parse().unwrap());
+    let refused = cluster.try_open(1).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Plaintext(_)), "{refused}");
+    cluster.encrypt();
+    cluster.open(1).await;
+    assert_eq!(cluster.add(1, 1).await.1, 1);
+}
+
+fn config_of_short_logs() -> LoopConfig {
+    LoopConfig { snapshot_entries: 20, tail_entries: 5, ..config() }
+}
+
+async fn catches_up_by_snapshot(mut cluster: Cluster) {
+    for n in 1..=3 {
+        cluster.open(n).await;
+    }
     let mut sum = 0;
     for _ in 0..10 {
         sum = cluster.add(1, 1).await.1;

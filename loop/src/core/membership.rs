@@ -271,7 +271,6 @@ impl<P, R, M> Core<P, R, M> {
         };
         let members = Arc::new(self.members.changed(change, conf_state, index));
         tracing::info!(group = %self.group, index, voters = ?members.conf_state().voters, "the membership changed");
-        self.contacts.retain(|id, _| members.get(*id).is_some());
         self.set_members(members.clone());
         Some(members)
     }
@@ -279,6 +278,8 @@ impl<P, R, M> Core<P, R, M> {
     /// From now on these are the members, and this node may not be one of them.
     pub(super) fn set_members(&mut self, members: Arc<Members>) {
         self.removed = members.get(self.own_id).is_none();
+        self.contacts.retain(|id, _| members.get(*id).is_some());
+        self.strangers.retain(|id, _| *id >= members.next_member_id());
         if self.removed {
             self.effects.removed = Some(members.index());
         }

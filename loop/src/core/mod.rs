@@ -48,6 +48,10 @@ use crate::members::{Member, Members};
 use crate::message::{Envelope, PeerMessage, Refused};
 use crate::status::{CoreStatus, Role};
 
+/// Members that are remembered although they are not known: more than could lead or campaign
+/// before a node that lags learns of them.
+const STRANGERS_MAX: usize = 64;
+
 /// One group's Raft and everything that waits for it.
 ///
 /// Invariants:
@@ -82,6 +86,9 @@ pub struct Core<P, R, M = R> {
     change_at: u64,
     /// By member, the tick of its last answer.
     contacts: BTreeMap<u64, u64>,
+    /// Nodes that spoke for members which are not known here yet: they are answered all the same,
+    /// or a node that has missed every change of the membership would never learn of one.
+    strangers: BTreeMap<u64, NodeId>,
     /// Whether this node is a member no longer.
     removed: bool,
     /// A snapshot that is replacing the log: no election meanwhile.
@@ -161,6 +168,7 @@ impl<P, R, M> Core<P, R, M> {
             changes: Vec::new(),
             change_at: 0,
             contacts: BTreeMap::new(),
+            strangers: BTreeMap::new(),
             removed: false,
             installing: None,
             snapshot_asked: None,
@@ -256,7 +264,7 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     fn leader(&self) -> Option<NodeId> {
-        self.members.get(self.raw.raft.leader_id).map(Member::node_id)
+        self.node_of(self.raw.raft.leader_id)
     }
 
     fn leads(&self) -> bool {
@@ -372,7 +380,12 @@ impl<P, R, M> Core<P, R, M> {
             last_index: self.raw.raft.raft_log.last_index(),
         };
         match guard::admit(message, view) {
-            Ok(()) => true,
+            Ok(()) => {
+                if view.sender_id.is_none() && self.strangers.len() < STRANGERS_MAX {
+                    self.strangers.insert(message.from, from);
+                }
+                true
+            }
             Err(Dropped::LostLog) => {
                 self.effects.fatal = Some(format!(
                     "{}; this directory must not vote again: format a new one for this node",
@@ -385,6 +398,12 @@ impl<P, R, M> Core<P, R, M> {
                 false
             }
         }
+    }
+
+    /// Where a member is, as far as anything is known of it.
+    fn node_of(&self, member: u64) -> Option<NodeId> {
+        let known = self.members.get(member).map(Member::node_id);
+        known.or_else(|| self.strangers.get(&member).copied())
     }
 
     /// The member that a message of the node `from` may speak for, if it says that it is `claimed`.

@@ -9,7 +9,6 @@ use super::proposals::Proposer;
 use super::reads::Reader;
 use super::{Apply, Committed, Core, Effects};
 use crate::error::ProposeError;
-use crate::members::Member;
 use crate::message::{Envelope, PeerMessage, Refused};
 
 /// Readies taken in one go. raft-rs pages committed entries; the rest of a long backlog comes
@@ -259,7 +258,7 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     pub(super) fn hold(&mut self, message: Message) {
-        let Some(to) = self.members.get(message.to).map(Member::node_id) else {
+        let Some(to) = self.node_of(message.to) else {
             tracing::debug!(group = %self.group, to = message.to, "no such member to send to");
             return;
         };

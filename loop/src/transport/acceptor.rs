@@ -17,6 +17,7 @@ use tokio_util::codec::Decoder as _;
 use super::handshake::{self, Caller, HandshakeError};
 use super::join;
 use super::roster::SharedRoster;
+use super::stream::PeerStream;
 use crate::config::LoopConfig;
 use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError};
 use crate::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
@@ -76,7 +77,7 @@ pub(crate) trait Ingress: Send + Sync + 'static {
     fn snapshot(
         &self,
         from: NodeId,
-        stream: TcpStream,
+        stream: PeerStream,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
@@ -129,57 +130,80 @@ impl<I: Ingress> Acceptor<I> {
         }
     }
 
-    async fn serve(&self, mut stream: TcpStream) {
-        let roster = self.roster.load_full();
-        let caller = match handshake::welcome(&mut stream, &roster, self.timeout).await {
-            Ok(caller) => caller,
-            Err(error) => return self.log_refusal(&stream, &error),
+    async fn serve(&self, stream: TcpStream) {
+        let host = stream.peer_addr().map(|addr| addr.ip().to_string()).unwrap_or_default();
+        let (caller, stream) = match self.welcome(stream).await {
+            Ok(welcomed) => welcomed,
+            Err(error) => return self.log_refusal(&host, &error),
         };
-        if caller.joins {
+        if caller.hello.joins {
             let decide = |request| self.ingress.join(caller.node, caller.directory, request);
             if let Err(error) = join::answer(stream, self.timeout, decide).await {
                 tracing::info!(peer = %caller.node, %error, "a request to join was not answered");
             }
             return;
         }
-        if caller.snapshot {
+        if caller.hello.snapshot {
             return self.ingress.snapshot(caller.node, stream).await;
         }
         let (keep, superseded) = oneshot::channel();
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(caller.node, keep);
+        let peer = caller.node;
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, keep);
         tokio::select! {
             ended = self.read(caller, stream) => if let Err(error) = ended {
-                tracing::info!(peer = %caller.node, %error, "a connection was closed");
+                tracing::info!(%peer, %error, "a connection was closed");
             },
             _ = superseded => {
-                tracing::debug!(peer = %caller.node, "a newer connection took over");
+                tracing::debug!(%peer, "a newer connection took over");
             }
         }
     }
 
+    async fn welcome(&self, stream: TcpStream) -> Result<(Caller, PeerStream), HandshakeError> {
+        let roster = self.roster.load_full();
+        // What a snapshot's receiver answers is short, and waited for.
+        stream.set_nodelay(true).map_err(FrameError::Io)?;
+        let mut stream = PeerStream::accepted(stream, &roster, self.timeout).await?;
+        let caller = handshake::welcome(&mut stream, &roster, self.timeout).await?;
+        Ok((caller, stream))
+    }
+
     /// Once for each peer and reason, however often it tries.
-    fn log_refusal(&self, stream: &TcpStream, error: &HandshakeError) {
-        let host = stream.peer_addr().map(|addr| addr.ip().to_string()).unwrap_or_default();
+    fn log_refusal(&self, host: &str, error: &HandshakeError) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.len() < LOGGED_MAX && logged.insert(format!("{host} {error}")) {
             tracing::warn!(host, %error, "a peer was refused; it is not logged again");
         }
     }
 
-    async fn read(&self, caller: Caller, mut stream: TcpStream) -> Result<(), FrameError> {
+    async fn read(&self, caller: Caller, mut stream: PeerStream) -> Result<(), FrameError> {
         let from = caller.node;
         // Bytes of this connection that the loop has not stepped yet. When they run out the
         // connection is not read, and the peer's own queue fills: no other peer notices.
         let room = Arc::new(Semaphore::new(self.peer_inbox_bytes_max));
         let mut bytes = BytesMut::with_capacity(READ_BYTES);
+        let mut members_index = self.roster.load().index();
         loop {
             let Some(frame) = FrameCodec.decode(&mut bytes)? else {
                 bytes.reserve(READ_BYTES);
-                if stream.read_buf(&mut bytes).await? == 0 {
+                // A peer that has nothing to say sends a sign of life in a quarter of this. One
+                // that is mute is gone, or its network is: it must not keep its place for ever.
+                let reading = tokio::time::timeout(2 * self.timeout, stream.read_buf(&mut bytes));
+                let silent = |_| FrameError::Io(std::io::ErrorKind::TimedOut.into());
+                if reading.await.map_err(silent)?? == 0 {
                     return Ok(());
                 }
                 continue;
             };
+            // The members have changed: whoever is none any more is told so when it comes back.
+            let roster = self.roster.load();
+            if roster.index() != members_index {
+                members_index = roster.index();
+                if roster.check(&caller.hello).is_err() {
+                    return Err(FrameError::Io(std::io::ErrorKind::ConnectionAborted.into()));
+                }
+            }
+            drop(roster);
             match frame {
                 Frame::Peer { group, message } => {
                     // However many small entries weigh, one message fits into an empty room.
@@ -199,6 +223,7 @@ impl<I: Ingress> Acceptor<I> {
                     let permit = permit(&room, FOUNDING_BYTES).await?;
                     self.ingress.founding(from, caller.directory, news, permit);
                 }
+                Frame::Alive => {}
                 Frame::Call { request, payload } => self.ingress.call(from, request, payload),
                 Frame::Reply { request, payload } => self.ingress.reply(from, request, payload),
                 Frame::Hello(_)
@@ -224,4 +249,90 @@ async fn permit(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePer
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     let closed = |_| FrameError::Io(std::io::ErrorKind::BrokenPipe.into());
     room.clone().acquire_many_owned(bytes).await.map_err(closed)
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use quorate_engine::ClusterId;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::transport::dialler::dial;
+    use crate::transport::{Roster, Transport};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A node to which nothing is said.
+    struct Nobody;
+
+    impl Ingress for Nobody {
+        fn heartbeats(
+            &self,
+            _: NodeId,
+            _: MessageType,
+            _: Vec<Heartbeat>,
+            _: OwnedSemaphorePermit,
+        ) {
+        }
+        fn join(
+            &self,
+            _: NodeId,
+            _: DirectoryId,
+            _: JoinWire,
+        ) -> Pin<Box<dyn Future<Output = JoinAnswerWire> + Send + '_>> {
+            Box::pin(async { JoinAnswerWire::later("nobody decides here") })
+        }
+
+        fn peer(&self, _: NodeId, _: GroupId, _: PeerMessage, _: OwnedSemaphorePermit) {}
+        fn founding(&self, _: NodeId, _: DirectoryId, _: FoundingNews, _: OwnedSemaphorePermit) {}
+        fn call(&self, _: NodeId, _: u64, _: Bytes) {}
+        fn reply(&self, _: NodeId, _: u64, _: Bytes) {}
+        fn snapshot(
+            &self,
+            _: NodeId,
+            _: PeerStream,
+        ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(async {})
+        }
+    }
+
+    fn roster<const N: usize>(own: u64, peers: [u64; N], addr: &str) -> SharedRoster {
+        let node = |n| NodeId::new(n).unwrap();
+        let (cluster, directory) = (ClusterId::from_bytes([7; 16]), [own as u8; 16]);
+        let addresses = peers.map(|n| (node(n), addr.to_owned()));
+        let directory = DirectoryId::from_bytes(directory);
+        Arc::new(ArcSwap::from_pointee(Roster::founding(cluster, node(own), directory, addresses)))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_mute_peer_is_disconnected_and_one_that_has_nothing_to_say_is_not() {
+        let config = LoopConfig { connect_timeout_ms: 1_000, ..LoopConfig::default() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let acceptor = Acceptor::new(roster(1, [2, 3], &addr), Arc::new(Nobody), &config);
+        let accepting = tokio::spawn(acceptor.run(listener));
+        let one = NodeId::new(1).unwrap();
+
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let on_link: crate::transport::OnLink = Arc::new(move |event| {
+            let _ = tell.send(event);
+        });
+        let idle = Transport::start(&roster(2, [1], &addr), &config, &on_link);
+        let connected = async {
+            while idle.send(one, Frame::Alive).is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, connected).await.unwrap();
+
+        let three = roster(3, [1], &addr);
+        for _ in 0..2 {
+            let mut mute = dial(&three, one, false, PATIENCE).await.unwrap();
+            let ended = tokio::time::timeout(PATIENCE, mute.read_u8()).await.unwrap();
+            assert!(ended.is_err(), "it is closed, and nothing is said");
+        }
+        assert_eq!(told.try_recv().ok(), None);
+        accepting.abort();
+    }
 }

@@ -13,6 +13,7 @@ use tokio_util::codec::Encoder as _;
 
 use super::handshake::{self, HandshakeError};
 use super::roster::SharedRoster;
+use super::stream::PeerStream;
 use super::{LinkEvent, OnLink};
 use crate::frame::{Frame, FrameCodec, FrameError, Refusal, RefusalCode};
 
@@ -44,7 +45,7 @@ impl Dialler {
                     tracing::info!(peer = %self.peer, "connected");
                     (pause, last_fault) = (PAUSE_MIN, String::new());
                     self.connected.store(true, Ordering::Release);
-                    let ended = pump(stream, &mut frames).await;
+                    let ended = pump(stream, &mut frames, self.timeout / 2).await;
                     self.connected.store(false, Ordering::Release);
                     // What waited for the broken connection must not arrive on the next one:
                     // those who wait for it are told that the link is down.
@@ -75,7 +76,7 @@ impl Dialler {
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream, HandshakeError> {
+    async fn connect(&self) -> Result<PeerStream, HandshakeError> {
         dial(&self.roster, self.peer, false, self.timeout).await
     }
 }
@@ -86,12 +87,12 @@ pub(super) async fn dial(
     peer: NodeId,
     snapshot: bool,
     timeout: Duration,
-) -> Result<TcpStream, HandshakeError> {
+) -> Result<PeerStream, HandshakeError> {
     let roster = roster.load_full();
     let addr = roster.addr(peer).ok_or(HandshakeError::Protocol)?;
     let connecting = tokio::time::timeout(timeout, TcpStream::connect(addr));
     let stream = connecting.await.map_err(|_| HandshakeError::TimedOut)?;
-    let mut stream = stream.map_err(FrameError::Io)?;
+    let stream = stream.map_err(FrameError::Io)?;
     // Messages are batched by us; the kernel must not hold them back.
     stream.set_nodelay(true).map_err(FrameError::Io)?;
     // Otherwise the kernel decides when a connection into a silent network ends, and sends again
@@ -102,13 +103,18 @@ pub(super) async fn dial(
         rustix::net::sockopt::set_tcp_user_timeout(&stream, millis)
             .map_err(|error| FrameError::Io(error.into()))?;
     }
+    let mut stream = PeerStream::dialled(stream, &roster, peer, timeout).await?;
     handshake::introduce(&mut stream, &roster, peer, snapshot, timeout).await?;
     Ok(stream)
 }
 
 /// Sends frames until the queue or the connection ends. `Ok` means that the queue ended.
-async fn pump(mut stream: TcpStream, frames: &mut mpsc::Receiver<Frame>) -> Result<(), FrameError> {
-    let (mut reader, mut writer) = stream.split();
+async fn pump(
+    stream: PeerStream,
+    frames: &mut mpsc::Receiver<Frame>,
+    silence_max: Duration,
+) -> Result<(), FrameError> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let mut waiting = Vec::with_capacity(FRAMES_PER_WRITE);
     let mut bytes = BytesMut::new();
     let mut nothing = [0; 1];
@@ -124,6 +130,8 @@ async fn pump(mut stream: TcpStream, frames: &mut mpsc::Receiver<Frame>) -> Resu
                 ended?;
                 return Err(FrameError::Io(std::io::ErrorKind::ConnectionReset.into()));
             }
+            // Two followers may have nothing to say to each other for days.
+            () = tokio::time::sleep(silence_max) => waiting.push(Frame::Alive),
         }
         for frame in waiting.drain(..) {
             FrameCodec.encode(&frame, &mut bytes)?;
@@ -133,6 +141,7 @@ async fn pump(mut stream: TcpStream, frames: &mut mpsc::Receiver<Frame>) -> Resu
             }
         }
         writer.write_all(&bytes).await?;
+        writer.flush().await?;
         bytes.clear();
         if bytes.capacity() > 4 * BYTES_PER_WRITE {
             bytes = BytesMut::new();

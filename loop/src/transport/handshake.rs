@@ -5,25 +5,24 @@ use std::time::Duration;
 use bytes::BytesMut;
 use quorate_engine::{DirectoryId, NodeId};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio_util::codec::Encoder as _;
 
 use super::roster::Roster;
+use super::stream::PeerStream;
+use super::tls;
 use super::transfer::receive_frame;
-use crate::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
+use crate::frame::{Frame, FrameCodec, FrameError, Hello, Refusal, RefusalCode};
 
 /// Longest frame of a handshake: whoever connects has not earned a bigger buffer yet.
 const HANDSHAKE_BYTES_MAX: usize = 4 << 10;
 
 /// Who is at the other end of an accepted connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Caller {
     pub(super) node: NodeId,
     pub(super) directory: DirectoryId,
-    /// Whether the connection carries one snapshot file.
-    pub(super) snapshot: bool,
-    /// Whether it carries one request to join.
-    pub(super) joins: bool,
+    /// What it said of itself, and what it wants with the connection.
+    pub(super) hello: Hello,
 }
 
 /// Why there is no connection.
@@ -37,13 +36,15 @@ pub(crate) enum HandshakeError {
     TimedOut,
     #[error("the peer does not speak this protocol")]
     Protocol,
+    #[error("no TLS with the peer: {0}; check its certificate, and that both nodes use TLS")]
+    Tls(#[source] std::io::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
 
 /// Introduces this node on a connection that it dialled.
 pub(super) async fn introduce(
-    stream: &mut TcpStream,
+    stream: &mut PeerStream,
     roster: &Roster,
     peer: NodeId,
     snapshot: bool,
@@ -66,12 +67,18 @@ pub(super) async fn introduce(
 
 /// Introduces this node, which is to become a member, to a node of the cluster, whichever it is.
 pub(super) async fn introduce_newcomer(
-    stream: &mut TcpStream,
+    stream: &mut PeerStream,
     roster: &Roster,
 ) -> Result<(), HandshakeError> {
     send(stream, &Frame::Hello(Hello { joins: true, ..roster.hello(None, false) })).await?;
     match receive_frame(stream, HANDSHAKE_BYTES_MAX).await? {
-        Frame::Welcome(hello) if hello.cluster_id == roster.cluster.as_bytes() => Ok(()),
+        Frame::Welcome(hello) if hello.cluster_id == roster.cluster.as_bytes() => {
+            // Any node of the cluster will do, but it must be the one that its certificate names.
+            match NodeId::new(hello.node_id) {
+                Some(node) if stream.is_of(roster, node) => Ok(()),
+                _ => Err(HandshakeError::Protocol),
+            }
+        }
         Frame::Refusal(refusal) => Err(HandshakeError::RefusedByPeer(refusal)),
         _ => Err(HandshakeError::Protocol),
     }
@@ -79,7 +86,7 @@ pub(super) async fn introduce_newcomer(
 
 /// Answers the introduction on a connection that was accepted.
 pub(super) async fn welcome(
-    stream: &mut TcpStream,
+    stream: &mut PeerStream,
     roster: &Roster,
     timeout: Duration,
 ) -> Result<Caller, HandshakeError> {
@@ -87,11 +94,10 @@ pub(super) async fn welcome(
         let Frame::Hello(hello) = receive_frame(stream, HANDSHAKE_BYTES_MAX).await? else {
             return Err(HandshakeError::Protocol);
         };
-        match roster.check(&hello) {
+        match check(stream, roster, &hello) {
             Ok((node, directory)) => {
                 send(stream, &Frame::Welcome(roster.hello(None, false))).await?;
-                let Hello { snapshot, joins, .. } = hello;
-                Ok(Caller { node, directory, snapshot, joins })
+                Ok(Caller { node, directory, hello })
             }
             Err(refusal) => {
                 send(stream, &Frame::Refusal(refusal.clone())).await?;
@@ -102,9 +108,25 @@ pub(super) async fn welcome(
     tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(HandshakeError::TimedOut))
 }
 
-async fn send(stream: &mut TcpStream, frame: &Frame) -> Result<(), FrameError> {
+/// What the peer says, and what its certificate says.
+fn check(
+    stream: &PeerStream,
+    roster: &Roster,
+    hello: &Hello,
+) -> Result<(NodeId, DirectoryId), Refusal> {
+    let (node, directory) = roster.check(hello)?;
+    if stream.is_of(roster, node) {
+        return Ok((node, directory));
+    }
+    let name = tls::dns_name(roster.cluster, node);
+    let message = format!("node {node} shows the certificate of another: give it one for {name}");
+    Err(roster.refusal(RefusalCode::Other, message))
+}
+
+async fn send(stream: &mut PeerStream, frame: &Frame) -> Result<(), FrameError> {
     let mut bytes = BytesMut::new();
     FrameCodec.encode(frame, &mut bytes)?;
     stream.write_all(&bytes).await?;
+    stream.flush().await?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use tokio_util::codec::Encoder as _;
 
 use super::handshake::{self, HandshakeError};
 use super::roster::SharedRoster;
+use super::stream::PeerStream;
 use super::transfer::receive_frame;
 use crate::frame::{Frame, FrameCodec, FrameError};
 use crate::join_wire::{JoinAnswerWire, JoinWire};
@@ -29,7 +30,8 @@ pub(crate) async fn ask_to_join(
 ) -> Result<JoinAnswerWire, HandshakeError> {
     let asking = async {
         let roster = roster.load_full();
-        let mut stream = TcpStream::connect(addr).await.map_err(FrameError::Io)?;
+        let stream = TcpStream::connect(addr).await.map_err(FrameError::Io)?;
+        let mut stream = PeerStream::dialled_by_newcomer(stream, &roster).await?;
         handshake::introduce_newcomer(&mut stream, &roster).await?;
         send(&mut stream, &Frame::Join(request.clone())).await?;
         match receive_frame(&mut stream, FRAME_BYTES_MAX).await? {
@@ -42,7 +44,7 @@ pub(crate) async fn ask_to_join(
 
 /// Answers the one request of such a connection.
 pub(super) async fn answer<F: Future<Output = JoinAnswerWire>>(
-    mut stream: TcpStream,
+    mut stream: PeerStream,
     timeout: Duration,
     decide: impl FnOnce(JoinWire) -> F,
 ) -> Result<(), HandshakeError> {
@@ -56,9 +58,10 @@ pub(super) async fn answer<F: Future<Output = JoinAnswerWire>>(
     tokio::time::timeout(timeout, answering).await.unwrap_or(Err(HandshakeError::TimedOut))
 }
 
-async fn send(stream: &mut TcpStream, frame: &Frame) -> Result<(), FrameError> {
+async fn send(stream: &mut PeerStream, frame: &Frame) -> Result<(), FrameError> {
     let mut bytes = BytesMut::new();
     FrameCodec.encode(frame, &mut bytes)?;
     stream.write_all(&bytes).await?;
+    stream.flush().await?;
     Ok(())
 }

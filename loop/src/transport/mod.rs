@@ -1,4 +1,5 @@
-//! [`Transport`]: ordered streams of frames between the nodes of a cluster, over TCP.
+//! [`Transport`]: ordered streams of frames between the nodes of a cluster, over TCP, with TLS where
+//! the node has certificates.
 //!
 //! Every node dials every other node and sends on the connections that it dialled; it receives on
 //! those that it accepted. So there is one ordered stream per peer and direction, each with a
@@ -16,6 +17,8 @@ mod join;
 mod receiving;
 mod roster;
 mod sending;
+mod stream;
+mod tls;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -39,6 +42,9 @@ pub(crate) use self::join::ask_to_join;
 pub(crate) use self::receiving::Receiving;
 pub(crate) use self::roster::{Roster, SharedRoster};
 pub(crate) use self::sending::{Outgoing, Sending};
+pub(crate) use self::stream::PeerStream;
+pub(crate) use self::tls::Tls;
+pub use self::tls::{TlsConfig, TlsError};
 use crate::config::LoopConfig;
 use crate::error::CallError;
 use crate::frame::{FRAME_BYTES_MAX, Frame, RefusalCode};

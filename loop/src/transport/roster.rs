@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use quorate_engine::{ClusterId, DirectoryId, NodeId};
 
+use super::tls::Tls;
 use crate::frame::{Hello, PROTOCOL_VERSION, Refusal, RefusalCode};
 use crate::members::Members;
 
@@ -25,6 +26,8 @@ pub(crate) struct Roster {
     pub(crate) directory: DirectoryId,
     peers: BTreeMap<NodeId, Peer>,
     standing: Standing,
+    /// The certificates of this node, where connections are encrypted.
+    pub(crate) tls: Option<Tls>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -56,13 +59,18 @@ impl Roster {
     ) -> Roster {
         let others = addresses.into_iter().filter(|(peer, _)| *peer != node);
         let peers = others.map(|(peer, addr)| (peer, Peer { addr, ..Peer::default() })).collect();
-        Roster { cluster, node, directory, peers, standing: Standing::Founding }
+        Roster { cluster, node, directory, peers, standing: Standing::Founding, tls: None }
+    }
+
+    /// The same, with certificates: every connection is encrypted.
+    pub(crate) fn with_tls(self, tls: Option<Tls>) -> Roster {
+        Roster { tls, ..self }
     }
 
     /// A roster that knows nobody yet.
     pub(crate) fn outside(cluster: ClusterId, node: NodeId, directory: DirectoryId) -> Roster {
         let (peers, standing) = (BTreeMap::new(), Standing::Outside);
-        Roster { cluster, node, directory, peers, standing }
+        Roster { cluster, node, directory, peers, standing, tls: None }
     }
 
     /// The same, with the directories of the initial voters as they were heard of.

@@ -75,7 +75,7 @@ impl Sending {
             let turn = tokio::time::timeout(silence, turns.acquire_owned()).await;
             let sent = match turn {
                 Ok(Ok(_turn)) => transfer(&roster, store, silence, outgoing).await,
-                _ => Err(TransferError::Silent),
+                _ => Err(TransferError::NoTurn),
             };
             match &sent {
                 Ok(()) => tracing::info!(%to, %group, "a snapshot was sent"),

@@ -53,6 +53,8 @@ pub(crate) enum TransferError {
     Silent,
     #[error("the same snapshot comes on a newer connection")]
     Superseded,
+    #[error("other snapshots are on their way to the peer: this one is tried again after them")]
+    NoTurn,
     #[error("refused by the peer: {}", .0.message)]
     Refused(Refusal),
     #[error("the disk does not answer: check it")]
@@ -75,6 +77,7 @@ impl TransferError {
             // Another transfer will end.
             TransferError::Refused(refusal) => refusal.code == RefusalCode::Busy as i32,
             TransferError::Handshake(_)
+            | TransferError::NoTurn
             | TransferError::Snapshot(_)
             | TransferError::Read(_)
             | TransferError::DiskHangs

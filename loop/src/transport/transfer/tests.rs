@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::transport::handshake;
-use crate::transport::{Outgoing, Receiving, Roster, Sending, SharedRoster};
+use crate::transport::{Outgoing, PeerStream, Receiving, Roster, Sending, SharedRoster};
 
 /// Longest wait for anything in a test.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -202,7 +202,7 @@ impl Receiver {
         task.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut stream = PeerStream::Plain(listener.accept().await.unwrap().0);
                 let (receiving, deliver) = (receiving.clone(), deliver.clone());
                 let roster = roster.load_full();
                 connections.spawn(async move {
