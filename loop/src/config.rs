@@ -30,7 +30,9 @@ pub struct LoopConfig {
     /// Append messages in flight to one follower; default 256, at least 1.
     pub append_inflight_max: usize,
     /// Bytes of entries a leader holds that are not committed yet; default 64 MiB, at least
-    /// `command_bytes_max` and `append_bytes_max`. Beyond it proposals end with `Overloaded`.
+    /// `command_bytes_max` and `append_bytes_max`. Beyond it proposals end with `Overloaded`. Each
+    /// group may hold as much: nothing else bounds those of all groups together, so where many are
+    /// busy at a time, divide the memory there is by their number.
     pub uncommitted_bytes_max: u64,
     /// Bytes of committed entries handed to the state machine at a time; default 16 MiB, at least
     /// 4 KiB.
@@ -39,7 +41,7 @@ pub struct LoopConfig {
     /// default 65,536, at least 1. A follower whose state machine is slower than the leader's is
     /// not held back yet: it holds what it has still to apply in memory.
     pub apply_lag_max: u64,
-    /// Proposals and reads that wait in the inbox; default 16,384, at least 1. Beyond it callers
+    /// Proposals and reads of all groups that wait in the inbox; default 16,384, at least 1. Beyond it callers
     /// get `Overloaded`.
     pub inbox_max: usize,
     /// Bytes of messages from one peer that wait for the loop; default 32 MiB, at least 20 MiB, so

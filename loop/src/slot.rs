@@ -82,9 +82,9 @@ impl<S: StateMachine> Slot<S> {
     ///
     /// As [`Slot::step`].
     pub(crate) fn tick_to(&mut self, now: u64) -> Result<(), String> {
+        let Some(core) = &mut self.core else { return Ok(()) };
         while self.ticked < now {
             self.ticked += 1;
-            let Some(core) = &mut self.core else { continue };
             caught(|| core.step(Input::Tick))?;
         }
         Ok(())

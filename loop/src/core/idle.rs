@@ -113,3 +113,96 @@ impl<P, R> Core<P, R> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(non_snake_case)]
+mod tests {
+    use std::sync::Arc;
+
+    use quorate_engine::{
+        CacheBudget, DirectoryId, GroupId, GroupLog, LogId, NodeId, SnapshotMeta,
+    };
+    use raft::eraftpb::{ConfState, Message};
+
+    use super::*;
+    use crate::config::LoopConfig;
+    use crate::core::Input;
+    use crate::members::Members;
+    use crate::message::PeerMessage;
+
+    fn node(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    /// Node 1 of a group of three.
+    fn follower() -> Core<u64, u64> {
+        let group = GroupId::new(7).unwrap();
+        let voters = [1, 2, 3].map(|n: u8| {
+            (node(n.into()), DirectoryId::from_bytes([n; 16]), format!("localhost:{n}"))
+        });
+        let members = Members::founding(voters);
+        let (id, conf_state) =
+            (LogId { index: 1, term: 1 }, ConfState::from((vec![1, 2, 3], vec![])));
+        let meta = SnapshotMeta { group, id, conf_state, members: members.encode() };
+        let log = GroupLog::founded(group, &meta, &CacheBudget::new(1 << 20));
+        let config = LoopConfig::default();
+        let mut core = Core::new(group, node(1), Arc::new(members), log, config, 1).unwrap();
+        core.effects();
+        core
+    }
+
+    fn heartbeat(term: u64) -> Input<u64, u64> {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgHeartbeat);
+        (message.from, message.to, message.term, message.commit) = (2, 1, term, 1);
+        Input::Peer { from: node(2), message: PeerMessage::Raft(message) }
+    }
+
+    /// To see it fail: return one tick more.
+    #[test]
+    fn ticks_that_are_put_off_would_have_changed_nothing() {
+        for heard in [false, true] {
+            let mut core = follower();
+            if heard {
+                core.step(heartbeat(1));
+                let effects = core.effects();
+                assert_eq!(effects.messages.len(), 1, "the answer waits for nothing");
+                assert!(effects.write.is_none());
+            }
+            let (idle, vitals) = (core.idle_ticks(), core.vitals());
+            assert!((9..19).contains(&idle), "{idle}");
+            for tick in 0..idle {
+                core.step(Input::Tick);
+                assert!(!core.has_more(), "tick {tick} of {idle}");
+                assert_eq!((core.vitals(), core.idle_ticks()), (vitals, idle - tick - 1));
+            }
+            core.step(Input::Tick);
+            assert!(core.has_more(), "it asks for votes");
+            assert_ne!(core.vitals(), vitals);
+        }
+    }
+
+    #[test]
+    fn nothing_is_put_off_while_somebody_waits() {
+        let mut core = follower();
+        core.step(Input::Read { caller: 1 });
+        core.effects();
+        assert_eq!(core.idle_ticks(), 0, "a read has a deadline");
+        let mut core = follower();
+        core.step(heartbeat(2));
+        assert!(core.effects().write.is_some(), "the new term");
+        assert_eq!(core.idle_ticks(), 0, "a write that hangs is noticed");
+    }
+
+    /// To see it fail: leave `has_ready` out of `hold_heartbeats`.
+    #[test]
+    fn trap_R01_an_answer_in_a_new_term_waits_until_the_term_is_durable() {
+        let mut core = follower();
+        core.step(heartbeat(2));
+        let effects = core.effects();
+        assert!(effects.messages.is_empty() && effects.write.is_some());
+        // Nor does the next one overtake it.
+        core.step(heartbeat(2));
+        assert!(core.effects().messages.is_empty());
+    }
+}
