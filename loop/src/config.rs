@@ -48,8 +48,9 @@ pub struct LoopConfig {
     /// that a frame of the largest size is read while another is stepped. Beyond it the connection is not read, and the peer
     /// feels it.
     pub peer_inbox_bytes_max: usize,
-    /// Messages that wait for one peer's connection; default 4,096, at least 16. Beyond it they
-    /// are dropped and counted; Raft sends them again.
+    /// Messages that wait for one peer's connection; default 16,384, at least 16. Beyond it they
+    /// are dropped and counted; Raft sends them again. At an election each group of the node may
+    /// have one at the same time: with more groups, have it above their number.
     pub peer_queue_max: usize,
     /// Applied entries after which a snapshot is taken; default 10,000, at least 1.
     pub snapshot_entries: u64,
@@ -87,7 +88,7 @@ impl Default for LoopConfig {
             apply_lag_max: 65_536,
             inbox_max: 16_384,
             peer_inbox_bytes_max: 32 << 20,
-            peer_queue_max: 4_096,
+            peer_queue_max: 16_384,
             snapshot_entries: 10_000,
             snapshot_bytes: 64 << 20,
             tail_entries: 1_000,

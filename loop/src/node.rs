@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 use crate::apply::Applier;
 use crate::bootstrap::Bootstrap;
 use crate::config::LoopConfig;
-use crate::driver::{Addresses, Driver};
+use crate::driver::{Addresses, Driver, SharedMembers};
 use crate::error::{
     CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
 };
@@ -230,6 +230,7 @@ impl<S: StateMachine> Node<S> {
             groups: Groups::new(),
             registry: registry.clone(),
             turnover,
+            members: SharedMembers::default(),
             events,
             inbox: inbox.clone(),
             apply,

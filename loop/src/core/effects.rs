@@ -67,3 +67,19 @@ impl<P, R> Default for Effects<P, R> {
         }
     }
 }
+
+impl<P, R> Effects<P, R> {
+    /// Whether there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.write.is_none()
+            && self.messages.is_empty()
+            && self.snapshots.is_empty()
+            && self.apply.is_empty()
+            && self.fetches.is_empty()
+            && self.retain.is_none()
+            && !self.snapshot_wanted
+            && self.failed.is_empty()
+            && self.reads.is_empty()
+            && self.fatal.is_none()
+    }
+}

@@ -4,6 +4,7 @@ use raft::StateRole;
 use raft::eraftpb::MessageType;
 
 use super::Core;
+use crate::message::Envelope;
 
 /// Ticks that are put off at most: they are made up for in one go.
 const PUT_OFF_MAX: u64 = 1_000;
@@ -85,6 +86,30 @@ impl<P, R> Core<P, R> {
         (until as u64).saturating_sub(1).min(PUT_OFF_MAX)
     }
 
+    /// Whether [`Core::effects`] would be empty now.
+    fn is_quiet(&self) -> bool {
+        let log = self.raw.store();
+        self.effects.is_empty()
+            && self.proposals.has_no_queue()
+            && self.reads.has_no_queue()
+            && self.record_changed.is_none()
+            && log.snapshot_wanted().is_none()
+            && !log.has_fetches()
+            && !self.raw.has_ready()
+    }
+
+    /// The heartbeats and answers that may leave now, where there is nothing else to do but to send
+    /// them: what [`Core::effects`] would return, for much less. `None` where there is more.
+    pub(crate) fn take_heartbeats(&mut self) -> Option<Vec<Envelope>> {
+        self.hold_heartbeats();
+        let messages = std::mem::take(&mut self.effects.messages);
+        if self.is_quiet() {
+            return Some(messages);
+        }
+        self.effects.messages = messages;
+        None
+    }
+
     /// Gives back the memory that only a busy group needs: on a leader, the windows of the appends
     /// that are under way.
     pub(crate) fn rest(&mut self) {
@@ -163,10 +188,14 @@ mod tests {
     fn ticks_that_are_put_off_would_have_changed_nothing() {
         for heard in [false, true] {
             let mut core = follower();
+            assert!(core.is_quiet());
             if heard {
                 core.step(heartbeat(1));
+                assert!(!core.is_quiet(), "there is an answer");
                 let effects = core.effects();
                 assert_eq!(effects.messages.len(), 1, "the answer waits for nothing");
+                core.step(heartbeat(1));
+                assert_eq!(core.take_heartbeats(), Some(effects.messages), "nor this way");
                 assert!(effects.write.is_none());
             }
             let (idle, vitals) = (core.idle_ticks(), core.vitals());
@@ -199,9 +228,12 @@ mod tests {
     fn trap_R01_an_answer_in_a_new_term_waits_until_the_term_is_durable() {
         let mut core = follower();
         core.step(heartbeat(2));
+        assert_eq!(core.take_heartbeats(), None);
         let effects = core.effects();
         assert!(effects.messages.is_empty() && effects.write.is_some());
         // Nor does the next one overtake it.
+        core.step(heartbeat(2));
+        assert_eq!(core.take_heartbeats(), Some(Vec::new()));
         core.step(heartbeat(2));
         assert!(core.effects().messages.is_empty());
     }
