@@ -351,6 +351,11 @@ impl GroupLog {
         self.fetches.take()
     }
 
+    /// Whether [`Self::take_fetches`] would do anything.
+    pub fn has_fetches(&self) -> bool {
+        !self.fetches.borrow().is_empty() || self.delivery.borrow().is_some()
+    }
+
     /// Hands over what the reader fetched, for the `entries()` call that
     /// `RawNode::on_entries_fetched` makes right after. It is served once. What was compacted or
     /// overwritten since it was asked for is ignored, and Raft asks again.

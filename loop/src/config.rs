@@ -32,7 +32,9 @@ pub struct LoopConfig {
     /// Append messages in flight to one follower; default 256, at least 1.
     pub append_inflight_max: usize,
     /// Bytes of entries a leader holds that are not committed yet; default 64 MiB, at least
-    /// `command_bytes_max` and `append_bytes_max`. Beyond it proposals end with `Overloaded`.
+    /// `command_bytes_max` and `append_bytes_max`. Beyond it proposals end with `Overloaded`. Each
+    /// group may hold as much: nothing else bounds those of all groups together, so where many are
+    /// busy at a time, divide the memory there is by their number.
     pub uncommitted_bytes_max: u64,
     /// Bytes of committed entries handed to the state machine at a time; default 16 MiB, at least
     /// 4 KiB.
@@ -41,15 +43,16 @@ pub struct LoopConfig {
     /// default 65,536, at least 1. A follower whose state machine is slower than the leader's is
     /// not held back yet: it holds what it has still to apply in memory.
     pub apply_lag_max: u64,
-    /// Proposals and reads that wait in the inbox; default 16,384, at least 1. Beyond it callers
+    /// Proposals and reads of all groups that wait in the inbox; default 16,384, at least 1. Beyond it callers
     /// get `Overloaded`.
     pub inbox_max: usize,
     /// Bytes of messages from one peer that wait for the loop; default 32 MiB, at least 20 MiB, so
     /// that a frame of the largest size is read while another is stepped. Beyond it the connection is not read, and the peer
     /// feels it.
     pub peer_inbox_bytes_max: usize,
-    /// Messages that wait for one peer's connection; default 4,096, at least 16. Beyond it they
-    /// are dropped and counted; Raft sends them again.
+    /// Messages that wait for one peer's connection; default 16,384, at least 16. Beyond it they
+    /// are dropped and counted; Raft sends them again. At an election each group of the node may
+    /// have one at the same time: with more groups, have it above their number.
     pub peer_queue_max: usize,
     /// Applied entries after which a snapshot is taken; default 10,000, at least 1.
     pub snapshot_entries: u64,
@@ -99,7 +102,7 @@ impl Default for LoopConfig {
             apply_lag_max: 65_536,
             inbox_max: 16_384,
             peer_inbox_bytes_max: 32 << 20,
-            peer_queue_max: 4_096,
+            peer_queue_max: 16_384,
             snapshot_entries: 10_000,
             snapshot_bytes: 64 << 20,
             tail_entries: 1_000,

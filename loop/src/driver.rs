@@ -55,6 +55,7 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) groups: Groups<S>,
     pub(crate) registry: Registry<S>,
     pub(crate) turnover: Turnover,
+    pub(crate) members: SharedMembers,
     pub(crate) events: mpsc::Receiver<Event<S>>,
     pub(crate) inbox: Inbox<S>,
     pub(crate) apply: mpsc::Sender<(GroupId, ApplyWork<S>)>,
@@ -72,6 +73,20 @@ pub(crate) struct Driver<S: StateMachine> {
     /// Bytes of the log on disk; the log writer sets it.
     pub(crate) log_disk_bytes: Arc<AtomicU64>,
     pub(crate) purges: Purges,
+}
+
+/// The member table that was seen last. The groups of a node often have the same members, and there
+/// may be thousands of groups: they share one table.
+#[derive(Debug, Default)]
+pub(crate) struct SharedMembers(Arc<Members>);
+
+impl SharedMembers {
+    fn shared(&mut self, members: Arc<Members>) -> Arc<Members> {
+        if self.0 != members {
+            self.0 = members;
+        }
+        self.0.clone()
+    }
 }
 
 /// Why the loop ended.
@@ -151,6 +166,7 @@ impl<S: StateMachine> Driver<S> {
             // Should the apply thread be gone, its fault is in the inbox.
             let _ = self.apply.send((group, ApplyWork::Apply(Apply::Restore(id))));
         }
+        let members = self.members.shared(members);
         match Core::new(group, own_id, members, log, self.config.clone(), self.run) {
             Ok(core) => self.groups.begin(group, core),
             Err(reason) => self.groups.fail(group, &reason),
@@ -269,7 +285,7 @@ impl<S: StateMachine> Driver<S> {
             }
             let now = Instant::now();
             if now >= next_tick {
-                self.groups.tick();
+                self.groups.tick(&mut self.heartbeats);
                 // A process that was suspended ticks once, not once for every tick it missed.
                 next_tick = if now > next_tick + tick { now + tick } else { next_tick + tick };
             }
@@ -346,7 +362,7 @@ impl<S: StateMachine> Driver<S> {
                 for beat in beats {
                     let (group, message) = (beat.group, beat.into_message(kind));
                     let message = PeerMessage::Raft(message);
-                    self.groups.step(group, Input::Peer { from, message });
+                    self.groups.step_heartbeat(group, (from, message), &mut self.heartbeats);
                 }
                 drop(permit);
             }

@@ -7,7 +7,9 @@ use quorate_statemachine::StateMachine;
 
 use crate::core::Input;
 use crate::error::ProposeError;
+use crate::heartbeats::Heartbeats;
 use crate::inbox::GroupInput;
+use crate::message::PeerMessage;
 use crate::slot::{GroupCore, GroupEffects, Slot, answer};
 
 /// The groups of one loop.
@@ -84,6 +86,55 @@ impl<S: StateMachine> Groups<S> {
         }
     }
 
+    /// As [`Groups::step`], for a heartbeat or its answer.
+    pub(crate) fn step_heartbeat(
+        &mut self,
+        group: GroupId,
+        (from, message): (NodeId, PeerMessage),
+        out: &mut Heartbeats,
+    ) {
+        let Some(slot) = self.slots.get_mut(&group) else { return };
+        match slot.step(Input::Peer { from, message }, self.now) {
+            Ok(()) => self.pass_by(group, out),
+            Err(reason) => self.fail(group, &reason),
+        }
+    }
+
+    /// Touches a group that was stepped, unless it only beats or answers a beat: then that is taken at
+    /// once, while all of the group is at hand. With thousands of groups, coming back to each of them
+    /// would cost most of what an idle one costs.
+    fn pass_by(&mut self, group: GroupId, out: &mut Heartbeats) {
+        let Some(slot) = self.slots.get_mut(&group) else { return };
+        if slot.is_touched {
+            return;
+        }
+        match slot.take_heartbeats() {
+            Ok(None) => self.touch(group),
+            Ok(Some(envelopes)) => {
+                self.put_ticks_off(group);
+                for envelope in envelopes {
+                    // None comes back: they are nothing but heartbeats.
+                    if let Some(envelope) = out.gather(group, envelope) {
+                        self.step(group, Input::Undelivered(envelope));
+                    }
+                }
+            }
+            Err(reason) => self.fail(group, &reason),
+        }
+    }
+
+    /// Puts off the ticks of a group that would be without effect, and sees to it that it is looked at
+    /// for the next one that is not.
+    fn put_ticks_off(&mut self, group: GroupId) {
+        let Some(slot) = self.slots.get_mut(&group) else { return };
+        slot.put_ticks_off();
+        // It stands where it did, if that is no later: it is looked at then, and put off again.
+        if slot.is_running() && (slot.watched <= self.now || slot.due() < slot.watched) {
+            slot.watched = slot.due();
+            self.watched.entry(slot.due()).or_default().push(group);
+        }
+    }
+
     /// Steps the same input for every group.
     pub(crate) fn step_all(&mut self, input: impl Fn() -> GroupInput<S>) {
         let mut failed = Vec::new();
@@ -103,19 +154,19 @@ impl<S: StateMachine> Groups<S> {
     }
 
     /// The Raft clock of every group advances by one tick.
-    pub(crate) fn tick(&mut self) {
+    pub(crate) fn tick(&mut self, out: &mut Heartbeats) {
         self.now += 1;
         while let Some(first) = self.watched.first_entry()
             && *first.key() <= self.now
         {
             let at = *first.key();
             for group in first.remove() {
-                self.tick_group(group, at);
+                self.tick_group(group, at, out);
             }
         }
     }
 
-    fn tick_group(&mut self, group: GroupId, at: u64) {
+    fn tick_group(&mut self, group: GroupId, at: u64, out: &mut Heartbeats) {
         let Some(slot) = self.slots.get_mut(&group) else { return };
         if slot.watched != at || !slot.is_running() {
             return;
@@ -125,10 +176,10 @@ impl<S: StateMachine> Groups<S> {
             slot.watched = slot.due();
             return self.watched.entry(slot.due()).or_default().push(group);
         }
-        // Until its effects are taken, which is before the next tick.
+        // Until it is put off again: now, or when its effects are taken, before the next tick.
         slot.watched = 0;
         match slot.tick_to(self.now) {
-            Ok(()) => self.touch(group),
+            Ok(()) => self.pass_by(group, out),
             Err(reason) => self.fail(group, &reason),
         }
     }
@@ -179,13 +230,9 @@ impl<S: StateMachine> Groups<S> {
     pub(crate) fn carried_out(&mut self, group: GroupId, log_disk_bytes: u64) {
         let Some(slot) = self.slots.get_mut(&group) else { return };
         slot.publish(log_disk_bytes);
-        slot.put_ticks_off();
-        // It stands where it did, if that is no later: it is looked at then, and put off again.
-        if slot.is_running() && (slot.watched <= self.now || slot.due() < slot.watched) {
-            slot.watched = slot.due();
-            self.watched.entry(slot.due()).or_default().push(group);
-        }
-        if slot.has_more() {
+        let has_more = slot.has_more();
+        self.put_ticks_off(group);
+        if has_more {
             self.touch(group);
         }
     }

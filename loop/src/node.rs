@@ -21,7 +21,7 @@ use crate::apply::Applier;
 use crate::bootstrap::Bootstrap;
 use crate::config::LoopConfig;
 use crate::contacts::{Contacts, refuse_plaintext};
-use crate::driver::Driver;
+use crate::driver::{Driver, SharedMembers};
 use crate::entrances::Entrances;
 use crate::error::{
     CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
@@ -246,6 +246,7 @@ impl<S: StateMachine> Node<S> {
             groups: Groups::new(),
             registry: registry.clone(),
             turnover,
+            members: SharedMembers::default(),
             events,
             inbox: inbox.clone(),
             apply,

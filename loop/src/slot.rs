@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::core::{Core, Effects, Input, Vitals};
 use crate::error::ProposeError;
 use crate::inbox::{Caller, GroupInput, MembershipCaller, ProposeCaller, ReadCaller, panic_text};
+use crate::message::Envelope;
 use crate::status::{GroupStatus, Role};
 
 /// The core of a group whose callers are those of a node.
@@ -82,9 +83,9 @@ impl<S: StateMachine> Slot<S> {
     ///
     /// As [`Slot::step`].
     pub(crate) fn tick_to(&mut self, now: u64) -> Result<(), String> {
+        let Some(core) = &mut self.core else { return Ok(()) };
         while self.ticked < now {
             self.ticked += 1;
-            let Some(core) = &mut self.core else { continue };
             caught(|| core.step(Input::Tick))?;
         }
         Ok(())
@@ -115,6 +116,17 @@ impl<S: StateMachine> Slot<S> {
     pub(crate) fn effects(&mut self) -> Result<Option<GroupEffects<S>>, String> {
         let Some(core) = &mut self.core else { return Ok(None) };
         caught(|| core.effects()).map(Some)
+    }
+
+    /// The heartbeats and answers that are to be sent, where there is nothing else to do. What a status
+    /// shows has not changed then. `None` where there is more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Slot::step`].
+    pub(crate) fn take_heartbeats(&mut self) -> Result<Option<Vec<Envelope>>, String> {
+        let Some(core) = &mut self.core else { return Ok(Some(Vec::new())) };
+        caught(|| core.take_heartbeats())
     }
 
     /// Whether [`Slot::effects`] would have more to do without another input.

@@ -83,3 +83,22 @@ impl<P, R, M> Default for Effects<P, R, M> {
         }
     }
 }
+
+impl<P, R, M> Effects<P, R, M> {
+    /// Whether there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.write.is_none()
+            && self.messages.is_empty()
+            && self.snapshots.is_empty()
+            && self.apply.is_empty()
+            && self.fetches.is_empty()
+            && self.retain.is_none()
+            && !self.snapshot_wanted
+            && self.failed.is_empty()
+            && self.reads.is_empty()
+            && self.memberships.is_empty()
+            && self.members.is_none()
+            && self.removed.is_none()
+            && self.fatal.is_none()
+    }
+}

@@ -4,6 +4,7 @@ use raft::StateRole;
 use raft::eraftpb::MessageType;
 
 use super::Core;
+use crate::message::Envelope;
 
 /// Ticks that are put off at most: they are made up for in one go.
 const PUT_OFF_MAX: u64 = 1_000;
@@ -87,6 +88,30 @@ impl<P, R, M> Core<P, R, M> {
         (until as u64).saturating_sub(1).min(PUT_OFF_MAX)
     }
 
+    /// Whether [`Core::effects`] would be empty now.
+    fn is_quiet(&self) -> bool {
+        let log = self.raw.store();
+        self.effects.is_empty()
+            && self.proposals.has_no_queue()
+            && self.reads.has_no_queue()
+            && self.record_changed.is_none()
+            && log.snapshot_wanted().is_none()
+            && !log.has_fetches()
+            && !self.raw.has_ready()
+    }
+
+    /// The heartbeats and answers that may leave now, where there is nothing else to do but to send
+    /// them: what [`Core::effects`] would return, for much less. `None` where there is more.
+    pub(crate) fn take_heartbeats(&mut self) -> Option<Vec<Envelope>> {
+        self.hold_heartbeats();
+        let messages = std::mem::take(&mut self.effects.messages);
+        if self.is_quiet() {
+            return Some(messages);
+        }
+        self.effects.messages = messages;
+        None
+    }
+
     /// Gives back the memory that only a busy group needs: on a leader, the windows of the appends
     /// that are under way.
     pub(crate) fn rest(&mut self) {
@@ -113,5 +138,105 @@ impl<P, R, M> Core<P, R, M> {
         for message in messages {
             self.hold(message);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(non_snake_case)]
+mod tests {
+    use std::sync::Arc;
+
+    use quorate_engine::{
+        CacheBudget, DirectoryId, GroupId, GroupLog, LogId, NodeId, SnapshotMeta,
+    };
+    use raft::eraftpb::{ConfState, Message};
+
+    use super::*;
+    use crate::config::LoopConfig;
+    use crate::core::Input;
+    use crate::members::Members;
+    use crate::message::PeerMessage;
+
+    fn node(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    /// Node 1 of a group of three.
+    fn follower() -> Core<u64, u64> {
+        let group = GroupId::new(7).unwrap();
+        let voters = [1, 2, 3].map(|n: u8| {
+            (node(n.into()), DirectoryId::from_bytes([n; 16]), format!("localhost:{n}"))
+        });
+        let members = Members::founding(voters);
+        let (id, conf_state) =
+            (LogId { index: 1, term: 1 }, ConfState::from((vec![1, 2, 3], vec![])));
+        let meta = SnapshotMeta { group, id, conf_state, members: members.encode() };
+        let log = GroupLog::founded(group, &meta, &CacheBudget::new(1 << 20));
+        let config = LoopConfig::default();
+        let mut core = Core::new(group, 1, Arc::new(members), log, config, 1).unwrap();
+        core.effects();
+        core
+    }
+
+    fn heartbeat(term: u64) -> Input<u64, u64> {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgHeartbeat);
+        (message.from, message.to, message.term, message.commit) = (2, 1, term, 1);
+        Input::Peer { from: node(2), message: PeerMessage::Raft(message) }
+    }
+
+    /// To see it fail: return one tick more.
+    #[test]
+    fn ticks_that_are_put_off_would_have_changed_nothing() {
+        for heard in [false, true] {
+            let mut core = follower();
+            assert!(core.is_quiet());
+            if heard {
+                core.step(heartbeat(1));
+                assert!(!core.is_quiet(), "there is an answer");
+                let effects = core.effects();
+                assert_eq!(effects.messages.len(), 1, "the answer waits for nothing");
+                core.step(heartbeat(1));
+                assert_eq!(core.take_heartbeats(), Some(effects.messages), "nor this way");
+                assert!(effects.write.is_none());
+            }
+            let (idle, vitals) = (core.idle_ticks(), core.vitals());
+            assert!((9..19).contains(&idle), "{idle}");
+            for tick in 0..idle {
+                core.step(Input::Tick);
+                assert!(!core.has_more(), "tick {tick} of {idle}");
+                assert_eq!((core.vitals(), core.idle_ticks()), (vitals, idle - tick - 1));
+            }
+            core.step(Input::Tick);
+            assert!(core.has_more(), "it asks for votes");
+            assert_ne!(core.vitals(), vitals);
+        }
+    }
+
+    #[test]
+    fn nothing_is_put_off_while_somebody_waits() {
+        let mut core = follower();
+        core.step(Input::Read { caller: 1 });
+        core.effects();
+        assert_eq!(core.idle_ticks(), 0, "a read has a deadline");
+        let mut core = follower();
+        core.step(heartbeat(2));
+        assert!(core.effects().write.is_some(), "the new term");
+        assert_eq!(core.idle_ticks(), 0, "a write that hangs is noticed");
+    }
+
+    /// To see it fail: leave `has_ready` out of `hold_heartbeats`.
+    #[test]
+    fn trap_R01_an_answer_in_a_new_term_waits_until_the_term_is_durable() {
+        let mut core = follower();
+        core.step(heartbeat(2));
+        assert_eq!(core.take_heartbeats(), None);
+        let effects = core.effects();
+        assert!(effects.messages.is_empty() && effects.write.is_some());
+        // Nor does the next one overtake it.
+        core.step(heartbeat(2));
+        assert_eq!(core.take_heartbeats(), Some(Vec::new()));
+        core.step(heartbeat(2));
+        assert!(core.effects().messages.is_empty());
     }
 }

@@ -58,6 +58,11 @@ impl<P> Proposals<P> {
         }
     }
 
+    /// Whether nothing waits for the next Ready.
+    pub(super) fn has_no_queue(&self) -> bool {
+        self.queued.is_empty()
+    }
+
     /// Whether nothing waits, nor has done of late.
     pub(super) fn is_idle(&self) -> bool {
         self.queued.is_empty() && self.deadlines.is_empty()

@@ -55,6 +55,11 @@ impl<R> Reads<R> {
         }
     }
 
+    /// Whether nothing waits to be asked for.
+    pub(super) fn has_no_queue(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Whether nothing waits.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty()
