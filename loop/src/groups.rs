@@ -9,6 +9,7 @@ use crate::core::Input;
 use crate::error::ProposeError;
 use crate::inbox::GroupInput;
 use crate::slot::{GroupCore, GroupEffects, Slot, answer};
+use crate::status::Contact;
 
 /// The groups of one loop.
 ///
@@ -91,6 +92,11 @@ impl<S: StateMachine> Groups<S> {
             slot.is_touched = true;
             self.touched.push(group);
         }
+    }
+
+    /// Whom the core of a group has heard of, and when; nobody, where it is not here.
+    pub(crate) fn contacts(&self, group: GroupId) -> Vec<Contact> {
+        self.slots.get(&group).map(Slot::contacts).unwrap_or_default()
     }
 
     /// Whether any group has something to do.

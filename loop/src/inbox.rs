@@ -15,6 +15,7 @@ use crate::error::{ProposeError, ReadError};
 use crate::frame::FoundingNews;
 use crate::membership::{MembershipChanged, MembershipError};
 use crate::message::PeerMessage;
+use crate::status::Contact;
 use crate::transport::LinkEvent;
 
 /// A command that was applied, and what came of it.
@@ -38,6 +39,9 @@ pub(crate) type ReadCaller = oneshot::Sender<Result<u64, ReadError>>;
 /// The completion of a request to change the membership.
 pub(crate) type MembershipCaller = oneshot::Sender<Result<MembershipChanged, MembershipError>>;
 
+/// The completion of a question for the members' last answers.
+pub(crate) type ContactsCaller = oneshot::Sender<Vec<Contact>>;
+
 /// What callers on this node, and everybody else, have for the core of a group.
 pub(crate) type GroupInput<S> = Input<ProposeCaller<S>, ReadCaller, MembershipCaller>;
 
@@ -45,6 +49,8 @@ pub(crate) type GroupInput<S> = Input<ProposeCaller<S>, ReadCaller, MembershipCa
 pub(crate) enum Event<S: StateMachine> {
     /// Something for the core of a group.
     Input(GroupId, GroupInput<S>),
+    /// A caller asks when the members of a group answered last.
+    Contacts(GroupId, ContactsCaller),
     /// Writes that are durable, of whichever groups.
     Durable(Vec<Durable>),
     /// A message of a peer. The permit holds its bytes' place in the peer's share of the inbox.
@@ -111,11 +117,20 @@ impl<S: StateMachine> Inbox<S> {
 
     /// Sends a proposal, a read, or a request for another membership of a caller on this node.
     pub(crate) fn request(&self, group: GroupId, input: GroupInput<S>) -> Result<(), Closed> {
+        self.counted(Event::Input(group, input))
+    }
+
+    /// Asks when the members of a group answered last, for a caller on this node.
+    pub(crate) fn ask_contacts(&self, group: GroupId, to: ContactsCaller) -> Result<(), Closed> {
+        self.counted(Event::Contacts(group, to))
+    }
+
+    fn counted(&self, request: Event<S>) -> Result<(), Closed> {
         if self.requests.fetch_add(1, Ordering::Relaxed) >= self.requests_max {
             self.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(Closed::Full);
         }
-        self.events.send(Event::Input(group, input)).map_err(|_| Closed::Ended)
+        self.events.send(request).map_err(|_| Closed::Ended)
     }
 
     /// Does the work of a thread of this node; a panic in it stops the node, not the process.

@@ -66,6 +66,7 @@ mod snapshot_worker;
 mod status;
 mod transport;
 
+pub use self::change::{ChangeError, Step, steps_of};
 pub use self::config::LoopConfig;
 pub use self::core::{Apply, Committed, Core, Effects, Input};
 pub use self::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
@@ -78,5 +79,5 @@ pub use self::membership::{
 pub use self::message::{Envelope, PeerMessage, Refused};
 pub use self::node::Node;
 pub use self::publish::{Published, Update, Updates};
-pub use self::status::{CoreStatus, GroupStatus, Role};
+pub use self::status::{Contact, CoreStatus, GroupStatus, Role};
 pub use self::transport::Service;

@@ -37,7 +37,7 @@ use crate::registry::Registry;
 use crate::slot::Slot;
 use crate::snapshot_sends::{SendContext, SnapshotSends};
 use crate::snapshot_worker::SnapshotWorker;
-use crate::status::GroupStatus;
+use crate::status::{Contact, GroupStatus};
 use crate::transport::{Acceptor, Calls, LinkEvent, Roster, Service, SharedRoster, Transport};
 
 /// The metadata quorum is group 1. It is founded with the cluster.
@@ -407,6 +407,13 @@ impl<S: StateMachine> Node<S> {
         dry_run: bool,
     ) -> Result<MembershipChanged, MembershipError> {
         self.0.first.change_membership(request, dry_run).await
+    }
+
+    /// When each member of group 1 answered last; see [`Group::contacts`].
+    ///
+    /// Cancel safe.
+    pub async fn contacts(&self) -> Vec<Contact> {
+        self.0.first.contacts().await
     }
 
     /// Stops the node and waits until its log is closed. Callers that wait are told

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::core::{Core, Effects, Vitals};
 use crate::error::ProposeError;
 use crate::inbox::{Caller, GroupInput, MembershipCaller, ProposeCaller, ReadCaller, panic_text};
-use crate::status::{GroupStatus, Role};
+use crate::status::{Contact, GroupStatus, Role};
 
 /// The core of a group whose callers are those of a node.
 pub(crate) type GroupCore<S> = Core<ProposeCaller<S>, ReadCaller, MembershipCaller>;
@@ -68,6 +68,11 @@ impl<S: StateMachine> Slot<S> {
     pub(crate) fn effects(&mut self) -> Result<Option<GroupEffects<S>>, String> {
         let Some(core) = &mut self.core else { return Ok(None) };
         caught(|| core.effects()).map(Some)
+    }
+
+    /// On the leader: who has answered, and when.
+    pub(crate) fn contacts(&self) -> Vec<Contact> {
+        self.core.as_ref().map(|core| core.contacts()).unwrap_or_default()
     }
 
     /// Whether [`Slot::effects`] would have more to do without another input.

@@ -38,7 +38,7 @@ impl<P, R, M> Core<P, R, M> {
         };
         Vitals {
             role: (raft.state, raft.promotable()),
-            leader_id: raft.leader_id,
+            leader_id: self.leader_id(),
             term: raft.term,
             commit_index: raft.raft_log.committed,
             applied_index: self.applied,

@@ -256,7 +256,18 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     fn leader(&self) -> Option<NodeId> {
-        self.members.get(self.raw.raft.leader_id).map(Member::node_id)
+        self.members.get(self.leader_id()).map(Member::node_id)
+    }
+
+    /// Raft's name for the leader, or its name for nobody. raft-rs lets a node without a vote hold
+    /// on to a leader for ever, since it has no election to begin; whoever is silent for as long as
+    /// a voter would wait at most is none here either.
+    fn leader_id(&self) -> u64 {
+        let raft = &self.raw.raft;
+        let patience = 2 * self.config.election_ticks as usize;
+        let is_silent = raft.election_elapsed > patience;
+        let follows = raft.state == StateRole::Follower;
+        if follows && !raft.promotable() && is_silent { raft::INVALID_ID } else { raft.leader_id }
     }
 
     fn leads(&self) -> bool {

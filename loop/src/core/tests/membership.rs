@@ -1,5 +1,7 @@
 //! Members that come, go, and take each other's place.
 
+use std::time::Duration;
+
 use quorate_engine::GroupLog;
 
 use super::*;
@@ -359,4 +361,33 @@ fn an_address_changes_without_raft() {
     let last = net.peer(leader).core.status().last_index;
     ask(&mut net, leader, request).unwrap().unwrap();
     assert_eq!(net.peer(leader).core.status().last_index, last);
+}
+
+#[test]
+fn the_leader_knows_who_answers_and_an_observer_knows_that_nobody_leads_it() {
+    let (mut net, leader) = three();
+    join(&mut net, leader, 4, None).unwrap();
+    tick_with_snapshots(&mut net, 5);
+    assert_eq!(net.peer(4).core.contacts(), [], "it does not lead");
+    let contacts = net.peer(leader).core.contacts();
+    assert_eq!(contacts.iter().map(|contact| contact.member_id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert!(contacts.iter().all(|contact| contact.is_live), "{contacts:?}");
+    let before = net.peer(leader).core.vitals();
+
+    let [dead, _] = others(leader);
+    net.kill(dead);
+    net.tick_all(config().election_ticks + 1);
+    let contacts = net.peer(leader).core.contacts();
+    let silent = contacts.iter().find(|contact| contact.member_id == dead).unwrap();
+    let election = Duration::from_millis(config().tick_ms) * config().election_ticks;
+    assert!(!silent.is_live && silent.ago >= election, "{silent:?}");
+    assert!(contacts.iter().all(|contact| contact.is_live || contact.member_id == dead));
+    assert_eq!(net.peer(leader).core.vitals(), before, "heartbeats change no status");
+
+    // It begins no election, and still does not take the dead for its leader.
+    assert_eq!(net.peer(4).core.status().leader, Some(node(leader)));
+    [1, 2, 3].into_iter().filter(|n| *n != dead).for_each(|n| net.kill(n));
+    net.tick_all(3 * config().election_ticks);
+    let status = net.peer(4).core.status();
+    assert_eq!((status.role, status.leader), (Role::Observer, None));
 }
