@@ -23,7 +23,6 @@ pub(crate) struct Change {
 
 /// What a change of the membership does to one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Step {
     /// A new learner.
     Add(Member),
