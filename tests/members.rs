@@ -119,8 +119,8 @@ fn members_are_listed_moved_and_removed_and_never_so_that_the_quorum_is_lost() {
 
     // What was changed is in the log, readable.
     let dir = cluster.data_dir(next);
-    let dumped = program().args(["log", "dump", "--kind", "conf-change", "--data-dir"]).arg(dir);
-    let change = json_of(&dumped.output().unwrap());
+    let dump = ["log", "dump", "--kind", "conf-change", "--data-dir"];
+    let change = json_of(&program().args(dump).arg(dir).output().unwrap());
     assert_eq!(change["change"]["steps"], json!([{"step": "remove", "member_id": other}]));
     cluster.converge();
 }
