@@ -144,3 +144,23 @@ async fn leadership_is_handed_over_to_whom_it_was_asked_for() {
     assert_eq!(refused, Err(TransferError::Silent(node(gone))));
     assert_eq!(asked.status().leader, Some(next));
 }
+
+/// To see it fail: have `caller::refused` take `ChangePending` for final.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_at_the_same_time_wait_for_one_another() {
+    let cluster = Cluster::start(3).await;
+    cluster.leader().await;
+    until_all_answer(&cluster.nodes[&1], &[1, 2, 3]).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 1..=3u64 {
+        for port in 1..=4 {
+            // Through all nodes, and each of them another's address.
+            let quorum = cluster.nodes[&n].clone();
+            let addr = format!("127.0.0.1:{n}{port}");
+            calls.spawn(async move { quorum.set_address(node(n % 3 + 1), &addr).await });
+        }
+    }
+    let indexes: BTreeSet<u64> =
+        calls.join_all().await.into_iter().map(|changed| changed.unwrap().index).collect();
+    assert_eq!(indexes.len(), 12, "each was a change of its own");
+}
