@@ -268,12 +268,13 @@ async fn leader(
             // The last status of a node that has stopped may still name a leader.
             let stopped = watch.has_changed().is_err();
             let status = watch.borrow_and_update();
-            if let Some(fatal) = &status.fatal {
-                return Err(WriteError::Stopped { fatal: Some(fatal.clone()) });
-            }
+            // It has stopped for that reason, or is about to.
             if status.serving && status.role == Role::Removed {
                 let (reason, waited) = (Unavailable::Removed, started.elapsed());
                 return Err(WriteError::Unavailable { reason, waited });
+            }
+            if let Some(fatal) = &status.fatal {
+                return Err(WriteError::Stopped { fatal: Some(fatal.clone()) });
             }
             if let (Some(leader), true) = (status.leader, !stopped) {
                 return Ok(leader);

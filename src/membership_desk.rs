@@ -32,7 +32,7 @@ pub(crate) async fn list(node: &Node<Metadata>) -> Response {
     if let Err(refusal) = confirm(node).await {
         return refusal.into();
     }
-    let contacts = node.contacts().await;
+    let answers = node.last_answers().await;
     let status = node.status();
     if status.role != Role::Leader {
         return Refusal::NotLeader.into();
@@ -40,11 +40,11 @@ pub(crate) async fn list(node: &Node<Metadata>) -> Response {
     let mut members = QuorumMember::all_of(&status.members);
     for member in &mut members {
         let matched = status.matched.iter().find(|(id, _)| *id == member.member_id);
-        let contact = contacts.iter().find(|contact| contact.member_id == member.member_id);
+        let answer = answers.iter().find(|answer| answer.member_id == member.member_id);
         member.trails_leader_by =
             matched.map(|(_, matched)| status.last_index.saturating_sub(*matched));
         member.last_contact_ms =
-            contact.map(|contact| u64::try_from(contact.ago.as_millis()).unwrap_or(u64::MAX));
+            answer.map(|answer| u64::try_from(answer.ago.as_millis()).unwrap_or(u64::MAX));
     }
     ResponseKind::Progress(response(&members, status.members.index())).into()
 }
@@ -191,7 +191,7 @@ pub(crate) async fn transfer(
     let Ok(to) = to.map(|to| NodeId::new(to).ok_or(())).transpose() else {
         return Refusal::Unsupported.into();
     };
-    let contacts = node.contacts().await;
+    let answers = node.last_answers().await;
     let mut watch = node.watch_status();
     let members = {
         let status = watch.borrow_and_update();
@@ -203,7 +203,7 @@ pub(crate) async fn transfer(
     if to == Some(own) {
         return ResponseKind::Transferred(own.get()).into();
     }
-    let is_live = |id: u64| contacts.iter().any(|it| it.member_id == id && it.is_live);
+    let is_live = |id: u64| answers.iter().any(|it| it.member_id == id && it.is_live);
     let obstacle = match to.map(|to| members.of_node(to)) {
         Some(None) => Some(TransferRefusal::NoMember),
         Some(Some(member)) if !members.is_voter(member.member_id) => Some(TransferRefusal::NoVote),

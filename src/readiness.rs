@@ -68,14 +68,15 @@ impl StallWatch {
     /// Every reason why the node is not ready; empty when it is. A stall shows at the second look at
     /// the earliest.
     pub(crate) fn reasons(&mut self, status: &GroupStatus, now: Instant) -> Vec<NotReady> {
+        // It has stopped for that reason, or is about to.
+        if status.serving && status.role == Role::Removed {
+            return vec![NotReady::Removed];
+        }
         if let Some(fatal) = &status.fatal {
             return vec![NotReady::Stopped { fatal: fatal.clone() }];
         }
         if !status.serving {
             return vec![NotReady::NotFounded];
-        }
-        if status.role == Role::Removed {
-            return vec![NotReady::Removed];
         }
         let mut reasons = Vec::new();
         // Every group begins with an entry: whoever has applied none waits for what the others have.

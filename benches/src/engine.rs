@@ -14,7 +14,7 @@
 
 mod append;
 mod child;
-mod counted;
+pub(crate) mod counted;
 mod memory;
 mod open;
 mod ours;
@@ -29,7 +29,7 @@ use tempfile::TempDir;
 
 use crate::report::Row;
 
-pub(crate) use child::{ChildArgs, run as run_child};
+pub(crate) use child::{ChildArgs, rss_bytes, run as run_child};
 
 /// What can go wrong in a measurement: it ends it, and is told.
 type Failure = Box<dyn Error>;

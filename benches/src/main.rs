@@ -6,6 +6,7 @@
 mod bare;
 mod commit;
 mod engine;
+mod groups;
 mod latency;
 mod member;
 mod report;
@@ -47,6 +48,8 @@ enum Command {
     },
     /// Our log engine beside bare raft-engine: append, open and memory.
     Engine(engine::EngineArgs),
+    /// Many groups on three nodes: proposals beside those of one group, and what idle ones cost.
+    Groups(groups::GroupsArgs),
     /// Opens a store, and tells how long it took and what it holds.
     #[command(hide = true)]
     EngineOpen(engine::ChildArgs),
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Member { data_dir, listen } => return ended(member::run(data_dir, listen)),
         Command::EngineOpen(args) => return ended(engine::run_child(&args)),
         Command::Engine(args) => engine::run(&args),
+        Command::Groups(args) => groups::run(&args),
         Command::Commit { proposals, dir } => commit::run(proposals, dir),
     };
     match rows {

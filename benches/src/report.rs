@@ -33,6 +33,8 @@ pub(crate) struct Row {
     pub(crate) seconds: Option<f64>,
     /// Resident memory of the process that holds the store open.
     pub(crate) rss_bytes: Option<u64>,
+    /// CPU time of one node with nothing to do, in percent of one core.
+    pub(crate) idle_cpu_percent: Option<f64>,
     /// Memory of a group above what it is compared with.
     pub(crate) bytes_per_group: Option<f64>,
     /// Ours over that of the system it is compared with; where rounds were taken, their median.
@@ -72,7 +74,7 @@ impl Row {
 type Cell = fn(&Row) -> Option<String>;
 
 /// The columns of a table, and their names.
-const COLUMNS: [(&str, Cell); 20] = [
+const COLUMNS: [(&str, Cell); 21] = [
     ("SYSTEM", |row| Some(row.system.clone())),
     ("MODE", |row| Some(row.mode.clone())),
     ("WHAT", |row| row.what.clone()),
@@ -90,6 +92,7 @@ const COLUMNS: [(&str, Cell); 20] = [
     ("CPU US/OP", |row| number(row.cpu_us_per_op, 1)),
     ("SECONDS", |row| number(row.seconds, 3)),
     ("RSS BYTES", |row| row.rss_bytes.map(|bytes| bytes.to_string())),
+    ("IDLE CPU %", |row| number(row.idle_cpu_percent, 1)),
     ("BYTES/GROUP", |row| number(row.bytes_per_group, 0)),
     ("RATIO", |row| number(row.ratio, 3)),
     ("QUARTILES", |row| {

@@ -70,6 +70,14 @@ pub struct RecoveredGroup {
     pub incarnation: u64,
 }
 
+impl RecoveredGroup {
+    /// One that has begun with a blank log, and waits for its first snapshot.
+    pub fn blank(log: GroupLog, incarnation: u64) -> Self {
+        let snapshot = SnapshotMeta::none(log.group());
+        Self { log, genesis: None, snapshot, incarnation }
+    }
+}
+
 impl Engine<DefaultFileSystem> {
     /// Opens a formatted directory, verifies it, and starts the reader thread. Blocks on the
     /// disk, in proportion to the length of the logs.

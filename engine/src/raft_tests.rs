@@ -188,7 +188,7 @@ impl Cluster {
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
         let receiver = &self.members[&message.to].node.engine.snapshots;
-        let mut receiver = receiver.receive(one(), id, file.len_bytes()).unwrap();
+        let mut receiver = receiver.receive(one(), id, file.digest()).unwrap();
         receiver.write(&bytes).unwrap();
         assert_eq!(receiver.finish().unwrap().conf_state, *metadata.get_conf_state());
     }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
-use raft::eraftpb::ConfState;
 
 use crate::cache::CacheBudget;
 use crate::damage::Damage;
@@ -252,8 +251,7 @@ impl<F: Disk> Source<'_, F> {
     /// Reads the whole snapshot file.
     fn verify_snapshot(&self, group: GroupId, id: LogId) -> Result<SnapshotMeta, Fault> {
         if id.index == 0 {
-            let (conf_state, members) = (ConfState::default(), Bytes::new());
-            return Ok(SnapshotMeta { group, id, conf_state, members });
+            return Ok(SnapshotMeta::none(group));
         }
         let path = self.snapshots.path(group, id);
         let verified = self

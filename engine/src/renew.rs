@@ -12,8 +12,8 @@
 //! quarantine over a log that is gone.
 //!
 //! **Order, for a group.** What can be read is copied aside, durably; then one batch drops it from
-//! the log; then the quarantine is moved aside. A group that begins after that is of a later batch
-//! than the quarantine.
+//! the log and begins it anew, blank; then the quarantine is moved aside. The group is of a later
+//! batch than the quarantine, which is void for it from then on.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,11 +26,12 @@ use thiserror::Error;
 use crate::damage::Damage;
 use crate::directory::{self, ASIDE, LOCK, LOG, Lock, QUARANTINE, SNAPSHOTS, WITNESS};
 use crate::disk::Disk;
-use crate::engine::Engine;
+use crate::engine::{Engine, RecoveredGroup};
 use crate::files::{DiskFiles, OutFile};
 use crate::frame;
 use crate::identity::{Founding, Identity, IdentityError, write_identity};
 use crate::ids::{DirectoryId, GroupId};
+use crate::log::GroupLog;
 use crate::quarantine::{self, Quarantine};
 use crate::reader::ReadError;
 use crate::record::{GENESIS_KEY, RECORD_KEY};
@@ -183,9 +184,9 @@ fn sync(dirs: &[&Path]) -> Result<(), RenewError> {
 }
 
 impl<F: Disk + 'static> Engine<F> {
-    /// Drops a group that is in quarantine, after all that can be read of it was copied aside, so
-    /// that it can begin anew, as another member. Interrupted, it is done again. Blocks on the
-    /// disk.
+    /// Drops a group that is in quarantine, after all that can be read of it was copied aside, and
+    /// has it begin anew: it is among [`Engine::groups`] then, with a blank log and another
+    /// incarnation, to become another member. Interrupted, it is done again. Blocks on the disk.
     ///
     /// # Errors
     ///
@@ -206,7 +207,7 @@ impl<F: Disk + 'static> Engine<F> {
         let snapshots = self.snapshots.group_dir(group);
         set_aside(&snapshots, &aside.join(SNAPSHOTS))?;
         sync(&[&aside, &directory::parent_of(&snapshots)])?;
-        self.writer.clean(group)?;
+        let incarnation = self.writer.begin_anew(group)?;
         let path = quarantine.path(&dir);
         let target = aside.join(QUARANTINE);
         self.files.rename(&path, &target).map_err(io_at(&path))?;
@@ -215,6 +216,8 @@ impl<F: Disk + 'static> Engine<F> {
         }
         let findings = self.damaged.remove(&group).unwrap_or_default();
         self.writer.store().hold_purge(!self.damaged.is_empty());
+        let log = GroupLog::blank(group, &self.cache);
+        self.groups.insert(group, RecoveredGroup::blank(log, incarnation));
         Ok(RenewedGroup { aside, saved, lost, findings })
     }
 
@@ -277,7 +280,7 @@ mod tests {
     use crate::testing::{
         Node, copy_dir, entries, entry, findings, one, open, open_small, small_files, tempdir, two,
     };
-    use crate::{ClusterId, Formatted, LogId, NodeId, Voter, format};
+    use crate::{ClusterId, Formatted, GroupWrite, LogId, NodeId, Voter, format};
 
     fn three_voters(dir: &Path) {
         let voter = |node| {
@@ -381,8 +384,16 @@ mod tests {
         dir
     }
 
-    fn begin_anew<F: Disk + 'static>(node: &mut Node<F>) {
-        node.found(two());
+    /// The renewed group gets a snapshot, as it would from its leader, and goes on.
+    fn go_on<F: Disk + 'static>(node: &mut Node<F>) {
+        let RecoveredGroup { log, .. } = node.engine.groups.remove(&two()).unwrap();
+        assert_eq!(log.record(), crate::GroupRecord::default());
+        node.logs.insert(two(), log);
+        let id = LogId::new(1, 1);
+        let meta = node.snapshot(two(), id);
+        node.log(two()).install_snapshot(id, meta.conf_state);
+        let write = GroupWrite { install: true, ..node.part(two(), vec![]) };
+        node.commit(vec![write]).unwrap();
         node.append(two(), entries(2..=3, 1));
     }
 
@@ -400,7 +411,7 @@ mod tests {
         assert_eq!(export.windows(4).filter(|window| window == b"QENT").count(), 7);
         assert!(renewed.aside.join("snapshots/1-1.snap").exists());
         assert!(node.engine.damaged.is_empty());
-        begin_anew(&mut node);
+        go_on(&mut node);
         node.close();
         assert_eq!(findings(dir.path()), []);
         let formatted = Formatted::open(dir.path()).unwrap();
@@ -417,24 +428,41 @@ mod tests {
         let quarantine = std::fs::read(dir.path().join("quarantine/2")).unwrap();
         let renewed = node.engine.renew_group(two()).unwrap();
         node.close();
-        // As a crash before the last step leaves it.
+        // As a crash before the last step leaves it: the group has begun anew, and the quarantine
+        // is void.
         std::fs::write(dir.path().join("quarantine/2"), &quarantine).unwrap();
         std::fs::remove_file(renewed.aside.join(QUARANTINE)).unwrap();
+        let mut node = open_small(dir.path());
+        assert!(node.engine.damaged.is_empty());
+        let log = node.logs.remove(&two()).unwrap();
+        assert_eq!(log.record(), crate::GroupRecord::default());
+        node.engine.groups.insert(two(), RecoveredGroup::blank(log, 0));
+        go_on(&mut node);
+        node.close();
+        let node = open_small(dir.path());
+        assert!(node.engine.damaged.is_empty());
+        assert_eq!(node.logs[&two()].last(), LogId::new(3, 1));
+        node.close();
+    }
+
+    /// Before the batch that begins it anew the group is in quarantine, and what was exported
+    /// stays as it was first.
+    #[test]
+    fn a_group_whose_renewal_has_not_come_to_its_batch_is_renewed_from_the_start() {
+        let dir = with_a_bad_entry();
         let copy = tempdir();
         copy_dir(dir.path(), copy.path());
         let mut node = open_small(copy.path());
+        let renewed = node.engine.renew_group(two()).unwrap();
+        let name = renewed.aside.strip_prefix(copy.path()).unwrap().to_owned();
+        node.close();
+        drop(open_small(dir.path()));
+        copy_dir(&renewed.aside, &dir.path().join(name));
+        let mut node = open_small(dir.path());
         assert!(node.engine.damaged.contains_key(&two()));
         let again = node.engine.renew_group(two()).unwrap();
         assert!(std::fs::read(again.aside.join(EXPORT)).unwrap().len() > 100, "the first one");
-        begin_anew(&mut node);
+        go_on(&mut node);
         node.close();
-        let node = open_small(copy.path());
-        assert_eq!(node.logs[&two()].last(), LogId::new(3, 1));
-        // Or the old quarantine comes back after the group has begun again: it is void.
-        node.close();
-        std::fs::write(copy.path().join("quarantine/2"), &quarantine).unwrap();
-        let node = open_small(copy.path());
-        assert!(node.engine.damaged.is_empty());
-        assert_eq!(node.logs[&two()].last(), LogId::new(3, 1));
     }
 }

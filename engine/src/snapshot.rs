@@ -10,6 +10,7 @@
 //! the header too, so that a block of another place or another file does not pass; that of the
 //! footer covers the CRC of the header.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -98,6 +99,32 @@ impl From<ConfStateBody> for ConfState {
     }
 }
 
+/// What tells a snapshot file from another of the same group and position, so that two are never
+/// spliced together: its length, and the CRCs in its footer, over all data and over the header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotDigest {
+    /// Bytes in the file.
+    pub len_bytes: u64,
+    /// The last eight bytes of the footer, little endian.
+    pub crcs: u64,
+}
+
+impl SnapshotDigest {
+    /// That of a whole file in memory; `None` if the bytes are fewer than those of a footer. They
+    /// are not verified.
+    pub fn of(file: &[u8]) -> Option<Self> {
+        let footer = file.last_chunk::<FOOTER_LEN>()?;
+        Some(Self { len_bytes: file.len() as u64, crcs: footer_crcs(footer) })
+    }
+}
+
+impl fmt::Display for SnapshotDigest {
+    /// As in the name of a partial file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:016x}", self.len_bytes, self.crcs)
+    }
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct MetaBody {
     #[prost(uint64, tag = "1")]
@@ -113,6 +140,12 @@ struct MetaBody {
 }
 
 impl SnapshotMeta {
+    /// That of a group that waits for its first snapshot.
+    pub fn none(group: GroupId) -> Self {
+        let (conf_state, members) = (ConfState::default(), Bytes::new());
+        Self { group, id: LogId::default(), conf_state, members }
+    }
+
     /// The header of the file.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let body = MetaBody {
@@ -166,6 +199,13 @@ pub(crate) fn footer(
     hasher.update(&header_crc.to_le_bytes());
     footer[24..].copy_from_slice(&hasher.finalize().to_le_bytes());
     footer
+}
+
+/// The CRCs in a footer: of all data, and of the footer with that of the header.
+pub(crate) fn footer_crcs(footer: &[u8; FOOTER_LEN]) -> u64 {
+    let mut crcs = [0; 8];
+    crcs.copy_from_slice(&footer[FOOTER_LEN - 8..]);
+    u64::from_le_bytes(crcs)
 }
 
 /// Why a snapshot was not written, read or received.

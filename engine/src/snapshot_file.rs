@@ -1,14 +1,14 @@
 //! Writing and reading one snapshot file, a block at a time.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::damage::Damage;
 use crate::files::{Files, InFile, OutFile};
-use crate::ids::{GroupId, LogId};
 use crate::snapshot::{
-    BLOCK_HEADER_LEN, BLOCK_LEN, REMEDY, REMEDY_RECEIVED, SnapshotError, SnapshotMeta, block_crc,
-    footer,
+    BLOCK_HEADER_LEN, BLOCK_LEN, FOOTER_LEN, REMEDY, SnapshotDigest, SnapshotError, SnapshotMeta,
+    block_crc, footer, footer_crcs,
 };
 use crate::snapshot_parser::{Parsed, SnapshotParser};
 use crate::temporary::Temporary;
@@ -238,126 +238,51 @@ impl Read for SnapshotReader {
     }
 }
 
-/// Receives a peer's snapshot file, byte for byte, and verifies it as it comes.
-///
-/// It gets its name only after all of it is verified. Dropping it leaves nothing behind. Blocks
-/// on the disk.
-///
-/// The file is not read again before it is used: that would come from the page cache, and say
-/// nothing about the disk. Whoever opens it verifies it anyway.
-#[derive(Debug)]
-pub struct SnapshotReceiver {
-    expected: (GroupId, LogId),
-    announced: u64,
-    received: u64,
-    parser: SnapshotParser,
-    target: PathBuf,
-    // Before the temporary, to be closed before it is removed.
-    file: Box<dyn OutFile>,
-    temporary: Temporary,
-}
-
-impl SnapshotReceiver {
-    pub(crate) fn create(
-        files: &Arc<dyn Files>,
-        expected: (GroupId, LogId),
-        announced: u64,
-        temporary: &Path,
-        target: PathBuf,
-    ) -> Result<Self, SnapshotError> {
-        let (temporary, file) =
-            Temporary::create(files, temporary).map_err(SnapshotError::io(temporary))?;
-        let parser = SnapshotParser::new(temporary.path().to_owned(), REMEDY_RECEIVED, announced);
-        Ok(Self { expected, announced, received: 0, parser, target, file, temporary })
-    }
-
-    /// Bytes of memory held.
-    #[cfg(test)]
-    pub(crate) fn capacity(&self) -> usize {
-        self.parser.capacity()
-    }
-
-    /// Bytes received so far.
-    pub fn received_bytes(&self) -> u64 {
-        self.received
-    }
-
-    /// Adds the next bytes of the file, verified as far as they complete a block. What cannot
-    /// become the announced file is refused as early as that shows.
-    ///
-    /// # Errors
-    ///
-    /// [`SnapshotError::Length`] when they are more than announced; [`SnapshotError::Damaged`],
-    /// [`SnapshotError::Mismatch`], [`SnapshotError::Full`], [`SnapshotError::Io`]. Drop the
-    /// receiver then.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
-        let received = self.received + bytes.len() as u64;
-        if received > self.announced {
-            return Err(SnapshotError::Length { announced: self.announced, received });
-        }
-        self.parser.push(bytes)?;
-        self.meta()?;
-        self.file.write_all(bytes).map_err(SnapshotError::io(self.temporary.path()))?;
-        // Not before: after a failed write the parser is ahead of the file for good, and the
-        // file can never be finished.
-        self.received = received;
-        Ok(())
-    }
-
-    /// What is being received, when that is known, and if it is what was announced.
-    fn meta(&self) -> Result<Option<&SnapshotMeta>, SnapshotError> {
-        let Some(meta) = self.parser.meta() else { return Ok(None) };
-        let (expected, found) = (self.expected, (meta.group, meta.id));
-        if found == expected {
-            Ok(Some(meta))
-        } else {
-            Err(SnapshotError::Mismatch { expected, found })
-        }
-    }
-
-    /// Verifies that the announced snapshot is there to its last byte; makes the file and its
-    /// name durable. Only then may it be installed.
-    ///
-    /// # Errors
-    ///
-    /// [`SnapshotError`]; nothing is left behind, but for a failure to make the name durable, as
-    /// with [`SnapshotWriter::finish`]: then nothing may be installed from the file either.
-    pub fn finish(mut self) -> Result<SnapshotMeta, SnapshotError> {
-        let (announced, received) = (self.announced, self.received);
-        if received != announced {
-            return Err(SnapshotError::Length { announced, received });
-        }
-        let meta = match self.meta()? {
-            Some(meta) if self.parser.is_at_end() => meta.clone(),
-            _ => return Err(self.parser.ends_early()),
-        };
-        let Self { target, file, temporary, .. } = self;
-        file.sync().map_err(SnapshotError::io(temporary.path()))?;
-        drop(file);
-        temporary.keep_as(&target).map_err(SnapshotError::io(&target))?;
-        Ok(meta)
-    }
-}
-
 /// A snapshot file as it is, to be sent to a peer, who verifies it.
 ///
-/// It stays readable when the snapshot is superseded meanwhile. Blocks on the disk.
+/// It stays readable when the snapshot is superseded and removed meanwhile: an open file outlives
+/// its name ([`Disk`](crate::Disk) promises that). Any number of them read the same file, each at
+/// its own place. Blocks on the disk.
 #[derive(Debug)]
 pub struct SnapshotFile {
     file: Box<dyn InFile>,
-    len_bytes: u64,
+    digest: SnapshotDigest,
 }
 
 impl SnapshotFile {
     pub(crate) fn open(files: &Arc<dyn Files>, path: &Path) -> Result<Self, SnapshotError> {
-        let file = files.open(path).map_err(SnapshotError::opening(path))?;
+        let mut file = files.open(path).map_err(SnapshotError::opening(path))?;
         let len_bytes = file.len().map_err(SnapshotError::io(path))?;
-        Ok(Self { file, len_bytes })
+        let Some(at) = len_bytes.checked_sub(FOOTER_LEN as u64) else {
+            let what = "the file is shorter than a footer";
+            return Err(SnapshotError::Damaged(Damage::of_file(path, what, REMEDY)));
+        };
+        let mut footer = [0; FOOTER_LEN];
+        file.seek(SeekFrom::Start(at))
+            .and_then(|_| file.read_exact(&mut footer))
+            .and_then(|()| file.rewind())
+            .map_err(SnapshotError::io(path))?;
+        let digest = SnapshotDigest { len_bytes, crcs: footer_crcs(&footer) };
+        Ok(Self { file, digest })
     }
 
     /// Bytes in the file.
     pub fn len_bytes(&self) -> u64 {
-        self.len_bytes
+        self.digest.len_bytes
+    }
+
+    /// What tells this file from another of the same position.
+    pub fn digest(&self) -> SnapshotDigest {
+        self.digest
+    }
+
+    /// Goes on reading at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// That of the disk.
+    pub fn go_to(&mut self, offset: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(offset)).map(|_| ())
     }
 }
 

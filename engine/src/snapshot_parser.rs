@@ -6,7 +6,7 @@ use crate::damage::Damage;
 use crate::frame::{self, FrameError};
 use crate::snapshot::{
     BLOCK_HEADER_LEN, BLOCK_LEN, FOOTER_LEN, KIND, META_BYTES_MAX, SnapshotError, SnapshotMeta,
-    block_crc, footer,
+    block_crc, footer, footer_crcs,
 };
 
 /// A part of the file, which is verified when all of it is there.
@@ -67,6 +67,8 @@ pub(crate) struct SnapshotParser {
     blocks: u64,
     data_len: u64,
     data_hasher: crc32fast::Hasher,
+    /// Those of the footer, when it is verified.
+    crcs: Option<u64>,
 }
 
 impl SnapshotParser {
@@ -88,6 +90,7 @@ impl SnapshotParser {
             blocks: 0,
             data_len: 0,
             data_hasher: crc32fast::Hasher::new(),
+            crcs: None,
         }
     }
 
@@ -166,6 +169,11 @@ impl SnapshotParser {
         self.part == Part::End
     }
 
+    /// The CRCs of the footer, when the whole file is verified.
+    pub(crate) fn crcs(&self) -> Option<u64> {
+        self.crcs
+    }
+
     /// Bytes of memory held.
     #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
@@ -183,6 +191,11 @@ impl SnapshotParser {
     /// There are more bytes, and none are wanted.
     pub(crate) fn goes_on(&mut self) -> SnapshotError {
         self.damaged("there is something behind the footer")
+    }
+
+    /// All of it is verified, and of another file than was announced.
+    pub(crate) fn is_another(&mut self) -> SnapshotError {
+        self.damaged("it is another file of the same position than was announced")
     }
 
     fn damaged(&mut self, what: impl Into<String>) -> SnapshotError {
@@ -273,9 +286,11 @@ impl SnapshotParser {
 
     fn footer(&mut self) -> Result<Parsed, SnapshotError> {
         let data_crc = self.data_hasher.clone().finalize();
-        if self.bytes != footer(self.blocks, self.data_len, data_crc, self.header_crc) {
+        let footer = footer(self.blocks, self.data_len, data_crc, self.header_crc);
+        if self.bytes != footer {
             return Err(self.damaged("the footer does not match the file"));
         }
+        self.crcs = Some(footer_crcs(&footer));
         self.offset += FOOTER_LEN as u64;
         self.expect(Part::End, 0, 0);
         Ok(Parsed::End)

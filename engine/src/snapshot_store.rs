@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::directory;
 use crate::files::Files;
 use crate::ids::{GroupId, LogId};
-use crate::snapshot::{FILE_BYTES_MAX, SnapshotError, SnapshotMeta};
-use crate::snapshot_file::{SnapshotFile, SnapshotReader, SnapshotReceiver, SnapshotWriter};
+use crate::partials::Partials;
+use crate::snapshot::{FILE_BYTES_MAX, SnapshotDigest, SnapshotError, SnapshotMeta};
+use crate::snapshot_file::{SnapshotFile, SnapshotReader, SnapshotWriter};
+use crate::snapshot_receiver::SnapshotReceiver;
 
 const SUFFIX: &str = ".snap";
 const TEMPORARY_SUFFIX: &str = ".tmp";
@@ -38,16 +40,19 @@ struct Folder {
     files: Arc<dyn Files>,
     /// Tells apart the temporary files of this process.
     next_temporary: AtomicU64,
+    /// Files whose transfer was cut.
+    partials: Partials,
 }
 
 impl SnapshotStore {
     /// The snapshots in `dir`, which need not exist: then there are none, and the first one that
     /// is written makes it. Nothing is read or changed now.
     pub(crate) fn in_dir(dir: PathBuf, files: Arc<dyn Files>) -> Self {
-        Self(Arc::new(Folder { dir, files, next_temporary: AtomicU64::new(0) }))
+        let (next_temporary, partials) = (AtomicU64::new(0), Partials::default());
+        Self(Arc::new(Folder { dir, files, next_temporary, partials }))
     }
 
-    /// Removes the temporary files that a crash left. Call it before anything is written.
+    /// Removes the temporary files that a crash left, those of cut transfers among them. Call it before anything is written.
     ///
     /// # Errors
     ///
@@ -70,7 +75,7 @@ impl SnapshotStore {
     ///
     /// [`SnapshotError::Io`].
     pub fn create(&self, meta: SnapshotMeta) -> Result<SnapshotWriter, SnapshotError> {
-        let (temporary, target) = self.paths(meta.group, meta.id)?;
+        let (temporary, target) = self.paths(meta.group, meta.id, None)?;
         SnapshotWriter::create(&self.0.files, meta, &temporary, target)
     }
 
@@ -99,7 +104,9 @@ impl SnapshotStore {
         self.open(group, id)?.verify()
     }
 
-    /// Begins to receive a peer's file of `file_len` bytes.
+    /// Begins to receive a peer's file, or goes on with it where a cut transfer of exactly this
+    /// file stopped: see [`SnapshotReceiver::received_bytes`]. A part of any other file of the
+    /// group is removed.
     ///
     /// # Errors
     ///
@@ -108,13 +115,24 @@ impl SnapshotStore {
         &self,
         group: GroupId,
         id: LogId,
-        file_len: u64,
+        digest: SnapshotDigest,
     ) -> Result<SnapshotReceiver, SnapshotError> {
-        if file_len > FILE_BYTES_MAX {
-            return Err(SnapshotError::TooLarge { announced: file_len, max: FILE_BYTES_MAX });
+        if digest.len_bytes > FILE_BYTES_MAX {
+            let (announced, max) = (digest.len_bytes, FILE_BYTES_MAX);
+            return Err(SnapshotError::TooLarge { announced, max });
         }
-        let (temporary, target) = self.paths(group, id)?;
-        SnapshotReceiver::create(&self.0.files, (group, id), file_len, &temporary, target)
+        if let Some(receiver) = self.0.partials.take(group, id, digest) {
+            return Ok(receiver);
+        }
+        let (temporary, target) = self.paths(group, id, Some(digest))?;
+        SnapshotReceiver::create(&self.0.files, (group, id), digest, &temporary, target)
+    }
+
+    /// Keeps what has come of a file whose transfer was cut, for the next
+    /// [`SnapshotStore::receive`] of the same. Only after a cut: a receiver that gave an error is
+    /// dropped. At most one file of a group is kept, and eight in all; the oldest goes.
+    pub fn suspend(&self, receiver: SnapshotReceiver) {
+        self.0.partials.keep(receiver);
     }
 
     /// The file of a snapshot, to be sent as it is.
@@ -148,8 +166,8 @@ impl SnapshotStore {
         Ok(self.list(group)?.pop())
     }
 
-    /// Removes a group's snapshots that are older than `keep`, and returns how many. Call it only
-    /// when a record that names `keep` is durable.
+    /// Removes a group's snapshots that are older than `keep`, and returns how many; and the part of
+    /// a peer's that is not newer. Call it only when a record that names `keep` is durable.
     ///
     /// The removals are not made durable: a power loss may bring any of the files back, whole as
     /// they were, and nothing names them. The next call lists and removes them again.
@@ -158,6 +176,7 @@ impl SnapshotStore {
     ///
     /// [`SnapshotError::Io`]; what is left is removed by the next call.
     pub fn retain(&self, group: GroupId, keep: LogId) -> Result<usize, SnapshotError> {
+        self.0.partials.superseded(group, keep);
         let mut ids = self.list(group)?;
         ids.retain(|id| *id < keep);
         for id in &ids {
@@ -165,6 +184,28 @@ impl SnapshotStore {
             self.0.files.remove(&path).map_err(SnapshotError::io(&path))?;
         }
         Ok(ids.len())
+    }
+
+    /// Removes everything of a group, temporary files and its folder included. Call it only when the
+    /// group is durably gone from the log.
+    ///
+    /// The removals are not made durable: a power loss may bring any of the files back, and nothing
+    /// names them.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Io`]; what is left is removed by the next call.
+    pub fn discard(&self, group: GroupId) -> Result<(), SnapshotError> {
+        let dir = self.group_dir(group);
+        for (_, path) in names(&dir)? {
+            self.0.files.remove(&path).map_err(SnapshotError::io(&path))?;
+        }
+        match std::fs::remove_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(SnapshotError::io(&dir)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Groups that have a folder here, ascending.
@@ -187,11 +228,19 @@ impl SnapshotStore {
     }
 
     /// A fresh temporary name and the final one, in a group's folder that exists.
-    fn paths(&self, group: GroupId, id: LogId) -> Result<(PathBuf, PathBuf), SnapshotError> {
+    /// The temporary name of a file of a peer also tells which file.
+    fn paths(
+        &self,
+        group: GroupId,
+        id: LogId,
+        of_peer: Option<SnapshotDigest>,
+    ) -> Result<(PathBuf, PathBuf), SnapshotError> {
         let dir = self.make_group_dir(group)?;
         let target = self.path(group, id);
         let number = self.0.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{}{SUFFIX}.{number}{TEMPORARY_SUFFIX}", id.index, id.term);
+        let digest = of_peer.map_or_else(String::new, |digest| format!(".{digest}"));
+        let LogId { index, term } = id;
+        let name = format!("{index}-{term}{SUFFIX}{digest}.{number}{TEMPORARY_SUFFIX}");
         Ok((dir.join(name), target))
     }
 
@@ -258,6 +307,8 @@ mod tests {
     use crate::files::DiskFiles;
     use crate::testing::{Step, faulty};
 
+    const ANY: SnapshotDigest = SnapshotDigest { len_bytes: 10, crcs: 1 };
+
     fn group() -> GroupId {
         GroupId::new(1).unwrap()
     }
@@ -323,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = store(dir.path());
         make(&first, LogId::new(5, 1));
-        std::mem::forget(first.receive(group(), LogId::new(9, 1), 10).unwrap());
+        std::mem::forget(first.receive(group(), LogId::new(9, 1), ANY).unwrap());
         let count =
             |store: &SnapshotStore| std::fs::read_dir(store.group_dir(group())).unwrap().count();
         assert_eq!(count(&first), 2);
@@ -370,7 +421,7 @@ mod tests {
         assert!(store.create(meta).is_err());
         // The data directory itself is never made.
         let gone = store_on(&dir.path().join("gone"), faulty().1);
-        let error = gone.receive(group(), LogId::new(5, 1), 9).unwrap_err();
+        let error = gone.receive(group(), LogId::new(5, 1), ANY).unwrap_err();
         assert!(matches!(error, SnapshotError::Io { .. }), "{error}");
         assert!(!dir.path().join("gone").exists());
     }

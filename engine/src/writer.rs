@@ -10,7 +10,9 @@ use raft_engine::{Command, LogBatch};
 use crate::ids::{DirectoryId, GroupId};
 use crate::latch::Latch;
 use crate::reader::LogReader;
-use crate::record::{ENGINE_REGION, GENESIS_KEY, RECORD_KEY, encode_genesis};
+use crate::record::{
+    ENGINE_REGION, GENESIS_KEY, GroupRecord, Mark, RECORD_KEY, StoredRecord, encode_genesis,
+};
 use crate::stamp::{STAMP_KEY, Stamp, Tally};
 use crate::store::{EntryExt, Store, StoreError, is_full};
 use crate::witness::Witness;
@@ -289,8 +291,10 @@ impl<F: Disk> LogWriter<F> {
         }
     }
 
-    /// Drops all that is left of a group that was damaged, so that it can begin anew.
-    pub(crate) fn clean(&mut self, group: GroupId) -> Result<(), WriteError> {
+    /// Drops all that is left of a group that was damaged, and has it begin anew with nothing in
+    /// it, by one batch: at no time is there a directory that looks as if it never had the group.
+    /// Returns the incarnation.
+    pub(crate) fn begin_anew(&mut self, group: GroupId) -> Result<u64, WriteError> {
         assert!(!self.holds(group), "group {group} is not damaged");
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
@@ -298,15 +302,22 @@ impl<F: Disk> LogWriter<F> {
         let mut batch = LogBatch::default();
         batch.add_command(group.get(), Command::Clean);
         self.store().note_clean();
-        let cleaned = self.commit(batch, self.tally, false);
-        if let Err(error) = &cleaned
+        let sequence = self.sequence + 1;
+        let mark = Mark { sequence, incarnation: sequence, genesis_crc: None };
+        let stored = StoredRecord { record: GroupRecord::default(), mark };
+        put(&mut batch, group.get(), RECORD_KEY, stored.record.encode(group, mark))?;
+        let mut tally = self.tally;
+        tally.add(group, sequence);
+        let begun = self.commit(batch, tally, false);
+        if let Err(error) = &begun
             && error.is_fatal()
         {
             self.failure = Some(error.clone());
         }
-        cleaned?;
+        begun?;
         self.quarantined.remove(&group);
-        Ok(())
+        self.on_disk.insert(group, OnDisk::of(&stored));
+        Ok(sequence)
     }
 
     /// Writes a batch of nothing but a stamp: from then on the damaged groups are not counted. Only
@@ -403,5 +414,6 @@ fn classify(source: Arc<raft_engine::Error>) -> WriteError {
     if is_full(&source) { WriteError::Full { source } } else { WriteError::Engine { source } }
 }
 
+mod removal;
 #[cfg(test)]
 mod tests;

@@ -14,12 +14,16 @@ use crate::snapshot_worker::SnapshotWorker;
 
 /// Work for the apply thread.
 pub(crate) enum ApplyWork<S: StateMachine> {
+    /// A group's state machine, before anything else for it.
+    Begin(Box<Machine<S>>),
     /// What the core of the group handed over, in order.
     Apply(Apply<ProposeCaller<S>>),
     /// A newer snapshot is needed than there is.
     TakeSnapshot,
     /// The group has stopped: its state machine is not needed any more.
     End,
+    /// The group has ended, and is gone from the log: its files go too.
+    Discard,
 }
 
 /// Why a group, or the whole node, cannot go on.
@@ -58,9 +62,13 @@ impl<S: StateMachine> Applier<S> {
 
     fn work(&mut self, group: GroupId, work: ApplyWork<S>) -> Result<(), Fault> {
         match work {
+            ApplyWork::Begin(machine) => {
+                self.machines.insert(group, machine);
+            }
             ApplyWork::End => {
                 self.machines.remove(&group);
             }
+            ApplyWork::Discard => self.worker.discard(group),
             ApplyWork::Apply(work) => self.apply(group, work)?,
             ApplyWork::TakeSnapshot => {
                 if let Some(machine) = self.machines.get_mut(&group) {

@@ -1,9 +1,9 @@
 //! [`Bootstrap`]: from a data directory to groups that may vote.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use quorate_engine::{
-    CacheBudget, Disk, GroupId, GroupLog, GroupWrite, LogId, LogWriter, RecoveredGroup,
+    CacheBudget, Disk, GroupId, GroupLog, GroupWrite, Identity, LogId, LogWriter, RecoveredGroup,
     SnapshotMeta, SnapshotStore, WriteError,
 };
 use quorate_statemachine::StateMachine;
@@ -12,13 +12,14 @@ use crate::driver::Addresses;
 use crate::founding::{Founding, FoundingRecord};
 use crate::genesis;
 use crate::log_writer::LogWork;
-use crate::members::Members;
+use crate::members::{Binding, Members};
 use crate::snapshot_worker;
 
 /// What the loop thread starts with. It writes by itself as long as nothing else can be waiting.
 pub(crate) struct Bootstrap<F: Disk> {
     pub(crate) group: GroupId,
-    pub(crate) founding: Founding,
+    /// `None` in a directory that joined, or has yet to.
+    pub(crate) founding: Option<Founding>,
     pub(crate) addresses: Addresses,
     pub(crate) writer: LogWriter<F>,
     pub(crate) cache: CacheBudget,
@@ -36,7 +37,9 @@ pub(crate) struct Bootstrap<F: Disk> {
 /// A group with a log and members.
 pub(crate) struct Founded {
     pub(crate) log: GroupLog,
-    pub(crate) members: Members,
+    pub(crate) members: Arc<Members>,
+    /// This node's name in it.
+    pub(crate) own_id: u64,
     /// The snapshot that the state machine has yet to be restored from.
     pub(crate) restore: Option<LogId>,
 }
@@ -46,18 +49,36 @@ impl Founded {
     ///
     /// # Errors
     ///
-    /// When its snapshot has no member table.
-    pub(crate) fn recovered(recovered: RecoveredGroup) -> Result<Self, String> {
+    /// When its snapshot has no member table, or one that does not name this directory.
+    pub(crate) fn recovered(
+        recovered: RecoveredGroup,
+        identity: &Identity,
+    ) -> Result<Self, String> {
         let SnapshotMeta { members, conf_state, .. } = recovered.snapshot;
         let members = Members::decode(&members, conf_state).map_err(|e| e.to_string())?;
-        Ok(Founded { log: recovered.log, members, restore: None })
+        // A life of the group that joined is known by its number; one that was there from the
+        // beginning, by none.
+        let own = own_binding(identity, recovered.incarnation);
+        let member = members
+            .of_binding(own)
+            .or_else(|| members.of_binding(Binding { incarnation: 0, ..own }));
+        let own_id = member.map(|member| member.member_id).ok_or_else(|| {
+            format!("the members in its snapshot do not name directory {}", own.directory_id)
+        })?;
+        Ok(Founded { log: recovered.log, members: Arc::new(members), own_id, restore: None })
     }
+}
+
+/// What stands behind this node's member of a group.
+pub(crate) fn own_binding(identity: &Identity, incarnation: u64) -> Binding {
+    let (node_id, directory_id) = (identity.node_id, identity.directory_id);
+    Binding { node_id, directory_id, incarnation }
 }
 
 impl<F: Disk + 'static> Bootstrap<F> {
     pub(crate) fn new(
         group: GroupId,
-        (founding, addresses): (Founding, Addresses),
+        (founding, addresses): (Option<Founding>, Addresses),
         writer: LogWriter<F>,
         cache: CacheBudget,
         queue: mpsc::Receiver<LogWork>,
@@ -90,7 +111,7 @@ impl<F: Disk + 'static> Bootstrap<F> {
         loop {
             let (record, writes) = match self.unwritten.take() {
                 Some(record) => (record, Vec::new()),
-                None => match self.founding.next_record() {
+                None => match self.founding.as_ref().and_then(Founding::next_record) {
                     None => return Ok(()),
                     Some(record) => {
                         if self.founded.is_none() {
@@ -103,7 +124,11 @@ impl<F: Disk + 'static> Bootstrap<F> {
             };
             // The witness too: nobody writes for as long as the other voters take.
             match self.writer.write(writes).and_then(|_| self.writer.sync_witness()) {
-                Ok(()) => self.founding.persisted(&record),
+                Ok(()) => {
+                    if let Some(founding) = &mut self.founding {
+                        founding.persisted(&record);
+                    }
+                }
                 Err(WriteError::Full { .. }) => {
                     self.unwritten = Some(record);
                     return Ok(());
@@ -123,7 +148,10 @@ impl<F: Disk + 'static> Bootstrap<F> {
     }
 
     fn first_state<S: StateMachine>(&self, snapshots: &SnapshotStore) -> Result<Founded, String> {
-        let bindings = self.founding.bindings_to_be();
+        let Some(founding) = &self.founding else {
+            return Err("a directory that joins founds nothing".to_owned());
+        };
+        let (bindings, own_id) = (founding.bindings_to_be(), founding.own_id());
         let voters = self.addresses.iter().filter_map(|(node, addr)| {
             bindings.get(node).map(|directory| (*node, *directory, addr.clone()))
         });
@@ -131,7 +159,8 @@ impl<F: Disk + 'static> Bootstrap<F> {
         let take = genesis::first_snapshot::<S>(self.group, &members);
         let meta = snapshot_worker::write::<S>(snapshots, take).map_err(|e| e.to_string())?;
         let log = GroupLog::founded(self.group, &meta, &self.cache);
-        Ok(Founded { log, members, restore: Some(genesis::FIRST) })
+        let members = Arc::new(members);
+        Ok(Founded { log, members, own_id, restore: Some(genesis::FIRST) })
     }
 
     fn write_of(&mut self, record: &FoundingRecord) -> Result<GroupWrite, String> {

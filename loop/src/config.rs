@@ -65,6 +65,12 @@ pub struct LoopConfig {
     /// Whether a follower forwards proposals and reads to the leader; default true. Without it
     /// proposals end with `NotLeader` there, and reads with `TimedOut`.
     pub forward: bool,
+    /// Where peers reach this node, `HOST:PORT`, if that is not where it listens; default none. A
+    /// member's address changes to it when it is not what the others know.
+    pub advertise: Option<String>,
+    /// Whether a damaged group, or directory, is set aside and becomes another member, where the
+    /// cluster can do without it; default true. Without it the node does not start.
+    pub replace_damaged: bool,
     /// Allows peers on addresses that are not loopback although the transport has no encryption
     /// yet; default false. Only for networks in which every host is trusted.
     pub allow_plaintext: bool,
@@ -92,6 +98,8 @@ impl Default for LoopConfig {
             tail_bytes: 64 << 20,
             connect_timeout_ms: 5_000,
             forward: true,
+            advertise: None,
+            replace_damaged: true,
             allow_plaintext: false,
         }
     }

@@ -11,27 +11,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use quorate_engine::{Disk, GroupId, LogReader, NodeId, SnapshotStore};
+use quorate_engine::{Disk, GroupId, GroupLog, LogReader, NodeId, SnapshotStore};
 use quorate_statemachine::StateMachine;
 
 use crate::apply::ApplyWork;
 use crate::bootstrap::{Bootstrap, Founded};
 use crate::config::LoopConfig;
 use crate::core::{Apply, Core, Input};
+use crate::entrances::Entrances;
 use crate::error::ProposeError;
 use crate::founding::Founding;
 use crate::frame::{Frame, RefusalCode};
 use crate::groups::Groups;
+use crate::heartbeats::Heartbeats;
 use crate::inbox::{Event, Inbox, panic_text};
+use crate::joining::LetIn;
 use crate::log_writer::{self, LogWork};
-use crate::members::Binding;
+use crate::members::Members;
 use crate::membership::MembershipError;
-use crate::message::Envelope;
+use crate::message::{Envelope, PeerMessage};
 use crate::purges::Purges;
+use crate::registry::Registry;
 use crate::slot::{GroupEffects, answer};
-use crate::snapshot_sends::SnapshotSends;
 use crate::snapshot_worker::SnapshotWorker;
-use crate::transport::{LinkEvent, SharedRoster, Transport};
+use crate::transport::{LinkEvent, Outgoing, Sending, SharedRoster, Transport};
+use crate::turnover::Turnover;
 
 /// Events stepped before the effects are taken: what is ready by then shares one batch.
 const EVENTS_PER_ROUND: usize = 4_096;
@@ -49,6 +53,8 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) run: u32,
     /// Every group of this node, begun or not.
     pub(crate) groups: Groups<S>,
+    pub(crate) registry: Registry<S>,
+    pub(crate) turnover: Turnover,
     pub(crate) events: mpsc::Receiver<Event<S>>,
     pub(crate) inbox: Inbox<S>,
     pub(crate) apply: mpsc::Sender<(GroupId, ApplyWork<S>)>,
@@ -56,9 +62,13 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) worker: SnapshotWorker<S>,
     pub(crate) reader: LogReader,
     pub(crate) snapshots: SnapshotStore,
-    pub(crate) sends: SnapshotSends<S>,
+    pub(crate) entrances: Entrances<S>,
+    /// Why this node has no business in the cluster any more.
+    pub(crate) expelled: Option<String>,
+    pub(crate) heartbeats: Heartbeats,
     pub(crate) transport: Arc<Transport>,
     pub(crate) roster: SharedRoster,
+    pub(crate) sending: Sending,
     /// Bytes of the log on disk; the log writer sets it.
     pub(crate) log_disk_bytes: Arc<AtomicU64>,
     pub(crate) purges: Purges,
@@ -98,10 +108,14 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn found_and_serve<F: Disk + 'static>(&mut self, mut bootstrap: Bootstrap<F>) -> End {
-        let founded = match self.found(&mut bootstrap) {
-            Ok(Some(founded)) => founded,
-            Ok(None) => return End::Stopped,
-            Err(reason) => return End::Fatal(reason),
+        let first = match &bootstrap.founding {
+            Some(_) => match self.found(&mut bootstrap) {
+                Ok(Some(founded)) => Some(founded),
+                Ok(None) => return End::Stopped,
+                Err(reason) => return End::Fatal(reason),
+            },
+            // It has joined, or waits to be let in.
+            None => bootstrap.founded.take(),
         };
         let Bootstrap { writer, founding, queue, others, .. } = bootstrap;
         let (inbox, disk_bytes) = (self.inbox.clone(), self.log_disk_bytes.clone());
@@ -112,10 +126,10 @@ impl<S: StateMachine> Driver<S> {
             Ok(writing) => writing,
             Err(error) => return End::Fatal(format!("cannot start a thread: {error}")),
         };
-        for founded in std::iter::once(founded).chain(others) {
+        for founded in first.into_iter().chain(others) {
             self.begin(founded);
         }
-        let end = self.serve(&founding);
+        let end = self.serve(founding.as_ref());
         self.groups.stop_all(&end.error());
         // The writer finishes what it was given, and closes the log.
         let _ = self.log.send(LogWork::Close);
@@ -126,24 +140,47 @@ impl<S: StateMachine> Driver<S> {
     }
 
     /// A group begins, whose log and members are durable.
-    fn begin(&mut self, founded: Founded) {
-        let Founded { log, members, restore } = founded;
+    pub(crate) fn begin(&mut self, founded: Founded) {
+        let Founded { log, members, own_id, restore } = founded;
         let group = log.group();
+        if group == self.first {
+            self.follow(&members);
+        }
+        self.entrances.mend_address(group, members.get(own_id));
         if let Some(id) = restore {
             // Should the apply thread be gone, its fault is in the inbox.
             let _ = self.apply.send((group, ApplyWork::Apply(Apply::Restore(id))));
         }
-        let (node_id, directory_id) = (self.node, self.roster.load().directory);
-        let own = Binding { node_id, directory_id, incarnation: 0 };
-        let core = match members.of_binding(own).map(|member| member.member_id) {
-            Some(own_id) => {
-                Core::new(group, own_id, Arc::new(members), log, self.config.clone(), self.run)
-            }
-            None => Err(format!("node {node_id} is no member of group {group}")),
-        };
-        match core {
+        match Core::new(group, own_id, members, log, self.config.clone(), self.run) {
             Ok(core) => self.groups.begin(group, core),
             Err(reason) => self.groups.fail(group, &reason),
+        }
+    }
+
+    /// These are the members of the first group, and so the nodes that this one talks to.
+    fn follow(&self, members: &Members) {
+        self.roster.store(Arc::new(self.roster.load().among(members)));
+        self.transport.follow_roster();
+    }
+
+    /// A group that this node waited for has let it in, or will not.
+    fn entered(&mut self, group: GroupId, result: Result<LetIn, String>) -> Result<(), End> {
+        if self.groups.is_running(group) {
+            // It was only told of an address.
+            return Ok(());
+        }
+        match result {
+            Ok(LetIn { member_id: own_id, members }) => {
+                tracing::info!(%group, member_id = own_id, "this node was let in");
+                let log = GroupLog::blank(group, self.turnover.cache());
+                self.begin(Founded { log, members, own_id, restore: None });
+                Ok(())
+            }
+            Err(why) if group == self.first => Err(End::Fatal(why)),
+            Err(why) => {
+                self.groups.fail(group, &why);
+                Ok(())
+            }
         }
     }
 
@@ -155,10 +192,11 @@ impl<S: StateMachine> Driver<S> {
         let mut next_tick = Instant::now();
         loop {
             bootstrap.advance::<S>(&self.snapshots)?;
-            let founding = &bootstrap.founding;
+            let Some(founding) = &mut bootstrap.founding else {
+                return Err("a directory that joins founds nothing".to_owned());
+            };
             if let Some(bindings) = founding.bindings() {
-                let roster = self.roster.load().bound(bindings, founding.is_complete());
-                self.roster.store(Arc::new(roster));
+                self.roster.store(Arc::new(self.roster.load().bound(bindings)));
             }
             if founding.is_complete() {
                 self.tell_all(founding, false);
@@ -172,17 +210,14 @@ impl<S: StateMachine> Driver<S> {
             match self.events.recv_timeout(next_tick.saturating_duration_since(now)) {
                 Ok(Event::Founding { from, directory, news, permit }) => {
                     drop(permit);
-                    let heard = bootstrap.founding.hear(from, directory, &news);
+                    let heard = founding.hear(from, directory, &news);
                     heard.map_err(|error| error.to_string())?;
                     if news.asks {
-                        self.tell(from, &bootstrap.founding, false);
+                        self.tell(from, founding, false);
                     }
                 }
-                Ok(Event::Link(LinkEvent::Refused {
-                    by,
-                    code: RefusalCode::ReplacedDirectory,
-                    message,
-                })) => {
+                // By somebody who knows the members: the cluster was founded long ago.
+                Ok(Event::Link(LinkEvent::Refused { by, message, members_index: 1.., .. })) => {
                     return Err(format!("refused by node {by}: {message}"));
                 }
                 Ok(Event::Input(_, Input::Propose { caller, .. })) => {
@@ -197,7 +232,7 @@ impl<S: StateMachine> Driver<S> {
                     self.inbox.taken();
                     let _ = caller.send(Err(MembershipError::NotLeader { leader: None }));
                 }
-                Ok(Event::Contacts(..)) => self.inbox.taken(),
+                Ok(Event::LastAnswers(..)) => self.inbox.taken(),
                 Ok(Event::Failed(group, reason)) if group == self.first => return Err(reason),
                 Ok(Event::Fault(reason)) => return Err(reason),
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
@@ -217,7 +252,7 @@ impl<S: StateMachine> Driver<S> {
         let _ = self.transport.send(peer, Frame::Founding(founding.news(asks)));
     }
 
-    fn serve(&mut self, founding: &Founding) -> End {
+    fn serve(&mut self, founding: Option<&Founding>) -> End {
         let tick = Duration::from_millis(self.config.tick_ms);
         let mut next_tick = Instant::now() + tick;
         loop {
@@ -244,6 +279,9 @@ impl<S: StateMachine> Driver<S> {
 
     /// Groups that have failed are gone for the apply thread too. With the last one the node ends.
     fn end_failed(&mut self) -> Option<End> {
+        if let Some(reason) = self.expelled.take() {
+            return Some(End::Fatal(reason));
+        }
         let failed = self.groups.take_failed();
         let (_, reason) = failed.last()?;
         let end = (!self.groups.is_any_running()).then(|| End::Fatal(reason.clone()));
@@ -254,7 +292,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     /// Waits for an event, and steps it with all that came meanwhile.
-    fn next_events(&mut self, founding: &Founding, wait: Duration) -> Result<(), End> {
+    fn next_events(&mut self, founding: Option<&Founding>, wait: Duration) -> Result<(), End> {
         let mut event = match self.events.recv_timeout(wait) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => return Ok(()),
@@ -270,7 +308,7 @@ impl<S: StateMachine> Driver<S> {
         Ok(())
     }
 
-    fn step(&mut self, founding: &Founding, event: Event<S>) -> Result<(), End> {
+    fn step(&mut self, founding: Option<&Founding>, event: Event<S>) -> Result<(), End> {
         match event {
             Event::Input(group, input) => {
                 match &input {
@@ -289,29 +327,52 @@ impl<S: StateMachine> Driver<S> {
                 }
                 self.groups.step(group, input);
             }
-            Event::Contacts(group, caller) => {
+            Event::LastAnswers(group, caller) => {
                 self.inbox.taken();
                 // A caller that has gone needs no answer.
-                let _ = caller.send(self.groups.contacts(group));
+                let _ = caller.send(self.groups.last_answers(group));
             }
             Event::Durable(receipts) => {
                 for durable in receipts {
-                    self.groups.step(durable.group(), Input::Durable(durable));
+                    if !self.founded(durable.group()) {
+                        self.groups.step(durable.group(), Input::Durable(durable));
+                    }
                 }
             }
+            Event::Create { group, members, caller } => self.create(group, members, caller),
+            Event::FirstSnapshot(group, taken) => self.first_snapshot_taken(group, taken),
+            Event::Remove { group, caller } => self.remove(group, caller),
+            Event::Removed(groups) => self.removed(groups),
+            Event::Discarded(group) => self.discarded(group),
             Event::Peer { from, group, message, permit } => {
                 self.groups.step(group, Input::Peer { from, message });
                 drop(permit);
             }
+            Event::Heartbeats { from, kind, beats, permit } => {
+                for beat in beats {
+                    let (group, message) = (beat.group, beat.into_message(kind));
+                    let message = PeerMessage::Raft(message);
+                    self.groups.step(group, Input::Peer { from, message });
+                }
+                drop(permit);
+            }
             Event::Founding { from, news, permit, .. } => {
                 drop(permit);
-                if news.asks {
+                if let (true, Some(founding)) = (news.asks, founding) {
                     self.tell(from, founding, false);
                 }
             }
             Event::Link(LinkEvent::Down(node)) => self.groups.unreachable(node),
-            Event::Link(LinkEvent::Refused { .. }) => {} // The dialler has logged it.
-            Event::SnapshotSent => self.sends.ended(),
+            Event::Link(LinkEvent::Refused { by, code, message, members_index }) => {
+                let is_out = matches!(code, RefusalCode::ReplacedDirectory | RefusalCode::Removed);
+                // Else the peer lags, or the dialler has logged what is wrong.
+                if is_out && members_index > self.roster.load().index() {
+                    let reason = format!("refused by node {by}: {message}");
+                    self.groups.expel(self.first, &reason);
+                    return Err(End::Fatal(reason));
+                }
+            }
+            Event::Entered(group, result) => self.entered(group, result)?,
             Event::HeldBack(groups) => {
                 for group in groups {
                     self.groups.step(group, Input::CompactionWanted);
@@ -340,6 +401,7 @@ impl<S: StateMachine> Driver<S> {
             self.carry_out_for(group, effects);
             self.groups.carried_out(group, disk_bytes);
         }
+        self.heartbeats.send(&self.transport);
         self.groups.publish_disk_bytes(self.first, disk_bytes);
         if purges {
             self.purge();
@@ -351,7 +413,7 @@ impl<S: StateMachine> Driver<S> {
             self.send(group, envelope);
         }
         for envelope in effects.snapshots.drain(..) {
-            self.sends.send(group, envelope);
+            self.send_snapshot(group, envelope);
         }
         for work in effects.apply.drain(..) {
             // As above.
@@ -371,15 +433,42 @@ impl<S: StateMachine> Driver<S> {
         if let Some(keep) = effects.retain {
             self.worker.retain(group, keep);
         }
+        if let Some(members) = effects.members.take().filter(|_| group == self.first) {
+            self.follow(&members);
+        }
+        let removed = effects.removed.take();
         answer(effects);
+        if let Some(index) = removed {
+            let reason = format!(
+                "node {} is no member of group {group} any more, since entry {index}: to bring it \
+                 back, join it as a new member with `quorate format --join`",
+                self.node
+            );
+            self.groups.expel(group, &reason);
+            if group == self.first {
+                self.expelled = Some(reason);
+            }
+        }
     }
 
     fn send(&mut self, group: GroupId, envelope: Envelope) {
-        let Envelope { to, message } = envelope;
+        let Some(Envelope { to, message }) = self.heartbeats.gather(group, envelope) else {
+            return;
+        };
         let frame = Frame::Peer { group, message };
         if let Err(Frame::Peer { message, .. }) = self.transport.send(to, frame) {
             self.groups.step(group, Input::Undelivered(Envelope { to, message }));
         }
+    }
+
+    /// However it ends, the core is told, or the peer would wait for ever (trap R11).
+    fn send_snapshot(&self, group: GroupId, envelope: Envelope) {
+        let PeerMessage::Raft(message) = envelope.message else { return };
+        let (to, inbox) = (envelope.to, self.inbox.clone());
+        let report = move |received| {
+            inbox.send(Event::Input(group, Input::SnapshotSent { to, received }));
+        };
+        self.sending.send(Outgoing { to, group, message }, report);
     }
 
     fn purge(&self) {

@@ -122,6 +122,11 @@ impl Founding {
         Ok(founding)
     }
 
+    /// This node's member id: every founder's is its node id.
+    pub(crate) fn own_id(&self) -> u64 {
+        self.own.get()
+    }
+
     /// Whether this node may vote.
     pub(crate) fn is_complete(&self) -> bool {
         self.phase == Phase::Complete

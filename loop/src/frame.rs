@@ -15,11 +15,13 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use protobuf::{CodedInputStream, Message as _};
-use quorate_engine::{DirectoryId, GroupId, LogId, NodeId};
+use quorate_engine::{DirectoryId, GroupId, LogId, NodeId, SnapshotDigest};
 use raft::eraftpb;
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::config::COMMAND_BYTES_LIMIT;
+use crate::heartbeat::{self, Heartbeat};
+use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::message::{PeerMessage, Refused};
 
 /// Version of this format; peers that speak another one are refused in the handshake.
@@ -43,9 +45,15 @@ const KIND_READ_INDEXED: u8 = 8;
 const KIND_FOUNDING: u8 = 9;
 const KIND_CALL: u8 = 10;
 const KIND_REPLY: u8 = 11;
-const KIND_SNAPSHOT: u8 = 12;
+// 12 announced a snapshot file by its length alone.
 const KIND_CHUNK: u8 = 13;
 const KIND_RECEIVED: u8 = 14;
+const KIND_SNAPSHOT: u8 = 20;
+const KIND_OFFSET: u8 = 21;
+const KIND_HEARTBEATS: u8 = 40;
+const KIND_HEARTBEAT_ANSWERS: u8 = 41;
+const KIND_JOIN: u8 = 30;
+const KIND_JOIN_ANSWER: u8 = 31;
 
 /// One unit on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,12 +72,23 @@ pub(crate) enum Frame {
     Call { request: u64, payload: Bytes },
     /// The answer to a [`Frame::Call`].
     Reply { request: u64, payload: Bytes },
-    /// Announces a snapshot file: the Raft message that goes with it, and the file's length.
-    Snapshot { group: GroupId, file_bytes: u64, message: eraftpb::Message },
+    /// Announces a snapshot file: the Raft message that goes with it, and which file it is.
+    Snapshot { group: GroupId, file: SnapshotDigest, message: eraftpb::Message },
+    /// So many bytes of the announced file have arrived and are written: go on behind them. The
+    /// first one says where to begin; the same one again, that the receiver is still at work.
+    Offset(u64),
     /// The next bytes of the announced file.
     Chunk(Bytes),
-    /// The whole file arrived, was verified, and is durable.
+    /// Asks to be let into a group; see [`crate::joining`].
+    Join(JoinWire),
+    /// What came of it.
+    JoinAnswer(JoinAnswerWire),
+    /// The whole file arrived, was verified, is durable, and the core was told.
     Received,
+    /// Heartbeats of many groups.
+    Heartbeats(Vec<Heartbeat>),
+    /// The answers to such.
+    HeartbeatAnswers(Vec<Heartbeat>),
 }
 
 /// Who is speaking.
@@ -86,12 +105,15 @@ pub(crate) struct Hello {
     /// The node the speaker believes to have reached; zero in a welcome.
     #[prost(uint64, tag = "5")]
     pub(crate) to_node_id: u64,
-    /// The directory the speaker knows that node by; empty before the founding.
-    #[prost(bytes = "vec", tag = "6")]
-    pub(crate) to_directory_id: Vec<u8>,
     /// Whether this connection carries one snapshot file instead of messages.
     #[prost(bool, tag = "7")]
     pub(crate) snapshot: bool,
+    /// The index of the log of group 1 of which the speaker knows the members; 0 if of none.
+    #[prost(uint64, tag = "8")]
+    pub(crate) members_index: u64,
+    /// Whether this connection carries one request to join instead of messages.
+    #[prost(bool, tag = "9")]
+    pub(crate) joins: bool,
 }
 
 /// Why a connection is refused.
@@ -101,6 +123,9 @@ pub(crate) struct Refusal {
     pub(crate) code: i32,
     #[prost(string, tag = "2")]
     pub(crate) message: String,
+    /// As in [`Hello`], of whoever refuses.
+    #[prost(uint64, tag = "3")]
+    pub(crate) members_index: u64,
 }
 
 /// The kinds of refusal that the other side acts on.
@@ -121,6 +146,8 @@ pub(crate) enum RefusalCode {
     WrongNode = 5,
     /// At the limit of connections.
     Busy = 6,
+    /// The node was a member, and is not any more.
+    Removed = 7,
 }
 
 /// What one voter tells the others until the founding is complete; see [`crate::founding`].
@@ -188,7 +215,7 @@ impl AnswerWire {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum FrameError {
-    #[error("a frame of {0} bytes is longer than the limit of {FRAME_BYTES_MAX}")]
+    #[error("a frame of {0} bytes is longer than any may be here")]
     TooLong(usize),
     #[error("a frame's CRC is {found:08x} where its header says {expected:08x}")]
     Crc { expected: u32, found: u32 },
@@ -237,10 +264,18 @@ fn put_body(frame: &Frame, out: &mut BytesMut) -> Result<(), FrameError> {
         Frame::Reply { request, payload } => put_request(KIND_REPLY, *request, payload, out),
         Frame::Chunk(bytes) => put(KIND_CHUNK, &|o| o.put_slice(bytes), out),
         Frame::Received => out.put_u8(KIND_RECEIVED),
-        Frame::Snapshot { group, file_bytes, message } => {
+        Frame::Join(join) => put(KIND_JOIN, &|o| join.encode_raw(o), out),
+        Frame::JoinAnswer(answer) => put(KIND_JOIN_ANSWER, &|o| answer.encode_raw(o), out),
+        Frame::Offset(offset) => put(KIND_OFFSET, &|o| o.put_u64_le(*offset), out),
+        Frame::Heartbeats(beats) => put(KIND_HEARTBEATS, &|o| heartbeat::put(beats, o), out),
+        Frame::HeartbeatAnswers(beats) => {
+            put(KIND_HEARTBEAT_ANSWERS, &|o| heartbeat::put(beats, o), out);
+        }
+        Frame::Snapshot { group, file, message } => {
             out.put_u8(KIND_SNAPSHOT);
-            out.put_u64_le(group.get());
-            out.put_u64_le(*file_bytes);
+            for number in [group.get(), file.len_bytes, file.crcs] {
+                out.put_u64_le(number);
+            }
             put_raft(KIND_SNAPSHOT, message, out)?;
         }
         Frame::Peer { group, message } => put_peer(*group, message, out)?,
@@ -352,9 +387,18 @@ fn get_body(mut body: Bytes) -> Result<Frame, FrameError> {
         KIND_REPLY => Frame::Reply { request: number(&mut body)?, payload: body },
         KIND_CHUNK => Frame::Chunk(body),
         KIND_RECEIVED => Frame::Received,
+        KIND_JOIN => Frame::Join(JoinWire::decode(body).map_err(prost_error)?),
+        KIND_JOIN_ANSWER => Frame::JoinAnswer(JoinAnswerWire::decode(body).map_err(prost_error)?),
+        KIND_OFFSET => Frame::Offset(number(&mut body)?),
+        KIND_HEARTBEATS => {
+            Frame::Heartbeats(heartbeat::get(body).ok_or_else(|| malformed("no heartbeats"))?)
+        }
+        KIND_HEARTBEAT_ANSWERS => {
+            Frame::HeartbeatAnswers(heartbeat::get(body).ok_or_else(|| malformed("no answers"))?)
+        }
         KIND_SNAPSHOT => Frame::Snapshot {
             group: group(&mut body)?,
-            file_bytes: number(&mut body)?,
+            file: SnapshotDigest { len_bytes: number(&mut body)?, crcs: number(&mut body)? },
             message: get_raft(kind, &body)?,
         },
         KIND_RAFT => {
@@ -437,14 +481,16 @@ mod tests {
         let peer = |message| Frame::Peer { group, message };
         let at = LogId { index: 5, term: 2 };
         let leader = NodeId::new(2);
+        let file = SnapshotDigest { len_bytes: 77, crcs: 5 << 40 };
         vec![
             Frame::Hello(hello.clone()),
             Frame::Welcome(hello),
-            Frame::Refusal(Refusal { code: 4, message: "no".into() }),
+            Frame::Refusal(Refusal { code: 4, message: "no".into(), members_index: 9 }),
             Frame::Founding(FoundingNews { asks: true, ..FoundingNews::default() }),
             Frame::Call { request: 9, payload: Bytes::from_static(b"x") },
             Frame::Reply { request: 9, payload: Bytes::new() },
-            Frame::Snapshot { group, file_bytes: 77, message: message.clone() },
+            Frame::Snapshot { group, file, message: message.clone() },
+            Frame::Offset(1 << 40),
             Frame::Chunk(Bytes::from_static(b"chunk")),
             Frame::Received,
             peer(PeerMessage::Raft(message)),

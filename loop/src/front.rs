@@ -1,27 +1,28 @@
 //! [`Front`]: where everything goes that arrives at the node from outside.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_engine::{DirectoryId, GroupId, LogId, NodeId, SnapshotStore};
+use quorate_engine::{DirectoryId, GroupId, NodeId, SnapshotMeta};
 use quorate_statemachine::StateMachine;
+use raft::eraftpb::MessageType;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::core::Input;
 use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
+use crate::heartbeat::Heartbeat;
 use crate::inbox::{Event, Inbox};
-use crate::members::Members;
+use crate::join_wire::{JoinAnswerWire, JoinWire};
+use crate::members::{Binding, Members};
+use crate::membership::{MembershipError, MembershipRequest};
 use crate::message::PeerMessage;
 use crate::registry::Registry;
-use crate::transport::{Calls, Ingress, Service, Transport, receive_snapshot};
+use crate::transport::{Calls, Ingress, Receiving, Service, SharedRoster, Transport};
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
 const CALLS_MAX: usize = 1_024;
-
-/// Snapshots that are received at a time, whichever groups they are of; more are refused, and their
-/// leaders try again.
-const RECEIVES_MAX: usize = 4;
 
 /// Everything that arrives at the node from outside.
 pub(crate) struct Front<S: StateMachine> {
@@ -30,31 +31,49 @@ pub(crate) struct Front<S: StateMachine> {
     pub(crate) calls: Calls,
     pub(crate) service: Arc<dyn Service>,
     pub(crate) transport: Arc<Transport>,
-    pub(crate) snapshots: SnapshotStore,
-    /// Longest silence during a snapshot transfer.
-    pub(crate) timeout: Duration,
+    pub(crate) roster: SharedRoster,
+    pub(crate) receiving: Arc<Receiving>,
     pub(crate) limits: Limits,
 }
 
 /// What bounds the work that peers can cause.
 pub(crate) struct Limits {
     calls: Arc<Semaphore>,
-    receives: Arc<Semaphore>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let calls = Arc::new(Semaphore::new(CALLS_MAX));
-        Limits { calls, receives: Arc::new(Semaphore::new(RECEIVES_MAX)) }
+        Limits { calls: Arc::new(Semaphore::new(CALLS_MAX)) }
     }
 }
 
-/// The members that a snapshot file tells of.
-fn members_of(store: &SnapshotStore, group: GroupId, id: LogId) -> Result<Arc<Members>, String> {
-    let reader = store.open(group, id).map_err(|error| error.to_string())?;
-    let meta = reader.meta();
-    let members = Members::decode(&meta.members, meta.conf_state.clone());
-    members.map(Arc::new).map_err(|error| error.to_string())
+impl<S: StateMachine> Front<S> {
+    /// Asks the group, which is led here or not.
+    async fn decide(
+        &self,
+        from: NodeId,
+        directory: DirectoryId,
+        request: JoinWire,
+    ) -> JoinAnswerWire {
+        let group = GroupId::new(request.group).and_then(|group| self.registry.get(group));
+        let (Some(group), Some(join)) = (group, request.join()) else {
+            return JoinAnswerWire::later("this node does not have the group");
+        };
+        let Binding { node_id, directory_id, .. } = join.binding;
+        // Of a dry run there is no directory yet.
+        if node_id != from || (directory_id != directory && !request.dry_run) {
+            return JoinAnswerWire::later("a node asks for another than itself");
+        }
+        let asked = MembershipRequest::Join(join.clone());
+        let result = group.change_membership(asked, request.dry_run).await;
+        let leader = match &result {
+            Err(MembershipError::NotLeader { leader }) => *leader,
+            _ => None,
+        };
+        let roster = self.roster.load();
+        let leader_addr = leader.and_then(|leader| roster.addr(leader)).map(str::to_owned);
+        JoinAnswerWire::of(&join, &result, leader_addr)
+    }
 }
 
 impl<S: StateMachine> Ingress for Front<S> {
@@ -66,6 +85,16 @@ impl<S: StateMachine> Ingress for Front<S> {
         permit: OwnedSemaphorePermit,
     ) {
         self.inbox.send(Event::Peer { from, group, message, permit });
+    }
+
+    fn heartbeats(
+        &self,
+        from: NodeId,
+        kind: MessageType,
+        beats: Vec<Heartbeat>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.inbox.send(Event::Heartbeats { from, kind, beats, permit });
     }
 
     fn founding(
@@ -101,33 +130,32 @@ impl<S: StateMachine> Ingress for Front<S> {
         self.calls.answered(from, request, payload);
     }
 
-    fn snapshot(&self, from: NodeId, stream: tokio::net::TcpStream) {
-        let Ok(permit) = self.limits.receives.clone().try_acquire_owned() else { return };
-        let (inbox, snapshots) = (self.inbox.clone(), self.snapshots.clone());
-        let (registry, timeout) = (self.registry.clone(), self.timeout);
-        let transfer = move || {
-            let _permit = permit;
-            let serves = |group| registry.serves(group);
-            match receive_snapshot(stream, timeout, &snapshots, &serves) {
-                Ok((group, message)) => {
-                    tracing::info!(%from, %group, "a snapshot was received");
-                    let meta = message.get_snapshot().get_metadata();
-                    let id = LogId { index: meta.index, term: meta.term };
-                    match members_of(&snapshots, group, id) {
-                        Ok(members) => {
-                            let input = Input::SnapshotReceived { from, message, members };
-                            inbox.send(Event::Input(group, input));
-                        }
-                        Err(error) => tracing::warn!(%from, error, "a snapshot was not received"),
-                    }
-                }
-                Err(error) => tracing::warn!(%from, %error, "a snapshot was not received"),
+    fn join(
+        &self,
+        from: NodeId,
+        directory: DirectoryId,
+        request: JoinWire,
+    ) -> Pin<Box<dyn Future<Output = JoinAnswerWire> + Send + '_>> {
+        Box::pin(self.decide(from, directory, request))
+    }
+
+    fn snapshot(
+        &self,
+        from: NodeId,
+        stream: tokio::net::TcpStream,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let is_served = |group| self.registry.serves(group);
+        let deliver = move |group, message, meta: SnapshotMeta| match Members::decode(
+            &meta.members,
+            meta.conf_state,
+        ) {
+            Ok(members) => {
+                let members = Arc::new(members);
+                let input = Input::SnapshotReceived { from, message, members };
+                self.inbox.send(Event::Input(group, input));
             }
+            Err(error) => tracing::warn!(%from, %group, %error, "a snapshot is of no use"),
         };
-        let thread = std::thread::Builder::new().name("quorate-snapshot-receive".to_owned());
-        // A closure that is not run is dropped, and the permit with it.
-        if let Err(error) = thread.spawn(transfer) {
-            tracing::warn!(%error, "a snapshot was not received");
-        }
+        Box::pin(self.receiving.take(from, stream, is_served, deliver))
     }
 }

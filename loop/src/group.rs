@@ -13,7 +13,7 @@ use crate::error::{ProposeError, ReadError, Stopped};
 use crate::inbox::{Applied, Closed, Event, Inbox};
 use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
 use crate::publish::{Published, Publisher, Updates};
-use crate::status::{Contact, GroupStatus};
+use crate::status::{GroupStatus, LastAnswer};
 
 /// One group on a node. Clones are handles to the same group; none of them keeps the node running.
 ///
@@ -173,9 +173,9 @@ impl<S: StateMachine> Group<S> {
     /// nothing. Asked for when it is wanted, since it changes with every heartbeat.
     ///
     /// Cancel safe.
-    pub async fn contacts(&self) -> Vec<Contact> {
+    pub async fn last_answers(&self) -> Vec<LastAnswer> {
         let (caller, answer) = oneshot::channel();
-        match self.0.inbox.ask_contacts(self.0.id, caller) {
+        match self.0.inbox.ask_last_answers(self.0.id, caller) {
             Ok(()) => answer.await.unwrap_or_default(),
             Err(Closed::Full | Closed::Ended) => Vec::new(),
         }

@@ -9,23 +9,38 @@ use crate::core::Input;
 use crate::error::ProposeError;
 use crate::inbox::GroupInput;
 use crate::slot::{GroupCore, GroupEffects, Slot, answer};
-use crate::status::Contact;
+use crate::status::LastAnswer;
 
 /// The groups of one loop.
 ///
 /// A group is *touched* by every input, and stays so for as long as it has more to do. Only touched
-/// groups are looked at; the others cost nothing but their ticks.
+/// groups are looked at.
+///
+/// A group that has nothing to do is not even ticked, but at the ticks that would make it do
+/// something: those in between are made up for before anything else reaches its core. To the core
+/// that is the same; but a follower that hears its leader costs nothing in between.
 pub(crate) struct Groups<S: StateMachine> {
     slots: BTreeMap<GroupId, Slot<S>>,
     /// In the order in which they were touched, each once.
     touched: Vec<GroupId>,
+    /// Ticks of the loop until now.
+    now: u64,
+    /// By tick, the groups to be looked at then: each that runs stands at the tick that its slot says,
+    /// and may stand at others, where it is passed over.
+    watched: BTreeMap<u64, Vec<GroupId>>,
     /// Those that have stopped by themselves since [`Groups::take_failed`], and why.
     failed: Vec<(GroupId, String)>,
 }
 
 impl<S: StateMachine> Groups<S> {
     pub(crate) fn new() -> Self {
-        Groups { slots: BTreeMap::new(), touched: Vec::new(), failed: Vec::new() }
+        Groups {
+            slots: BTreeMap::new(),
+            touched: Vec::new(),
+            now: 0,
+            watched: BTreeMap::new(),
+            failed: Vec::new(),
+        }
     }
 
     /// Adds a group that has yet to begin.
@@ -33,10 +48,24 @@ impl<S: StateMachine> Groups<S> {
         self.slots.insert(group, slot);
     }
 
+    /// Whether a group is here, begun or not.
+    pub(crate) fn contains(&self, group: GroupId) -> bool {
+        self.slots.contains_key(&group)
+    }
+
+    /// Takes a group out; all who wait for it, and who hold it, are told.
+    pub(crate) fn remove(&mut self, group: GroupId) {
+        if let Some(mut slot) = self.slots.remove(&group) {
+            slot.retire();
+        }
+    }
+
     /// A group begins; its first effects are due.
     pub(crate) fn begin(&mut self, group: GroupId, core: GroupCore<S>) {
         if let Some(slot) = self.slots.get_mut(&group) {
-            slot.begin(core);
+            slot.begin(core, self.now);
+            slot.watched = self.now + 1;
+            self.watched.entry(self.now + 1).or_default().push(group);
             self.touch(group);
         }
     }
@@ -50,7 +79,7 @@ impl<S: StateMachine> Groups<S> {
     /// [`Slot::step`].
     pub(crate) fn step(&mut self, group: GroupId, input: GroupInput<S>) {
         let Some(slot) = self.slots.get_mut(&group) else { return };
-        match slot.step(input) {
+        match slot.step(input, self.now) {
             Ok(()) => self.touch(group),
             Err(reason) => self.fail(group, &reason),
         }
@@ -60,7 +89,7 @@ impl<S: StateMachine> Groups<S> {
     pub(crate) fn step_all(&mut self, input: impl Fn() -> GroupInput<S>) {
         let mut failed = Vec::new();
         for (group, slot) in &mut self.slots {
-            match slot.step(input()) {
+            match slot.step(input(), self.now) {
                 Ok(()) if !slot.is_touched && slot.is_running() => {
                     slot.is_touched = true;
                     self.touched.push(*group);
@@ -76,7 +105,33 @@ impl<S: StateMachine> Groups<S> {
 
     /// The Raft clock of every group advances by one tick.
     pub(crate) fn tick(&mut self) {
-        self.step_all(|| Input::Tick);
+        self.now += 1;
+        while let Some(first) = self.watched.first_entry()
+            && *first.key() <= self.now
+        {
+            let at = *first.key();
+            for group in first.remove() {
+                self.tick_group(group, at);
+            }
+        }
+    }
+
+    fn tick_group(&mut self, group: GroupId, at: u64) {
+        let Some(slot) = self.slots.get_mut(&group) else { return };
+        if slot.watched != at || !slot.is_running() {
+            return;
+        }
+        // Something came meanwhile, a heartbeat most likely, and put it off once more.
+        if slot.due() > self.now {
+            slot.watched = slot.due();
+            return self.watched.entry(slot.due()).or_default().push(group);
+        }
+        // Until its effects are taken, which is before the next tick.
+        slot.watched = 0;
+        match slot.tick_to(self.now) {
+            Ok(()) => self.touch(group),
+            Err(reason) => self.fail(group, &reason),
+        }
     }
 
     /// The connection to a node broke.
@@ -95,8 +150,8 @@ impl<S: StateMachine> Groups<S> {
     }
 
     /// Whom the core of a group has heard of, and when; nobody, where it is not here.
-    pub(crate) fn contacts(&self, group: GroupId) -> Vec<Contact> {
-        self.slots.get(&group).map(Slot::contacts).unwrap_or_default()
+    pub(crate) fn last_answers(&self, group: GroupId) -> Vec<LastAnswer> {
+        self.slots.get(&group).map(Slot::last_answers).unwrap_or_default()
     }
 
     /// Whether any group has something to do.
@@ -130,6 +185,12 @@ impl<S: StateMachine> Groups<S> {
     pub(crate) fn carried_out(&mut self, group: GroupId, log_disk_bytes: u64) {
         let Some(slot) = self.slots.get_mut(&group) else { return };
         slot.publish(log_disk_bytes);
+        slot.put_ticks_off();
+        // It stands where it did, if that is no later: it is looked at then, and put off again.
+        if slot.is_running() && (slot.watched <= self.now || slot.due() < slot.watched) {
+            slot.watched = slot.due();
+            self.watched.entry(slot.due()).or_default().push(group);
+        }
         if slot.has_more() {
             self.touch(group);
         }
@@ -148,6 +209,19 @@ impl<S: StateMachine> Groups<S> {
             slot.stop(&ProposeError::Fatal(reason.to_owned()));
             self.failed.push((group, reason.to_owned()));
         }
+    }
+
+    /// Stops a group that this node does not belong to any more.
+    pub(crate) fn expel(&mut self, group: GroupId, reason: &str) {
+        if let Some(slot) = self.slots.get_mut(&group) {
+            slot.expel(reason);
+            self.failed.push((group, reason.to_owned()));
+        }
+    }
+
+    /// Whether `group` runs.
+    pub(crate) fn is_running(&self, group: GroupId) -> bool {
+        self.slots.get(&group).is_some_and(Slot::is_running)
     }
 
     /// The groups that have failed since the last call, and why.

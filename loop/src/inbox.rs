@@ -6,17 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use quorate_engine::{DirectoryId, Durable, GroupId, NodeId};
+use quorate_engine::{DirectoryId, Durable, GroupId, NodeId, SnapshotMeta};
 use quorate_statemachine::StateMachine;
+use raft::eraftpb::MessageType;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::core::Input;
 use crate::error::{ProposeError, ReadError};
 use crate::frame::FoundingNews;
+use crate::heartbeat::Heartbeat;
+use crate::joining::LetIn;
+use crate::members::Members;
 use crate::membership::{MembershipChanged, MembershipError};
 use crate::message::PeerMessage;
-use crate::status::Contact;
+use crate::status::LastAnswer;
 use crate::transport::LinkEvent;
+use crate::turnover::{CreateCaller, RemoveCaller};
 
 /// A command that was applied, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +45,7 @@ pub(crate) type ReadCaller = oneshot::Sender<Result<u64, ReadError>>;
 pub(crate) type MembershipCaller = oneshot::Sender<Result<MembershipChanged, MembershipError>>;
 
 /// The completion of a question for the members' last answers.
-pub(crate) type ContactsCaller = oneshot::Sender<Vec<Contact>>;
+pub(crate) type AnswersCaller = oneshot::Sender<Vec<LastAnswer>>;
 
 /// What callers on this node, and everybody else, have for the core of a group.
 pub(crate) type GroupInput<S> = Input<ProposeCaller<S>, ReadCaller, MembershipCaller>;
@@ -50,11 +55,18 @@ pub(crate) enum Event<S: StateMachine> {
     /// Something for the core of a group.
     Input(GroupId, GroupInput<S>),
     /// A caller asks when the members of a group answered last.
-    Contacts(GroupId, ContactsCaller),
+    LastAnswers(GroupId, AnswersCaller),
     /// Writes that are durable, of whichever groups.
     Durable(Vec<Durable>),
     /// A message of a peer. The permit holds its bytes' place in the peer's share of the inbox.
     Peer { from: NodeId, group: GroupId, message: PeerMessage, permit: OwnedSemaphorePermit },
+    /// Heartbeats of a peer for many groups, or answers; the permit as above.
+    Heartbeats {
+        from: NodeId,
+        kind: MessageType,
+        beats: Vec<Heartbeat>,
+        permit: OwnedSemaphorePermit,
+    },
     /// News of the founding; the permit as above.
     Founding {
         from: NodeId,
@@ -62,12 +74,22 @@ pub(crate) enum Event<S: StateMachine> {
         news: FoundingNews,
         permit: OwnedSemaphorePermit,
     },
-    /// A snapshot transfer has ended; what came of it is another event.
-    SnapshotSent,
     /// A connection went down or was refused.
     Link(LinkEvent),
+    /// A group has let this node in, or will not.
+    Entered(GroupId, Result<LetIn, String>),
     /// These groups hold log files back that should be removed.
     HeldBack(Vec<GroupId>),
+    /// Begin a group with these members.
+    Create { group: GroupId, members: Members, caller: CreateCaller },
+    /// The first snapshot of such a group is durable, or could not be written.
+    FirstSnapshot(GroupId, Result<SnapshotMeta, String>),
+    /// Take a group out of this node.
+    Remove { group: GroupId, caller: RemoveCaller },
+    /// Such groups are gone from the log.
+    Removed(Vec<GroupId>),
+    /// The files of such a group are gone too.
+    Discarded(GroupId),
     /// A group cannot go on, and the others can: its own state machine is at fault.
     Failed(GroupId, String),
     /// Another thread of this node cannot go on.
@@ -121,8 +143,8 @@ impl<S: StateMachine> Inbox<S> {
     }
 
     /// Asks when the members of a group answered last, for a caller on this node.
-    pub(crate) fn ask_contacts(&self, group: GroupId, to: ContactsCaller) -> Result<(), Closed> {
-        self.counted(Event::Contacts(group, to))
+    pub(crate) fn ask_last_answers(&self, group: GroupId, to: AnswersCaller) -> Result<(), Closed> {
+        self.counted(Event::LastAnswers(group, to))
     }
 
     fn counted(&self, request: Event<S>) -> Result<(), Closed> {

@@ -29,6 +29,8 @@ const FULL_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) enum LogWork {
     /// Make these durable, of whichever groups.
     Write(Vec<GroupWrite>),
+    /// Drop a group from the log, for which nothing more is written.
+    Remove(GroupId),
     /// Close the log: nothing follows.
     Close,
 }
@@ -55,6 +57,7 @@ pub(crate) fn run<F: Disk + 'static, S: StateMachine>(
         witness_due: None,
         retry_at: None,
         told_full: BTreeSet::new(),
+        removals: Vec::new(),
     };
     let mut waiting = Vec::new();
     if !rounds.writer.is_witness_synced() {
@@ -74,6 +77,7 @@ pub(crate) fn run<F: Disk + 'static, S: StateMachine>(
         while let Some(next) = work {
             match next {
                 LogWork::Write(writes) => waiting.extend(writes),
+                LogWork::Remove(group) => rounds.removals.push(group),
                 LogWork::Close => is_open = false,
             }
             let has_place = is_open && waiting.len() < WRITES_PER_BATCH;
@@ -98,6 +102,8 @@ struct Rounds<'a, F: Disk, S: StateMachine> {
     retry_at: Option<Instant>,
     /// The groups that were told so: a receipt will tell them that there is room again.
     told_full: BTreeSet<GroupId>,
+    /// Groups that are to be dropped, once nothing waits that may be theirs.
+    removals: Vec<GroupId>,
 }
 
 impl<F: Disk + 'static, S: StateMachine> Rounds<'_, F, S> {
@@ -113,10 +119,27 @@ impl<F: Disk + 'static, S: StateMachine> Rounds<'_, F, S> {
             self.writer.sync_witness()?;
             self.witness_due = None;
         }
-        let has_work = self.writer.is_waiting() || !waiting.is_empty();
+        let has_writes = self.writer.is_waiting() || !waiting.is_empty();
+        let has_work = has_writes || !self.removals.is_empty();
         if !has_work || self.retry_at.is_some_and(|at| now < at) {
             return Ok(());
         }
+        if has_writes {
+            self.write(waiting)?;
+        }
+        if !self.removals.is_empty() && !self.writer.is_waiting() {
+            self.remove()?;
+        }
+        self.disk_bytes.store(self.writer.disk_bytes(), Ordering::Relaxed);
+        if self.writer.is_witness_synced() {
+            self.witness_due = None;
+        } else if self.witness_due.is_none() {
+            self.witness_due = Some(now + (WITNESS_LAG_MAX - WITNESS_SLACK));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, waiting: &mut Vec<GroupWrite>) -> Result<(), WriteError> {
         let groups: Vec<_> = waiting.iter().map(|write| write.group).collect();
         match self.writer.write(std::mem::take(waiting)) {
             Ok(receipts) => {
@@ -140,11 +163,17 @@ impl<F: Disk + 'static, S: StateMachine> Rounds<'_, F, S> {
             }
             Err(error) => return Err(error),
         }
-        self.disk_bytes.store(self.writer.disk_bytes(), Ordering::Relaxed);
-        if self.writer.is_witness_synced() {
-            self.witness_due = None;
-        } else if self.witness_due.is_none() {
-            self.witness_due = Some(now + (WITNESS_LAG_MAX - WITNESS_SLACK));
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result<(), WriteError> {
+        match self.writer.remove(&self.removals) {
+            Ok(()) => {
+                self.retry_at = None;
+                self.inbox.send(Event::Removed(std::mem::take(&mut self.removals)));
+            }
+            Err(WriteError::Full { .. }) => self.retry_at = Some(Instant::now() + FULL_PAUSE),
+            Err(error) => return Err(error),
         }
         Ok(())
     }

@@ -158,6 +158,15 @@ impl From<&Binding> for MemberWire {
 }
 
 impl MemberWire {
+    /// A binding and an address, of somebody who is no member yet.
+    pub(crate) fn of(binding: &Binding, addr: &str) -> Self {
+        MemberWire { addr: addr.to_owned(), ..MemberWire::from(binding) }
+    }
+
+    pub(crate) fn addr(&self) -> &str {
+        &self.addr
+    }
+
     pub(crate) fn binding(&self) -> Result<Binding, MembersError> {
         let directory_id = <[u8; 16]>::try_from(self.directory_id.as_slice())
             .map(DirectoryId::from_bytes)
@@ -193,10 +202,34 @@ impl Members {
                 (member_id, Member { member_id, binding, addr, promotion: Promotion::Never })
             })
             .collect();
+        Members::of_founders(by_id)
+    }
+
+    fn of_founders(by_id: BTreeMap<u64, Member>) -> Members {
         let next_member_id = by_id.keys().next_back().map_or(1, |id| id + 1);
         let ids: Vec<u64> = by_id.keys().copied().collect();
         let conf_state = ConfState::from((ids, Vec::new()));
         Members { by_id, next_member_id, retired: VecDeque::new(), conf_state, index: 1 }
+    }
+
+    /// The founding table of another group, with these nodes as its voters. Each keeps its member id,
+    /// which stands for one directory and for no other.
+    ///
+    /// # Errors
+    ///
+    /// A node that is no member here.
+    pub(crate) fn founding_of(&self, voters: &[NodeId]) -> Result<Members, NodeId> {
+        let of_node = |node: &NodeId| self.of_node(*node).ok_or(*node);
+        let members: Vec<&Member> = voters.iter().map(of_node).collect::<Result<_, _>>()?;
+        let by_id: BTreeMap<u64, Member> = members
+            .into_iter()
+            .map(|member| {
+                let binding = Binding { incarnation: 0, ..member.binding };
+                let promotion = Promotion::Never;
+                (member.member_id, Member { binding, promotion, ..member.clone() })
+            })
+            .collect();
+        Ok(Members::of_founders(by_id))
     }
 
     /// The member that Raft calls `member_id`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_engine::NodeId;
+use quorate_engine::{DirectoryId, NodeId};
 
 use crate::members::{Binding, Members};
 
@@ -32,9 +32,9 @@ pub struct Join {
     pub binding: Binding,
     /// Where it is reached, `HOST:PORT`.
     pub addr: String,
-    /// The member that it was, when nobody asked it to come back: it is let in only while that one
-    /// is still a member. `None` when an operator formatted the directory to join.
-    pub was: Option<Binding>,
+    /// The directory of the member that it was, when it comes back by itself: it is let in only
+    /// while that one is still a member. `None` when an operator formatted the directory to join.
+    pub was: Option<DirectoryId>,
 }
 
 /// What becomes of the member on one node.

@@ -10,35 +10,41 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorate_engine::{
-    DefaultFileSystem, Disk, Engine, EngineConfig, Formatted, Founding as FoundedBy, GroupId,
-    Identity, NodeId,
+    DefaultFileSystem, DirectoryId, Disk, EngineConfig, Formatted, GroupId, Identity, NodeId,
 };
 use quorate_statemachine::StateMachine;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::apply::Applier;
 use crate::bootstrap::Bootstrap;
 use crate::config::LoopConfig;
-use crate::driver::{Addresses, Driver};
-use crate::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
-use crate::founding::Founding;
+use crate::contacts::{Contacts, refuse_plaintext};
+use crate::driver::Driver;
+use crate::entrances::Entrances;
+use crate::error::{
+    CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
+};
 use crate::front::{Front, Limits};
 use crate::group::Group;
 use crate::groups::Groups;
+use crate::heartbeats::Heartbeats;
 use crate::inbox::{Applied, Event, Inbox};
+use crate::joining::Joining;
 use crate::machine::SnapshotTrigger;
-use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
+use crate::membership::{Join, MembershipChanged, MembershipError, MembershipRequest};
 use crate::publish::{Published, Publisher, Updates};
 use crate::purges::Purges;
 use crate::recovered::Recovered;
 use crate::registry::Registry;
-use crate::slot::Slot;
-use crate::snapshot_sends::{SendContext, SnapshotSends};
+use crate::renewal;
 use crate::snapshot_worker::SnapshotWorker;
-use crate::status::{Contact, GroupStatus};
-use crate::transport::{Acceptor, Calls, LinkEvent, Roster, Service, SharedRoster, Transport};
+use crate::status::{GroupStatus, LastAnswer};
+use crate::transport::{
+    Acceptor, Calls, LinkEvent, Receiving, Sending, Service, SharedRoster, Transport,
+};
+use crate::turnover::Turnover;
 
 /// The metadata quorum is group 1. It is founded with the cluster.
 pub(crate) const FIRST_GROUP: GroupId = match GroupId::new(1) {
@@ -120,51 +126,53 @@ impl<S: StateMachine> Node<S> {
         if !faults.is_empty() {
             return Err(OpenError::Config(faults));
         }
-        let addresses = voters(formatted.identity())?;
-        refuse_plaintext(listen, &addresses, &config)?;
+        let contacts = Contacts::of(formatted.identity());
+        refuse_plaintext(listen, &contacts.others, &config)?;
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|source| OpenError::Listen { addr: listen, source })?;
         let listen_addr =
             listener.local_addr().map_err(|source| OpenError::Listen { addr: listen, source })?;
-        // The disk is read on a thread that may block.
-        let opening = move || {
-            let engine = Engine::open_with(formatted, &engine_config, disk)?;
-            let purges = Purges::new(engine_config.purge_threshold_bytes);
-            Recovered::<S, F>::new(engine, FIRST_GROUP, purges)
+        let addr = config.advertise.clone().unwrap_or_else(|| listen_addr.to_string());
+        let rehearsal = contacts.rehearsal(formatted.identity(), addr, &config);
+        let purges = Purges::new(engine_config.purge_threshold_bytes);
+        let opened = renewal::open(formatted, &engine_config, disk, FIRST_GROUP, rehearsal).await?;
+        // State machines are restored on a thread that may block.
+        let restoring = move || {
+            let renewed = opened.renewed;
+            let recovered = Recovered::<S, F>::new(opened.engine, FIRST_GROUP, purges)?;
+            Ok::<_, OpenError>((recovered, renewed))
         };
-        let recovered = tokio::task::spawn_blocking(opening)
+        let (recovered, renewed) = tokio::task::spawn_blocking(restoring)
             .await
             .map_err(|error| OpenError::Restore(error.to_string()))??;
-        Self::start(recovered, addresses, listener, listen_addr, config, service)
+        Self::start(recovered, renewed, listener, listen_addr, config, service)
     }
 
     fn start<F: Disk + 'static>(
         recovered: Recovered<S, F>,
-        addresses: Addresses,
+        renewed: BTreeMap<GroupId, DirectoryId>,
         listener: TcpListener,
         listen_addr: SocketAddr,
         config: LoopConfig,
         service: Arc<dyn Service>,
     ) -> Result<Node<S>, OpenError> {
-        let Recovered { engine, genesis, first, others, machines, damaged, purges } = recovered;
+        let Recovered { engine, genesis, first, others, waiting, .. } = recovered;
+        let Recovered { machines, damaged, quarantined, purges, .. } = recovered;
         let identity = engine.identity.clone();
         let node = identity.node_id;
         let run = run_number();
         let (inbox, events) = Inbox::new(config.inbox_max);
 
-        let founding = Founding::recover(
-            (node, identity.directory_id),
-            addresses.keys().copied().collect(),
-            genesis.as_deref(),
-        )
-        .map_err(|error| OpenError::Restore(error.to_string()))?;
-        let (cluster, directory) = (identity.cluster_id, identity.directory_id);
-        let mut roster = Roster::new(cluster, node, directory, addresses.clone());
-        if let Some(bindings) = founding.bindings() {
-            roster = roster.bound(bindings, founding.is_complete());
-        }
+        let contacts = Contacts::of(&identity);
+        let has_joined = match &first {
+            Some(_) => genesis.is_none(),
+            None => waiting.contains_key(&FIRST_GROUP),
+        };
+        let founding = contacts.founding(&identity, genesis.as_deref(), has_joined)?;
+        let roster = contacts.roster(&identity, founding.as_ref());
         let roster: SharedRoster = Arc::new(ArcSwap::from_pointee(roster));
+        let addresses = contacts.voters;
         let calls =
             Calls::new(u64::from(run) << 32, Duration::from_millis(config.request_timeout_ms));
         let (links, lost) = (inbox.clone(), calls.clone());
@@ -177,6 +185,7 @@ impl<S: StateMachine> Node<S> {
         let transport = Arc::new(Transport::start(&roster, &config, &(Arc::new(on_link) as _)));
 
         let (log, queue) = mpsc::channel();
+        let turnover = Turnover::new(engine.cache.clone(), quarantined);
         let bootstrap = Bootstrap::new(
             FIRST_GROUP,
             (founding, addresses),
@@ -187,26 +196,8 @@ impl<S: StateMachine> Node<S> {
         );
         let disk_bytes = bootstrap.writer.disk_bytes();
         let log_disk_bytes = Arc::new(AtomicU64::new(disk_bytes));
-        let (mut groups, registry) = (Groups::new(), Registry::new());
-        let mut enter = |id: GroupId, publisher, fatal: Option<String>| {
-            let status = GroupStatus { fatal, ..GroupStatus::founding(disk_bytes) };
-            let (status, receiver) = watch::channel(status);
-            groups.insert(id, Slot::new(id, status));
-            let disk_bytes = log_disk_bytes.clone();
-            registry.insert(Group::new(id, inbox.clone(), publisher, receiver, disk_bytes));
-        };
-        for (id, machine) in &machines {
-            enter(*id, machine.publisher().clone(), None);
-        }
-        for (id, reason) in damaged {
-            // Nobody may see what it holds: it stays at nothing.
-            let publisher = Publisher::new(S::new().image(), 0);
-            publisher.stop();
-            enter(id, Arc::new(publisher), Some(reason));
-        }
-        let Some(first) = registry.get(FIRST_GROUP) else {
-            return Err(OpenError::Restore("group 1 has no state machine".to_owned()));
-        };
+        let publishers: Vec<_> =
+            machines.iter().map(|(id, machine)| (*id, machine.publisher().clone())).collect();
         let (worker, worker_thread) =
             SnapshotWorker::start(engine.snapshots.clone(), inbox.clone())
                 .map_err(OpenError::Thread)?;
@@ -226,21 +217,26 @@ impl<S: StateMachine> Node<S> {
             guard.guard(|| applier.run(&work));
         })?;
 
-        let connect_timeout = Duration::from_millis(config.connect_timeout_ms);
-        let sends = SnapshotSends::new(SendContext {
-            inbox: inbox.clone(),
-            snapshots: engine.snapshots.clone(),
-            runtime: tokio::runtime::Handle::current(),
-            roster: roster.clone(),
-            timeout: connect_timeout,
-        });
         let (running, ended) = watch::channel(());
-        let driver = Driver {
+        let silence = Duration::from_millis(config.connect_timeout_ms);
+        let runtime = tokio::runtime::Handle::current();
+        let sending = Sending::new(runtime, roster.clone(), engine.snapshots.clone(), silence);
+        let registry = Registry::new();
+        let joining = Joining { roster: roster.clone(), addresses: contacts.others, silence };
+        let entrances = Entrances::new(joining, config.advertise.clone(), inbox.clone());
+        for (group, binding) in waiting {
+            let addr = config.advertise.clone().unwrap_or_else(|| listen_addr.to_string());
+            let was = renewed.get(&group).copied();
+            entrances.ask(group, Join { binding, addr, was });
+        }
+        let mut driver = Driver {
             first: FIRST_GROUP,
             node,
             config: config.clone(),
             run,
-            groups,
+            groups: Groups::new(),
+            registry: registry.clone(),
+            turnover,
             events,
             inbox: inbox.clone(),
             apply,
@@ -248,11 +244,26 @@ impl<S: StateMachine> Node<S> {
             worker,
             reader: engine.reader,
             snapshots: engine.snapshots.clone(),
-            sends,
+            entrances,
+            expelled: None,
+            heartbeats: Heartbeats::default(),
             transport: transport.clone(),
             roster: roster.clone(),
+            sending,
             purges,
             log_disk_bytes,
+        };
+        for (id, publisher) in publishers {
+            driver.enter(id, publisher, None);
+        }
+        for (id, reason) in damaged {
+            // Nobody may see what it holds: it shows nothing, and ends at once.
+            let publisher = Arc::new(Publisher::new(S::new().image(), 0));
+            publisher.stop();
+            driver.enter(id, publisher, Some(reason));
+        }
+        let Some(first) = registry.get(FIRST_GROUP) else {
+            return Err(OpenError::Restore("group 1 has no state machine".to_owned()));
         };
         let loop_thread = thread("quorate-loop", move || {
             driver.run(bootstrap);
@@ -265,8 +276,8 @@ impl<S: StateMachine> Node<S> {
             calls: calls.clone(),
             service: service.clone(),
             transport: transport.clone(),
-            snapshots: engine.snapshots,
-            timeout: connect_timeout,
+            roster: roster.clone(),
+            receiving: Receiving::new(engine.snapshots, silence),
             limits: Limits::default(),
         });
         let acceptor = Acceptor::new(roster, front, &config);
@@ -353,6 +364,62 @@ impl<S: StateMachine> Node<S> {
         self.0.first.watch_status()
     }
 
+    /// Founds a group with these voters, of which this node is one. It must be called on each of
+    /// them with the same voters; with a majority the group elects a leader. When it returns the
+    /// group is durable on this node, and comes up again with it.
+    ///
+    /// Which data directory stands for a voter, and where it is reached, is what group 1 knows of the
+    /// node. So two calls for one group should have no change of group 1's membership between them:
+    /// voters that know each other by different directories do not vote for each other.
+    ///
+    /// An id is for one group, ever. A node that was away while a group was removed comes back with
+    /// it, and under the same id it would take part in the new one, with what it knows of the old.
+    ///
+    /// While the disk is full it waits until there is room. Not cancel safe: if the future is
+    /// dropped, the group may still be founded.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateGroupError`]; but for [`CreateGroupError::Stopped`] nothing was founded.
+    pub async fn create_group(
+        &self,
+        group: GroupId,
+        voters: &[NodeId],
+    ) -> Result<Group<S>, CreateGroupError> {
+        let of_first = self.0.first.status();
+        if !of_first.serving || of_first.fatal.is_some() {
+            return Err(CreateGroupError::NotReady);
+        }
+        let node = self.0.identity.node_id;
+        if !voters.contains(&node) {
+            return Err(CreateGroupError::NotVoter { group, node });
+        }
+        let members =
+            of_first.members.founding_of(voters).map_err(CreateGroupError::UnknownVoter)?;
+        let (caller, answer) = oneshot::channel();
+        self.0.inbox.send(Event::Create { group, members, caller });
+        answer.await.unwrap_or(Err(CreateGroupError::Stopped))?;
+        self.group(group).ok_or(CreateGroupError::Stopped)
+    }
+
+    /// Takes a group out of this node, durably: its log, its snapshots, its votes. Callers that wait
+    /// for it are told that it has stopped.
+    ///
+    /// The other voters are not told. Call it on each of them, or on none that the group still
+    /// counts on: a voter that is gone is one that does not answer, and must never be founded
+    /// again for the same group (see [`Node::create_group`]).
+    ///
+    /// Not cancel safe: if the future is dropped, the group may still be removed.
+    ///
+    /// # Errors
+    ///
+    /// [`RemoveGroupError`]; but for [`RemoveGroupError::Stopped`] the group stays as it was.
+    pub async fn remove_group(&self, group: GroupId) -> Result<(), RemoveGroupError> {
+        let (caller, answer) = oneshot::channel();
+        self.0.inbox.send(Event::Remove { group, caller });
+        answer.await.unwrap_or(Err(RemoveGroupError::Stopped))
+    }
+
     /// One of the groups on this node; `None` where it is not here. One that has stopped for good is,
     /// and says why in its status.
     pub fn group(&self, id: GroupId) -> Option<Group<S>> {
@@ -409,11 +476,11 @@ impl<S: StateMachine> Node<S> {
         self.0.first.change_membership(request, dry_run).await
     }
 
-    /// When each member of group 1 answered last; see [`Group::contacts`].
+    /// When each member of group 1 answered last; see [`Group::last_answers`].
     ///
     /// Cancel safe.
-    pub async fn contacts(&self) -> Vec<Contact> {
-        self.0.first.contacts().await
+    pub async fn last_answers(&self) -> Vec<LastAnswer> {
+        self.0.first.last_answers().await
     }
 
     /// Stops the node and waits until its log is closed. Callers that wait are told
@@ -447,40 +514,6 @@ impl<S: StateMachine> Drop for Inner<S> {
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Thread)
-}
-
-fn voters(identity: &Identity) -> Result<Addresses, OpenError> {
-    match &identity.founding {
-        FoundedBy::Voters(voters) => {
-            Ok(voters.iter().map(|v| (v.node_id, v.addr.clone())).collect::<BTreeMap<_, _>>())
-        }
-        FoundedBy::Join(_) => Err(OpenError::Unsupported(
-            "this directory was formatted to join a cluster, which this version cannot do: format \
-             it with the initial voters"
-                .to_owned(),
-        )),
-    }
-}
-
-fn refuse_plaintext(
-    listen: SocketAddr,
-    addresses: &Addresses,
-    config: &LoopConfig,
-) -> Result<(), OpenError> {
-    if config.allow_plaintext {
-        return Ok(());
-    }
-    if !listen.ip().is_loopback() {
-        return Err(OpenError::Plaintext(listen.to_string()));
-    }
-    let is_loopback = |addr: &str| {
-        addr.starts_with("localhost:")
-            || addr.parse::<SocketAddr>().is_ok_and(|addr| addr.ip().is_loopback())
-    };
-    match addresses.values().find(|addr| !is_loopback(addr)) {
-        Some(addr) => Err(OpenError::Plaintext(addr.clone())),
-        None => Ok(()),
-    }
 }
 
 /// A number that differs between two runs of this node, with all likelihood.

@@ -1,15 +1,15 @@
 //! [`Recovered`]: what was found in a data directory, as the threads of a node need it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quorate_engine::{Damage, Disk, Engine, GroupId, LogId, RecoveredGroup, SnapshotMeta};
+use quorate_engine::{Damage, Disk, Engine, GroupId, RecoveredGroup, SnapshotMeta};
 use quorate_statemachine::StateMachine;
-use raft::eraftpb::ConfState;
 
-use crate::bootstrap::Founded;
+use crate::bootstrap::{Founded, own_binding};
 use crate::error::{OpenError, listed};
 use crate::machine::{self, Machine};
+use crate::members::Binding;
 use crate::purges::Purges;
 
 /// The groups of a directory, with their state machines restored.
@@ -20,10 +20,14 @@ pub(crate) struct Recovered<S: StateMachine, F: Disk> {
     /// The first group; `None` before its founding.
     pub(crate) first: Option<Founded>,
     pub(crate) others: Vec<Founded>,
+    /// Groups that have begun without anything in them, and wait to be let in: what they ask.
+    pub(crate) waiting: BTreeMap<GroupId, Binding>,
     /// Of every group that can begin; the first one's in any case.
     pub(crate) machines: BTreeMap<GroupId, Box<Machine<S>>>,
     /// Groups that must not begin, and why.
     pub(crate) damaged: BTreeMap<GroupId, String>,
+    /// Those of them that the engine writes nothing for.
+    pub(crate) quarantined: BTreeSet<GroupId>,
     pub(crate) purges: Purges,
 }
 
@@ -46,7 +50,9 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
             genesis: None,
             first: None,
             others: Vec::new(),
+            waiting: BTreeMap::new(),
             machines: BTreeMap::new(),
+            quarantined: engine.damaged.keys().copied().collect(),
             damaged: std::mem::take(&mut engine.damaged)
                 .into_iter()
                 .map(|(group, findings)| (group, condemned(&findings)))
@@ -55,6 +61,10 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
             engine,
         };
         for (group, found) in std::mem::take(&mut recovered.engine.groups) {
+            if found.snapshot.id.index == 0 {
+                recovered.wait(group, found.incarnation);
+                continue;
+            }
             let genesis = found.genesis.clone();
             match recovered.restore(group, found) {
                 Ok(founded) if group == first => {
@@ -68,16 +78,21 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
             }
         }
         if recovered.first.is_none() {
-            let (id, conf_state, members) = (LogId::default(), ConfState::default(), Bytes::new());
-            let nothing = SnapshotMeta { group: first, id, conf_state, members };
-            recovered.machines.insert(first, Box::new(Machine::new(S::new(), nothing)));
+            let nothing = Machine::new(S::new(), SnapshotMeta::none(first));
+            recovered.machines.insert(first, Box::new(nothing));
         }
         Ok(recovered)
     }
 
+    fn wait(&mut self, group: GroupId, incarnation: u64) {
+        self.waiting.insert(group, own_binding(&self.engine.identity, incarnation));
+        let nothing = Machine::new(S::new(), SnapshotMeta::none(group));
+        self.machines.insert(group, Box::new(nothing));
+    }
+
     fn restore(&mut self, group: GroupId, found: RecoveredGroup) -> Result<Founded, String> {
         let id = found.snapshot.id;
-        let founded = Founded::recovered(found)?;
+        let founded = Founded::recovered(found, &self.engine.identity)?;
         let (state, meta) = machine::restore(&self.engine.snapshots, group, id)
             .map_err(|error| machine::described(&error))?;
         self.machines.insert(group, Box::new(Machine::new(state, meta)));

@@ -29,6 +29,10 @@ impl<S: StateMachine> Registry<S> {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(group.id(), group);
     }
 
+    pub(crate) fn remove(&self, group: GroupId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+    }
+
     pub(crate) fn get(&self, group: GroupId) -> Option<Group<S>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
     }

@@ -6,10 +6,10 @@ use quorate_engine::GroupId;
 use quorate_statemachine::StateMachine;
 use tokio::sync::watch;
 
-use crate::core::{Core, Effects, Vitals};
+use crate::core::{Core, Effects, Input, Vitals};
 use crate::error::ProposeError;
 use crate::inbox::{Caller, GroupInput, MembershipCaller, ProposeCaller, ReadCaller, panic_text};
-use crate::status::{Contact, GroupStatus, Role};
+use crate::status::{GroupStatus, LastAnswer, Role};
 
 /// The core of a group whose callers are those of a node.
 pub(crate) type GroupCore<S> = Core<ProposeCaller<S>, ReadCaller, MembershipCaller>;
@@ -31,17 +31,63 @@ pub(crate) struct Slot<S: StateMachine> {
     published: Option<Vitals>,
     /// Whether it waits for its effects to be taken.
     pub(crate) is_touched: bool,
+    /// The loop's tick up to which the core has been ticked.
+    ticked: u64,
+    /// The tick that the core must see next, and the one at which the group is looked at for it, which
+    /// is never later.
+    due: u64,
+    pub(crate) watched: u64,
 }
 
 impl<S: StateMachine> Slot<S> {
     /// A group that has yet to begin.
     pub(crate) fn new(group: GroupId, status: watch::Sender<GroupStatus>) -> Self {
-        Slot { group, core: None, status, published: None, is_touched: false }
+        Slot {
+            group,
+            core: None,
+            status,
+            published: None,
+            is_touched: false,
+            ticked: 0,
+            due: 0,
+            watched: 0,
+        }
     }
 
-    /// The group begins.
-    pub(crate) fn begin(&mut self, core: GroupCore<S>) {
+    /// The group begins, at tick `now` of the loop.
+    pub(crate) fn begin(&mut self, core: GroupCore<S>, now: u64) {
         self.core = Some(Box::new(core));
+        (self.ticked, self.due) = (now, now + 1);
+    }
+
+    /// The tick that the core must see next. Until then its ticks are put off: they would change
+    /// nothing but its clocks.
+    pub(crate) fn due(&self) -> u64 {
+        self.due
+    }
+
+    /// Puts the next ticks off for as long as that is without effect.
+    pub(crate) fn put_ticks_off(&mut self) {
+        let Some(core) = &mut self.core else { return };
+        let idle_ticks = core.idle_ticks();
+        self.due = self.ticked + 1 + idle_ticks;
+        if idle_ticks > 0 {
+            core.rest();
+        }
+    }
+
+    /// Ticks the core up to tick `now` of the loop.
+    ///
+    /// # Errors
+    ///
+    /// As [`Slot::step`].
+    pub(crate) fn tick_to(&mut self, now: u64) -> Result<(), String> {
+        while self.ticked < now {
+            self.ticked += 1;
+            let Some(core) = &mut self.core else { continue };
+            caught(|| core.step(Input::Tick))?;
+        }
+        Ok(())
     }
 
     /// Whether the group runs.
@@ -49,13 +95,14 @@ impl<S: StateMachine> Slot<S> {
         self.core.is_some()
     }
 
-    /// Steps an input. One for a group that does not run is dropped, and its caller with it, who
+    /// Steps an input at tick `now` of the loop. One for a group that does not run is dropped, and its caller with it, who
     /// finds the reason in the status.
     ///
     /// # Errors
     ///
     /// Why the group must stop.
-    pub(crate) fn step(&mut self, input: GroupInput<S>) -> Result<(), String> {
+    pub(crate) fn step(&mut self, input: GroupInput<S>, now: u64) -> Result<(), String> {
+        self.tick_to(now)?;
         let Some(core) = &mut self.core else { return Ok(()) };
         caught(|| core.step(input))
     }
@@ -71,8 +118,8 @@ impl<S: StateMachine> Slot<S> {
     }
 
     /// On the leader: who has answered, and when.
-    pub(crate) fn contacts(&self) -> Vec<Contact> {
-        self.core.as_ref().map(|core| core.contacts()).unwrap_or_default()
+    pub(crate) fn last_answers(&self) -> Vec<LastAnswer> {
+        self.core.as_ref().map(|core| core.last_answers()).unwrap_or_default()
     }
 
     /// Whether [`Slot::effects`] would have more to do without another input.
@@ -113,13 +160,32 @@ impl<S: StateMachine> Slot<S> {
         }
     }
 
+    /// Ends the group because it leaves this node.
+    pub(crate) fn retire(&mut self) {
+        let reason = "it was removed from this node".to_owned();
+        self.status.send_modify(|status| {
+            status.fatal.get_or_insert(reason.clone());
+            (status.role, status.leader) = (Role::Follower, None);
+        });
+        self.stop(&ProposeError::Fatal(reason));
+    }
+
+    /// As [`Slot::stop`], of a group that this node does not belong to any more.
+    pub(crate) fn expel(&mut self, reason: &str) {
+        self.status.send_modify(|status| status.role = Role::Removed);
+        self.stop(&ProposeError::Fatal(reason.to_owned()));
+    }
+
     fn last_words(&self, reason: &str) {
         self.status.send_if_modified(|status| {
             let first = status.fatal.is_none();
             if first {
                 tracing::error!(group = %self.group, reason, "the group has stopped for good");
                 status.fatal = Some(reason.to_owned());
-                (status.role, status.leader) = (Role::Follower, None);
+                status.leader = None;
+                if status.role != Role::Removed {
+                    status.role = Role::Follower;
+                }
             }
             first
         });

@@ -9,6 +9,7 @@ use quorate_statemachine::{Image as _, StateMachine};
 
 use crate::core::Input;
 use crate::inbox::{Event, Inbox};
+use crate::machine::described;
 
 /// Jobs that wait, those of all groups together; more are refused, and come again with the next
 /// entries. Each group waits with one image at most, which shares what has not changed with the
@@ -25,7 +26,9 @@ pub(crate) struct Take<S: StateMachine> {
 
 enum Job<S: StateMachine> {
     Take(Take<S>),
+    Found(Take<S>),
     Retain(GroupId, LogId),
+    Discard(GroupId),
 }
 
 /// A handle to the worker's thread. The thread ends with the last handle.
@@ -56,6 +59,17 @@ impl<S: StateMachine> SnapshotWorker<S> {
         self.submit(Job::Take(take))
     }
 
+    /// Writes the first snapshot of a group. Returns false when the worker is busy.
+    pub(crate) fn found(&self, take: Take<S>) -> bool {
+        self.submit(Job::Found(take))
+    }
+
+    /// Removes all files of a group. Waits where the worker is busy: not for the loop.
+    pub(crate) fn discard(&self, group: GroupId) {
+        // Should the worker be gone, its fault is in the inbox.
+        let _ = self.0.send(Job::Discard(group));
+    }
+
     /// Removes the snapshots of a group before `keep`. Dropped when the worker is busy: the next
     /// snapshot asks again.
     pub(crate) fn retain(&self, group: GroupId, keep: LogId) {
@@ -82,6 +96,18 @@ fn run<S: StateMachine>(store: &SnapshotStore, inbox: &Inbox<S>, queue: &mpsc::R
                 // trigger tries again. A disk that fails the log too ends the node by that.
                 Err(error) => tracing::error!(%error, "a snapshot could not be written"),
             },
+            Job::Found(take) => {
+                let group = take.meta.group;
+                let taken = write(store, take).map_err(|error| described(&error));
+                inbox.send(Event::FirstSnapshot(group, taken));
+            }
+            Job::Discard(group) => {
+                // What is left nobody names: it takes room, and no more.
+                if let Err(error) = store.discard(group) {
+                    tracing::warn!(%group, %error, "files of a removed group are left");
+                }
+                inbox.send(Event::Discarded(group));
+            }
             Job::Retain(group, keep) => {
                 if let Err(error) = store.retain(group, keep) {
                     tracing::warn!(%error, "old snapshots could not be removed");

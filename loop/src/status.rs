@@ -71,7 +71,7 @@ pub struct CoreStatus {
 /// When a leader last had an answer of a member. It changes with every heartbeat, so it is no part
 /// of a status, which is published at every change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Contact {
+pub struct LastAnswer {
     /// Raft's name for the member.
     pub member_id: u64,
     /// How long ago it answered last, in whole ticks.

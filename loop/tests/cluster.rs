@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod full_disk;
+mod groups;
+mod joining;
 mod tally;
 
 use std::collections::BTreeMap;
@@ -398,7 +400,7 @@ async fn a_watch_ends_with_its_node_although_somebody_still_holds_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_voter_that_lost_its_log_is_not_founded_again() {
-    let mut cluster = Cluster::format(3, config());
+    let mut cluster = Cluster::format(3, LoopConfig { replace_damaged: false, ..config() });
     let witness = |cluster: &Cluster, n| cluster.dirs[&n].join("witness");
     let as_formatted: BTreeMap<u64, Vec<u8>> =
         (1..=3).map(|n| (n, std::fs::read(witness(&cluster, n)).unwrap())).collect();
@@ -427,7 +429,7 @@ async fn a_voter_that_lost_its_log_is_not_founded_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_group_is_damaged_does_not_start_and_says_what_and_why() {
-    let mut cluster = Cluster::start(3, config()).await;
+    let mut cluster = Cluster::start(3, LoopConfig { replace_damaged: false, ..config() }).await;
     cluster.add(1, 1).await;
     let leader = cluster.leader().await;
     let follower = leader % 3 + 1;

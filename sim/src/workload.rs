@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use quorate_engine::{
     ClusterId, Disk, Engine, EngineConfig, FormatError, Formatted, Founding, GroupId, GroupLog,
-    GroupWrite, IdentityError, LogId, NodeId, OpenError, ReadError, SnapshotError, SnapshotMeta,
-    Voter, WriteError, format,
+    GroupWrite, IdentityError, LogId, NodeId, OpenError, ReadError, SnapshotDigest, SnapshotError,
+    SnapshotMeta, Voter, WriteError, format,
 };
 use raft::eraftpb::{ConfState, Entry, HardState};
 use thiserror::Error;
@@ -238,8 +238,8 @@ impl<F: Disk + 'static> Workload<F> {
         snapshot: &SnapshotState,
     ) -> Result<SnapshotMeta, WorkloadError> {
         let bytes = self.donor.snapshot(meta_of(group, snapshot), &snapshot.content)?;
-        let len = bytes.len() as u64;
-        let mut receiver = self.engine().snapshots.receive(group, snapshot.id, len)?;
+        let digest = SnapshotDigest::of(&bytes).expect("the donor made a whole file");
+        let mut receiver = self.engine().snapshots.receive(group, snapshot.id, digest)?;
         for chunk in bytes.chunks(400) {
             receiver.write(chunk)?;
         }

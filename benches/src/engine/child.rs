@@ -81,7 +81,7 @@ fn open_theirs(args: &ChildArgs) -> Result<Opened, Failure> {
 
 /// Resident memory of this process. `statm` adds up counters that each CPU flushes late; the sum
 /// over the mappings is exact.
-fn rss_bytes() -> Result<u64, Failure> {
+pub(crate) fn rss_bytes() -> Result<u64, Failure> {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup")?;
     let kib = rollup
         .lines()

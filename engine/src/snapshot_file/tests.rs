@@ -3,6 +3,8 @@ use raft_engine::env::DefaultFileSystem;
 
 use super::*;
 use crate::files::DiskFiles;
+use crate::ids::{GroupId, LogId};
+use crate::partials::PARTIALS_MAX;
 use crate::snapshot_store::SnapshotStore;
 use crate::testing::{Step, faulty, one, two, voters};
 
@@ -28,6 +30,10 @@ fn make(store: &SnapshotStore, index: u64, data: &[u8]) -> LogId {
     let finished = writer.finish().unwrap();
     assert_eq!(finished, meta(index));
     finished.id
+}
+
+fn digest(bytes: &[u8]) -> SnapshotDigest {
+    SnapshotDigest::of(bytes).unwrap()
 }
 
 /// Reads a snapshot, and sees that verifying it says the same.
@@ -140,7 +146,8 @@ fn a_file_is_received_byte_for_byte() {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len() as u64, len);
-    let mut receiver = to.receive(one(), id, len).unwrap();
+    assert_eq!(SnapshotDigest::of(&bytes), Some(file.digest()));
+    let mut receiver = to.receive(one(), id, file.digest()).unwrap();
     bytes.chunks(1000).for_each(|chunk| receiver.write(chunk).unwrap());
     assert_eq!(receiver.received_bytes(), len);
     assert_eq!(receiver.finish().unwrap(), meta(10));
@@ -155,8 +162,9 @@ fn what_is_not_the_announced_file_is_refused_and_removed() {
     let id = make(&from, 10, &data(1000));
     let bytes = std::fs::read(from.path(one(), id)).unwrap();
     let len = bytes.len() as u64;
-    let receive = |group, id, announced, bytes: &[u8]| {
-        let mut receiver = to.receive(group, id, announced)?;
+    let crcs = digest(&bytes).crcs;
+    let receive = |group, id, len_bytes, bytes: &[u8]| {
+        let mut receiver = to.receive(group, id, SnapshotDigest { len_bytes, crcs })?;
         receiver.write(bytes)?;
         receiver.finish()
     };
@@ -198,7 +206,7 @@ fn a_flaw_is_found_when_it_is_received_and_not_at_the_end() {
     let mut bytes = std::fs::read(from.path(one(), id)).unwrap();
     let flaw = bytes.len() / 2;
     bytes[flaw] ^= 1;
-    let mut receiver = to.receive(one(), id, bytes.len() as u64).unwrap();
+    let mut receiver = to.receive(one(), id, digest(&bytes)).unwrap();
     let failed = bytes.iter().position(|byte| receiver.write(&[*byte]).is_err()).unwrap();
     assert!((flaw..flaw + BLOCK_LEN).contains(&failed), "{failed}");
     assert!(receiver.write(&bytes[failed..]).is_err(), "damage stays");
@@ -206,7 +214,7 @@ fn a_flaw_is_found_when_it_is_received_and_not_at_the_end() {
     assert_eq!(received, failed as u64);
     assert!(matches!(receiver.finish(), Err(SnapshotError::Length { .. })));
 
-    let mut receiver = to.receive(one(), LogId::new(11, 2), bytes.len() as u64).unwrap();
+    let mut receiver = to.receive(one(), LogId::new(11, 2), digest(&bytes)).unwrap();
     let refused = receiver.write(&bytes[..200]).unwrap_err();
     assert!(matches!(refused, SnapshotError::Mismatch { .. }), "{refused}");
     assert_eq!(std::fs::read_dir(to.group_dir(one())).unwrap().count(), 1);
@@ -234,7 +242,7 @@ fn no_more_than_a_block_is_in_memory() {
     }
     assert_eq!(reader.read(&mut found).unwrap(), 0);
     let bytes = std::fs::read(from.path(one(), id)).unwrap();
-    let mut receiver = to.receive(one(), id, bytes.len() as u64).unwrap();
+    let mut receiver = to.receive(one(), id, digest(&bytes)).unwrap();
     for chunk in bytes.chunks(250_000) {
         receiver.write(chunk).unwrap();
         assert!(receiver.capacity() <= BLOCK_LEN);
@@ -251,7 +259,7 @@ fn write(store: &SnapshotStore) -> Result<(), SnapshotError> {
 
 /// Receives the same.
 fn receive(store: &SnapshotStore, bytes: &[u8]) -> Result<(), SnapshotError> {
-    let mut receiver = store.receive(one(), meta(10).id, bytes.len() as u64)?;
+    let mut receiver = store.receive(one(), meta(10).id, digest(bytes))?;
     for chunk in bytes.chunks(90_000) {
         receiver.write(chunk)?;
     }
@@ -385,4 +393,98 @@ fn a_file_that_is_being_sent_stays_readable_when_it_is_superseded() {
     let mut found = Vec::new();
     file.read_to_end(&mut found).unwrap();
     assert_eq!(found, bytes);
+}
+
+/// A snapshot file of `len` bytes of data, as a peer has it.
+fn file_of_peer(index: u64, content: &[u8]) -> Vec<u8> {
+    let (_dir, from) = store();
+    let id = make(&from, index, content);
+    std::fs::read(from.path(one(), id)).unwrap()
+}
+
+fn files_of(store: &SnapshotStore, group: GroupId) -> Vec<String> {
+    let names = std::fs::read_dir(store.group_dir(group)).unwrap();
+    let mut names: Vec<_> =
+        names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn a_cut_transfer_goes_on_where_it_stopped() {
+    let bytes = file_of_peer(10, &data(200_000));
+    let id = meta(10).id;
+    for cut in [80, BLOCK_LEN, BLOCK_LEN + 100, 150_000, bytes.len() - 1, bytes.len()] {
+        let (_dir, to) = store();
+        let mut receiver = to.receive(one(), id, digest(&bytes)).unwrap();
+        receiver.write(&bytes[..cut]).unwrap();
+        to.suspend(receiver);
+        let names = files_of(&to, one());
+        assert_eq!(names, [format!("10-2.snap.{}.0.tmp", digest(&bytes))], "the file, and which");
+        assert_eq!(to.list(one()).unwrap(), []);
+        let mut receiver = to.receive(one(), id, digest(&bytes)).unwrap();
+        assert_eq!(receiver.received_bytes(), cut as u64);
+        receiver.write(&bytes[cut..]).unwrap();
+        assert_eq!(receiver.finish().unwrap(), meta(10));
+        assert_eq!(read(&to, one(), id).unwrap(), data(200_000));
+        assert_eq!(files_of(&to, one()), ["10-2.snap"]);
+    }
+}
+
+#[test]
+fn a_part_of_another_file_is_never_gone_on_with() {
+    let (bytes, id) = (file_of_peer(10, &data(200_000)), meta(10).id);
+    let mut content = data(200_000);
+    content[199_999] ^= 1;
+    let other = file_of_peer(10, &content);
+    assert_eq!(other.len(), bytes.len());
+    assert_ne!(digest(&other), digest(&bytes));
+    let (_dir, to) = store();
+    let mut receiver = to.receive(one(), id, digest(&bytes)).unwrap();
+    receiver.write(&bytes[..150_000]).unwrap();
+    to.suspend(receiver);
+    let receiver = to.receive(one(), id, digest(&other)).unwrap();
+    assert_eq!(receiver.received_bytes(), 0);
+    assert_eq!(files_of(&to, one()).len(), 1, "the part of the first is removed");
+    drop(receiver);
+    // Not even when it says that it is the same one.
+    let mut receiver = to.receive(one(), id, digest(&bytes)).unwrap();
+    receiver.write(&other).unwrap();
+    let error = receiver.finish().unwrap_err().to_string();
+    assert!(error.contains("another file of the same position"), "{error}");
+    assert_eq!(files_of(&to, one()), [""; 0]);
+}
+
+#[test]
+fn parts_are_bounded_and_go_when_they_are_superseded_or_at_open() {
+    let (_dir, to) = store();
+    let group = |number: usize| GroupId::new(number as u64).unwrap();
+    let begin = |number, index, len| {
+        let (_dir, from) = store();
+        let meta = SnapshotMeta { group: group(number), ..meta(index) };
+        let mut writer = from.create(meta.clone()).unwrap();
+        writer.write_all(&data(100_000)).unwrap();
+        writer.finish().unwrap();
+        let bytes = std::fs::read(from.path(meta.group, meta.id)).unwrap();
+        let mut receiver = to.receive(meta.group, meta.id, digest(&bytes)).unwrap();
+        receiver.write(&bytes[..len]).unwrap();
+        to.suspend(receiver);
+    };
+    for number in 1..=PARTIALS_MAX + 2 {
+        begin(number, 10, 90_000);
+    }
+    let count = |number| files_of(&to, group(number)).len();
+    let left: Vec<_> = (1..=PARTIALS_MAX + 2).filter(|number| count(*number) == 1).collect();
+    assert_eq!(left, Vec::from_iter(3..=PARTIALS_MAX + 2), "the oldest went");
+    begin(3, 11, 90_000);
+    assert_eq!(count(3), 1, "one of a group");
+    begin(4, 11, 5);
+    assert_eq!(count(4), 0, "not worth it: the header has not come");
+    to.retain(group(5), LogId::new(9, 2)).unwrap();
+    assert_eq!(count(5), 1, "it is newer than what the group has");
+    to.retain(group(5), LogId::new(10, 2)).unwrap();
+    assert_eq!(count(5), 0);
+    // A crash leaves the files and forgets them.
+    to.remove_temporaries().unwrap();
+    assert!((1..=PARTIALS_MAX + 2).all(|number| count(number) == 0));
 }

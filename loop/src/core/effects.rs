@@ -58,6 +58,8 @@ pub struct Effects<P, R, M = R> {
     pub memberships: Vec<(M, Result<MembershipChanged, MembershipError>)>,
     /// Who belongs to the group from now on, if that has changed.
     pub members: Option<Arc<Members>>,
+    /// The entry that made this node a member no longer.
+    pub removed: Option<u64>,
     /// Why this group must stop at once.
     pub fatal: Option<String>,
 }
@@ -76,6 +78,7 @@ impl<P, R, M> Default for Effects<P, R, M> {
             reads: Vec::new(),
             memberships: Vec::new(),
             members: None,
+            removed: None,
             fatal: None,
         }
     }

@@ -23,11 +23,11 @@ use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
 
 use super::Core;
 use crate::change::{Change, Step};
-use crate::members::{Binding, Member, MemberRole, Members, Promotion};
+use crate::members::{Member, MemberRole, Members, Promotion};
 use crate::membership::{
     Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
 };
-use crate::status::Contact;
+use crate::status::LastAnswer;
 
 /// Entries that a learner may be behind when it is given its vote: they are sent within one round
 /// trip, and a busy group is never further ahead of a follower that keeps up.
@@ -99,10 +99,13 @@ impl<P, R, M> Core<P, R, M> {
 
     fn joining(&self, join: &Join) -> Result<Option<Step>, MembershipError> {
         let node = join.binding.node_id;
-        if self.members.of_binding(join.binding).is_some() {
-            return Ok(None);
+        if let Some(member) = self.members.of_binding(join.binding) {
+            let member = Member { addr: join.addr.clone(), ..member.clone() };
+            return Ok((self.members.get(member.member_id) != Some(&member))
+                .then_some(Step::Update(member)));
         }
-        let follows = |was: Binding| self.members.of_binding(was).is_some();
+        let follows =
+            |was| self.members.all_of_node(node).any(|old| old.binding.directory_id == was);
         if self.members.is_retired(join.binding) || join.was.is_some_and(|was| !follows(was)) {
             return Err(MembershipError::Retired(node));
         }
@@ -278,6 +281,9 @@ impl<P, R, M> Core<P, R, M> {
     /// From now on these are the members, and this node may not be one of them.
     pub(super) fn set_members(&mut self, members: Arc<Members>) {
         self.removed = members.get(self.own_id).is_none();
+        if self.removed {
+            self.effects.removed = Some(members.index());
+        }
         self.members = members.clone();
         self.effects.members = Some(members);
         if self.leads() && !self.members.is_voter(self.own_id) {
@@ -314,6 +320,15 @@ impl<P, R, M> Core<P, R, M> {
         {
             tracing::debug!(group = %self.group, %error, "a learner was not promoted");
         }
+    }
+
+    /// Whether a tick may lead to a change of the membership, or to the end of a wait for one.
+    pub(super) fn has_members_to_change(&self) -> bool {
+        let wishes = |member: &Member| {
+            member.promotion != Promotion::Never && !self.members.is_voter(member.member_id)
+        };
+        let leads_change = self.members.is_joint() || self.members.iter().any(wishes);
+        !self.changes.is_empty() || (self.leads() && leads_change)
     }
 
     /// What makes of a learner what it is to be, if that can be now.
@@ -363,21 +378,21 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     /// On the leader: who has answered, and when. This node, too, which always does. Else empty.
-    pub(crate) fn contacts(&self) -> Vec<Contact> {
+    pub(crate) fn last_answers(&self) -> Vec<LastAnswer> {
         if !self.leads() {
             return Vec::new();
         }
         let tick = Duration::from_millis(self.config.tick_ms);
-        let contact = |member_id: u64| {
+        let answer = |member_id: u64| {
             let at = match member_id == self.own_id {
                 true => self.now,
                 false => *self.contacts.get(&member_id)?,
             };
             let ticks = u32::try_from(self.now - at).unwrap_or(u32::MAX);
             let is_live = self.is_live(member_id);
-            Some(Contact { member_id, ago: tick.saturating_mul(ticks), is_live })
+            Some(LastAnswer { member_id, ago: tick.saturating_mul(ticks), is_live })
         };
-        self.members.iter().filter_map(|member| contact(member.member_id)).collect()
+        self.members.iter().filter_map(|member| answer(member.member_id)).collect()
     }
 
     /// Entries that a member lacks, as far as the leader knows.

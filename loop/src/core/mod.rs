@@ -264,10 +264,14 @@ impl<P, R, M> Core<P, R, M> {
     /// a voter would wait at most is none here either.
     fn leader_id(&self) -> u64 {
         let raft = &self.raw.raft;
-        let patience = 2 * self.config.election_ticks as usize;
-        let is_silent = raft.election_elapsed > patience;
+        let is_silent = raft.election_elapsed > self.patience();
         let follows = raft.state == StateRole::Follower;
         if follows && !raft.promotable() && is_silent { raft::INVALID_ID } else { raft.leader_id }
+    }
+
+    /// Ticks that a voter waits for its leader at most.
+    fn patience(&self) -> usize {
+        2 * self.config.election_ticks as usize
     }
 
     fn leads(&self) -> bool {

@@ -58,6 +58,11 @@ impl<P> Proposals<P> {
         }
     }
 
+    /// Whether nothing waits, nor has done of late.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queued.is_empty() && self.deadlines.is_empty()
+    }
+
     /// Takes a command in; it goes on with the next Ready.
     pub(super) fn queue(&mut self, proposer: Proposer<P>, command: Bytes) {
         self.queued.push((proposer, command));

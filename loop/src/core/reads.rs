@@ -55,6 +55,14 @@ impl<R> Reads<R> {
         }
     }
 
+    /// Whether nothing waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+            && self.put_off.is_empty()
+            && self.asked.is_empty()
+            && self.confirmed.is_empty()
+    }
+
     /// Takes a read in.
     pub(super) fn queue(&mut self, reader: Reader<R>, deadline: u64) {
         self.waiting.push(Waiting { reader, deadline });

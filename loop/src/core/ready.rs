@@ -27,6 +27,7 @@ impl<P, R, M> Core<P, R, M> {
     pub fn effects(&mut self) -> Effects<P, R, M> {
         self.append_queued();
         self.ask_for_reads();
+        self.hold_heartbeats();
         for _ in 0..READIES_MAX {
             if self.effects.fatal.is_some() || !self.raw.has_ready() || self.has_write() {
                 break;
@@ -257,7 +258,7 @@ impl<P, R, M> Core<P, R, M> {
         self.submit(submitted, Vec::new());
     }
 
-    fn hold(&mut self, message: Message) {
+    pub(super) fn hold(&mut self, message: Message) {
         let Some(to) = self.members.get(message.to).map(Member::node_id) else {
             tracing::debug!(group = %self.group, to = message.to, "no such member to send to");
             return;

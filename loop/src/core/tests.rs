@@ -358,7 +358,7 @@ impl Net {
                 let mut bytes = Vec::new();
                 std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
                 let store = &self.peer(to.get()).snapshots;
-                let mut receiver = store.receive(group(), id, file.len_bytes()).unwrap();
+                let mut receiver = store.receive(group(), id, file.digest()).unwrap();
                 receiver.write(&bytes).unwrap();
                 receiver.finish().unwrap();
                 let (from, members) = (node(n), members_of(store, id));

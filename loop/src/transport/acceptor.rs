@@ -1,20 +1,26 @@
 //! [`Acceptor`]: takes connections in, and hands what arrives on them to the node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quorate_engine::{DirectoryId, GroupId, NodeId};
+use raft::eraftpb::MessageType;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::codec::Decoder as _;
 
 use super::handshake::{self, Caller, HandshakeError};
+use super::join;
 use super::roster::SharedRoster;
 use crate::config::LoopConfig;
 use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError};
+use crate::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
+use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::message::PeerMessage;
 
 /// Connections at a time, handshakes included: a few per node of the largest sensible cluster.
@@ -39,6 +45,14 @@ pub(crate) trait Ingress: Send + Sync + 'static {
         message: PeerMessage,
         permit: OwnedSemaphorePermit,
     );
+    /// Heartbeats for the cores of many groups, or answers; the permit as above.
+    fn heartbeats(
+        &self,
+        from: NodeId,
+        kind: MessageType,
+        beats: Vec<Heartbeat>,
+        permit: OwnedSemaphorePermit,
+    );
     /// News of the founding.
     fn founding(
         &self,
@@ -51,8 +65,19 @@ pub(crate) trait Ingress: Send + Sync + 'static {
     fn call(&self, from: NodeId, request: u64, payload: Bytes);
     /// An answer to a request of this node.
     fn reply(&self, from: NodeId, request: u64, payload: Bytes);
-    /// A connection that carries a snapshot file.
-    fn snapshot(&self, from: NodeId, stream: TcpStream);
+    /// A request to be let into a group, of a node in this directory.
+    fn join(
+        &self,
+        from: NodeId,
+        directory: DirectoryId,
+        request: JoinWire,
+    ) -> Pin<Box<dyn Future<Output = JoinAnswerWire> + Send + '_>>;
+    /// A connection that carries a snapshot file. The future is dropped with the acceptor.
+    fn snapshot(
+        &self,
+        from: NodeId,
+        stream: TcpStream,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
 /// Accepts connections for one node.
@@ -110,8 +135,15 @@ impl<I: Ingress> Acceptor<I> {
             Ok(caller) => caller,
             Err(error) => return self.log_refusal(&stream, &error),
         };
+        if caller.joins {
+            let decide = |request| self.ingress.join(caller.node, caller.directory, request);
+            if let Err(error) = join::answer(stream, self.timeout, decide).await {
+                tracing::info!(peer = %caller.node, %error, "a request to join was not answered");
+            }
+            return;
+        }
         if caller.snapshot {
-            return self.ingress.snapshot(caller.node, stream);
+            return self.ingress.snapshot(caller.node, stream).await;
         }
         let (keep, superseded) = oneshot::channel();
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(caller.node, keep);
@@ -155,6 +187,14 @@ impl<I: Ingress> Acceptor<I> {
                     let permit = permit(&room, weight).await?;
                     self.ingress.peer(from, group, message, permit);
                 }
+                Frame::Heartbeats(beats) => {
+                    let permit = permit(&room, beats.len() * HEARTBEAT_BYTES).await?;
+                    self.ingress.heartbeats(from, MessageType::MsgHeartbeat, beats, permit);
+                }
+                Frame::HeartbeatAnswers(beats) => {
+                    let permit = permit(&room, beats.len() * HEARTBEAT_BYTES).await?;
+                    self.ingress.heartbeats(from, MessageType::MsgHeartbeatResponse, beats, permit);
+                }
                 Frame::Founding(news) => {
                     let permit = permit(&room, FOUNDING_BYTES).await?;
                     self.ingress.founding(from, caller.directory, news, permit);
@@ -165,6 +205,9 @@ impl<I: Ingress> Acceptor<I> {
                 | Frame::Welcome(_)
                 | Frame::Refusal(_)
                 | Frame::Snapshot { .. }
+                | Frame::Offset(_)
+                | Frame::Join(_)
+                | Frame::JoinAnswer(_)
                 | Frame::Chunk(_)
                 | Frame::Received => {
                     return Err(FrameError::Malformed {

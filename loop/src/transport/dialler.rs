@@ -14,7 +14,7 @@ use tokio_util::codec::Encoder as _;
 use super::handshake::{self, HandshakeError};
 use super::roster::SharedRoster;
 use super::{LinkEvent, OnLink};
-use crate::frame::{Frame, FrameCodec, FrameError, RefusalCode};
+use crate::frame::{Frame, FrameCodec, FrameError, Refusal, RefusalCode};
 
 /// First and longest pause between two attempts; doubled each time, with jitter, so that a node
 /// that comes back is found soon and one that stays away costs little.
@@ -64,8 +64,9 @@ impl Dialler {
                     }
                     if let HandshakeError::RefusedByPeer(refusal) = error {
                         let code = RefusalCode::try_from(refusal.code).unwrap_or_default();
-                        let (by, message) = (self.peer, refusal.message);
-                        (self.on_link)(LinkEvent::Refused { by, code, message });
+                        let Refusal { message, members_index, .. } = refusal;
+                        let by = self.peer;
+                        (self.on_link)(LinkEvent::Refused { by, code, message, members_index });
                     }
                 }
             }
@@ -140,7 +141,7 @@ async fn pump(mut stream: TcpStream, frames: &mut mpsc::Receiver<Frame>) -> Resu
 }
 
 /// Between half and the whole of `pause`, so that nodes do not dial in step.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     let random = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
     pause / 2 + pause * random / 512
 }

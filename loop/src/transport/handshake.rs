@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use quorate_engine::{DirectoryId, NodeId};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio_util::codec::{Decoder as _, Encoder as _};
+use tokio_util::codec::Encoder as _;
 
 use super::roster::Roster;
+use super::transfer::receive_frame;
 use crate::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
 
 /// Longest frame of a handshake: whoever connects has not earned a bigger buffer yet.
@@ -21,6 +22,8 @@ pub(super) struct Caller {
     pub(super) directory: DirectoryId,
     /// Whether the connection carries one snapshot file.
     pub(super) snapshot: bool,
+    /// Whether it carries one request to join.
+    pub(super) joins: bool,
 }
 
 /// Why there is no connection.
@@ -48,7 +51,7 @@ pub(super) async fn introduce(
 ) -> Result<(), HandshakeError> {
     let exchange = async {
         send(stream, &Frame::Hello(roster.hello(Some(peer), snapshot))).await?;
-        match receive(stream).await? {
+        match receive_frame(stream, HANDSHAKE_BYTES_MAX).await? {
             Frame::Welcome(hello) => {
                 // The peer is held to the same rules as one that connects to us.
                 let (node, _) = roster.check(&hello).map_err(HandshakeError::Refused)?;
@@ -61,6 +64,19 @@ pub(super) async fn introduce(
     tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(HandshakeError::TimedOut))
 }
 
+/// Introduces this node, which is to become a member, to a node of the cluster, whichever it is.
+pub(super) async fn introduce_newcomer(
+    stream: &mut TcpStream,
+    roster: &Roster,
+) -> Result<(), HandshakeError> {
+    send(stream, &Frame::Hello(Hello { joins: true, ..roster.hello(None, false) })).await?;
+    match receive_frame(stream, HANDSHAKE_BYTES_MAX).await? {
+        Frame::Welcome(hello) if hello.cluster_id == roster.cluster.as_bytes() => Ok(()),
+        Frame::Refusal(refusal) => Err(HandshakeError::RefusedByPeer(refusal)),
+        _ => Err(HandshakeError::Protocol),
+    }
+}
+
 /// Answers the introduction on a connection that was accepted.
 pub(super) async fn welcome(
     stream: &mut TcpStream,
@@ -68,14 +84,14 @@ pub(super) async fn welcome(
     timeout: Duration,
 ) -> Result<Caller, HandshakeError> {
     let exchange = async {
-        let Frame::Hello(hello) = receive(stream).await? else {
+        let Frame::Hello(hello) = receive_frame(stream, HANDSHAKE_BYTES_MAX).await? else {
             return Err(HandshakeError::Protocol);
         };
         match roster.check(&hello) {
             Ok((node, directory)) => {
                 send(stream, &Frame::Welcome(roster.hello(None, false))).await?;
-                let Hello { snapshot, .. } = hello;
-                Ok(Caller { node, directory, snapshot })
+                let Hello { snapshot, joins, .. } = hello;
+                Ok(Caller { node, directory, snapshot, joins })
             }
             Err(refusal) => {
                 send(stream, &Frame::Refusal(refusal.clone())).await?;
@@ -91,19 +107,4 @@ async fn send(stream: &mut TcpStream, frame: &Frame) -> Result<(), FrameError> {
     FrameCodec.encode(frame, &mut bytes)?;
     stream.write_all(&bytes).await?;
     Ok(())
-}
-
-/// Reads exactly one frame and not a byte more, so that the stream can be handed on.
-async fn receive(stream: &mut TcpStream) -> Result<Frame, HandshakeError> {
-    let mut bytes = BytesMut::zeroed(8);
-    stream.read_exact(&mut bytes).await.map_err(FrameError::Io)?;
-    let mut length = [0; 4];
-    length.copy_from_slice(&bytes[..4]);
-    let length = u32::from_le_bytes(length) as usize;
-    if length > HANDSHAKE_BYTES_MAX {
-        return Err(HandshakeError::Frame(FrameError::TooLong(length)));
-    }
-    bytes.resize(8 + length, 0);
-    stream.read_exact(&mut bytes[8..]).await.map_err(FrameError::Io)?;
-    FrameCodec.decode(&mut bytes)?.ok_or(HandshakeError::Protocol)
 }

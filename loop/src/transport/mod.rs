@@ -12,7 +12,10 @@ mod acceptor;
 mod calls;
 mod dialler;
 mod handshake;
+mod join;
+mod receiving;
 mod roster;
+mod sending;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -20,16 +23,22 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorate_engine::NodeId;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 
 pub(crate) use self::acceptor::{Acceptor, Ingress};
 pub(crate) use self::calls::Calls;
+pub(crate) use self::dialler::jittered;
+pub(crate) use self::join::ask_to_join;
+pub(crate) use self::receiving::Receiving;
 pub(crate) use self::roster::{Roster, SharedRoster};
-pub(crate) use self::transfer::{SnapshotTransfer, receive_snapshot, send_snapshot};
+pub(crate) use self::sending::{Outgoing, Sending};
 use crate::config::LoopConfig;
 use crate::error::CallError;
 use crate::frame::{FRAME_BYTES_MAX, Frame, RefusalCode};
@@ -51,44 +60,87 @@ pub(crate) enum LinkEvent {
     /// The connection broke, or could not be made after it had been up.
     Down(NodeId),
     /// The peer refuses this node.
-    Refused { by: NodeId, code: RefusalCode, message: String },
+    Refused {
+        by: NodeId,
+        code: RefusalCode,
+        message: String,
+        /// Of which index of the log of group 1 the peer knows the members.
+        members_index: u64,
+    },
 }
 
 /// Tells the loop about links; given by the driver.
 pub(crate) type OnLink = Arc<dyn Fn(LinkEvent) + Send + Sync>;
 
 /// The sending half: one queue and one dialler task per peer.
-#[derive(Debug)]
 pub(crate) struct Transport {
-    peers: BTreeMap<NodeId, Peer>,
-    tasks: Vec<JoinHandle<()>>,
+    /// Replaced by the loop alone, when the members change.
+    peers: ArcSwap<BTreeMap<NodeId, Arc<Peer>>>,
+    runtime: Handle,
+    roster: SharedRoster,
+    timeout: Duration,
+    queue_max: usize,
+    on_link: OnLink,
 }
 
-#[derive(Debug)]
+/// Dropping it ends the connection.
 struct Peer {
     queue: mpsc::Sender<Frame>,
     connected: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Peer {
+    fn stop(&self) {
+        self.task.abort();
+        self.connected.store(false, Ordering::Release);
+    }
 }
 
 impl Transport {
     /// Starts a dialler for every peer of the roster. Must be called on a tokio runtime.
     pub(crate) fn start(roster: &SharedRoster, config: &LoopConfig, on_link: &OnLink) -> Self {
-        let mut peers = BTreeMap::new();
-        let mut tasks = Vec::new();
-        for node in roster.load().peers() {
-            let (queue, frames) = mpsc::channel(config.peer_queue_max);
-            let connected = Arc::new(AtomicBool::new(false));
-            let dialler = dialler::Dialler {
-                peer: node,
-                roster: roster.clone(),
-                timeout: std::time::Duration::from_millis(config.connect_timeout_ms),
-                connected: connected.clone(),
-                on_link: on_link.clone(),
-            };
-            tasks.push(tokio::spawn(dialler.run(frames)));
-            peers.insert(node, Peer { queue, connected });
-        }
-        Transport { peers, tasks }
+        let transport = Transport {
+            peers: ArcSwap::default(),
+            runtime: Handle::current(),
+            roster: roster.clone(),
+            timeout: Duration::from_millis(config.connect_timeout_ms),
+            queue_max: config.peer_queue_max,
+            on_link: on_link.clone(),
+        };
+        transport.follow_roster();
+        transport
+    }
+
+    /// Dials whoever is new on the roster, and lets go of those that are not on it any more. One
+    /// whose address has changed is found there when its connection has broken.
+    pub(crate) fn follow_roster(&self) {
+        let old = self.peers.load();
+        let kept = |node| old.get(&node).cloned();
+        let roster = self.roster.load();
+        let peers =
+            roster.peers().map(|node| (node, kept(node).unwrap_or_else(|| self.dial(node))));
+        self.peers.store(Arc::new(peers.collect()));
+    }
+
+    fn dial(&self, node: NodeId) -> Arc<Peer> {
+        let (queue, frames) = mpsc::channel(self.queue_max);
+        let connected = Arc::new(AtomicBool::new(false));
+        let dialler = dialler::Dialler {
+            peer: node,
+            roster: self.roster.clone(),
+            timeout: self.timeout,
+            connected: connected.clone(),
+            on_link: self.on_link.clone(),
+        };
+        let task = self.runtime.spawn(dialler.run(frames)).abort_handle();
+        Arc::new(Peer { queue, connected, task })
     }
 
     /// Puts a frame into the queue of a peer. Never waits.
@@ -99,7 +151,7 @@ impl Transport {
     /// was surely not sent.
     #[expect(clippy::result_large_err, reason = "a frame that was not sent comes back as it was")]
     pub(crate) fn send(&self, to: NodeId, frame: Frame) -> Result<(), Frame> {
-        match self.peers.get(&to) {
+        match self.peers.load().get(&to) {
             Some(peer) if peer.connected.load(Ordering::Acquire) => {
                 peer.queue.try_send(frame).map_err(mpsc::error::TrySendError::into_inner)
             }
@@ -109,17 +161,12 @@ impl Transport {
 
     /// Ends every connection; whatever is sent after this comes back.
     pub(crate) fn stop(&self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-        for peer in self.peers.values() {
-            peer.connected.store(false, Ordering::Release);
-        }
+        self.peers.load().values().for_each(|peer| peer.stop());
     }
 
     /// The nodes that can be sent to.
-    pub(crate) fn peers(&self) -> impl Iterator<Item = NodeId> {
-        self.peers.keys().copied()
+    pub(crate) fn peers(&self) -> Vec<NodeId> {
+        self.peers.load().keys().copied().collect()
     }
 
     /// Sends a request and waits for its answer.
@@ -137,11 +184,5 @@ impl Transport {
         let frame = Frame::Call { request: call.request(), payload };
         self.send(to, frame).map_err(|_| CallError::Unreachable(to))?;
         call.answer().await
-    }
-}
-
-impl Drop for Transport {
-    fn drop(&mut self) {
-        self.stop();
     }
 }

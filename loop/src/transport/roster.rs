@@ -1,47 +1,89 @@
 //! [`Roster`]: who this node is, and which nodes it talks to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use quorate_engine::{ClusterId, DirectoryId, NodeId};
 
 use crate::frame::{Hello, PROTOCOL_VERSION, Refusal, RefusalCode};
+use crate::members::Members;
 
 /// The roster as the transport's tasks see it; the loop replaces it when it learns more.
 pub(crate) type SharedRoster = Arc<ArcSwap<Roster>>;
 
-/// Who this node is, and whom it knows, by address and, once founded, by directory.
+/// Who this node is, and whom it knows: by address, and by data directory once it knows that.
+///
+/// Whom a node talks to, the members of group 1 say: whoever is none there has no business with any
+/// other group. A node that lags knows older members than its peers do. So each shows in its
+/// handshake of which index of the log its members are, and a stranger is refused only by a node
+/// that knows more than the stranger does.
 #[derive(Debug, Clone)]
 pub(crate) struct Roster {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) directory: DirectoryId,
-    peers: BTreeMap<NodeId, (String, Option<DirectoryId>)>,
-    /// Whether the founding is complete, so that a directory is bound for good.
-    founded: bool,
+    peers: BTreeMap<NodeId, Peer>,
+    standing: Standing,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Peer {
+    addr: String,
+    /// Those that its members are bound to; two while one replaces the other, none while they are
+    /// not known.
+    directories: BTreeSet<DirectoryId>,
+}
+
+/// What this node knows of its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// The addresses of the initial voters; the directories that are bound are not for good yet.
+    Founding,
+    /// Nothing: it was formatted to join, and nobody has let it in.
+    Outside,
+    /// The members of group 1 as of this index of its log.
+    Member { index: u64 },
 }
 
 impl Roster {
-    /// A roster that knows addresses only.
-    pub(crate) fn new(
+    /// A roster that knows the addresses of the initial voters only.
+    pub(crate) fn founding(
         cluster: ClusterId,
         node: NodeId,
         directory: DirectoryId,
         addresses: impl IntoIterator<Item = (NodeId, String)>,
     ) -> Roster {
         let others = addresses.into_iter().filter(|(peer, _)| *peer != node);
-        let peers = others.map(|(peer, addr)| (peer, (addr, None))).collect();
-        Roster { cluster, node, directory, peers, founded: false }
+        let peers = others.map(|(peer, addr)| (peer, Peer { addr, ..Peer::default() })).collect();
+        Roster { cluster, node, directory, peers, standing: Standing::Founding }
     }
 
-    /// The same, with the directories of the peers bound.
-    pub(crate) fn bound(&self, bindings: &BTreeMap<NodeId, DirectoryId>, founded: bool) -> Roster {
-        let mut roster = Roster { founded, ..self.clone() };
-        for (node, (_, directory)) in &mut roster.peers {
-            *directory = bindings.get(node).copied();
+    /// A roster that knows nobody yet.
+    pub(crate) fn outside(cluster: ClusterId, node: NodeId, directory: DirectoryId) -> Roster {
+        let (peers, standing) = (BTreeMap::new(), Standing::Outside);
+        Roster { cluster, node, directory, peers, standing }
+    }
+
+    /// The same, with the directories of the initial voters as they were heard of.
+    pub(crate) fn bound(&self, bindings: &BTreeMap<NodeId, DirectoryId>) -> Roster {
+        let mut roster = self.clone();
+        for (node, peer) in &mut roster.peers {
+            peer.directories = bindings.get(node).copied().into_iter().collect();
         }
         roster
+    }
+
+    /// The same node among the members of group 1.
+    pub(crate) fn among(&self, members: &Members) -> Roster {
+        let mut peers: BTreeMap<NodeId, Peer> = BTreeMap::new();
+        for member in members.iter().filter(|member| member.node_id() != self.node) {
+            let peer = peers.entry(member.node_id()).or_default();
+            // In order of their ids: the newest one's address stays.
+            peer.addr.clone_from(&member.addr);
+            peer.directories.insert(member.binding.directory_id);
+        }
+        Roster { peers, standing: Standing::Member { index: members.index() }, ..self.clone() }
     }
 
     /// All other nodes.
@@ -51,20 +93,28 @@ impl Roster {
 
     /// Where a peer is reached.
     pub(crate) fn addr(&self, peer: NodeId) -> Option<&str> {
-        self.peers.get(&peer).map(|(addr, _)| addr.as_str())
+        self.peers.get(&peer).map(|peer| peer.addr.as_str())
+    }
+
+    /// The index of the log of group 1 of which this node knows the members; 0 if of none.
+    pub(crate) fn index(&self) -> u64 {
+        match self.standing {
+            Standing::Member { index } => index,
+            Standing::Founding | Standing::Outside => 0,
+        }
     }
 
     /// What this node says of itself to `to`, or to anybody.
     pub(crate) fn hello(&self, to: Option<NodeId>, snapshot: bool) -> Hello {
-        let directory = to.and_then(|to| self.peers.get(&to)).and_then(|(_, directory)| *directory);
         Hello {
             protocol: PROTOCOL_VERSION,
             cluster_id: self.cluster.as_bytes().to_vec(),
             node_id: self.node.get(),
             directory_id: self.directory.as_bytes().to_vec(),
             to_node_id: to.map_or(0, NodeId::get),
-            to_directory_id: directory.map_or_else(Vec::new, |d| d.as_bytes().to_vec()),
             snapshot,
+            members_index: self.index(),
+            joins: false,
         }
     }
 
@@ -74,13 +124,13 @@ impl Roster {
     ///
     /// The refusal that the peer is answered with.
     pub(crate) fn check(&self, hello: &Hello) -> Result<(NodeId, DirectoryId), Refusal> {
-        let refuse = |code: RefusalCode, message: String| Refusal { code: code as i32, message };
+        let refuse = |code, message| Err(self.refusal(code, message));
         if hello.protocol != PROTOCOL_VERSION {
             let text = format!(
                 "this node speaks protocol {PROTOCOL_VERSION} and the peer {}: upgrade the older",
                 hello.protocol
             );
-            return Err(refuse(RefusalCode::WrongProtocol, text));
+            return refuse(RefusalCode::WrongProtocol, text);
         }
         if hello.cluster_id != self.cluster.as_bytes() {
             let text = format!(
@@ -88,52 +138,74 @@ impl Roster {
                  addresses given to `quorate format`",
                 self.node, self.cluster
             );
-            return Err(refuse(RefusalCode::WrongCluster, text));
+            return refuse(RefusalCode::WrongCluster, text);
         }
-        let node = NodeId::new(hello.node_id).filter(|node| self.peers.contains_key(node));
-        let (Some(node), Some(directory)) = (node, hello.directory()) else {
-            let text = format!("node {} is no voter of this cluster", hello.node_id);
-            return Err(refuse(RefusalCode::UnknownNode, text));
-        };
         if hello.to_node_id != 0 && hello.to_node_id != self.node.get() {
             let text = format!(
                 "this is node {}, not {}: check the addresses given to `quorate format`",
                 self.node, hello.to_node_id
             );
-            return Err(refuse(RefusalCode::WrongNode, text));
+            return refuse(RefusalCode::WrongNode, text);
         }
-        let bound = self.peers.get(&node).and_then(|(_, directory)| *directory);
-        if bound.is_some_and(|bound| bound != directory) {
-            return Err(self.replaced(node));
+        let node = NodeId::new(hello.node_id);
+        let (Some(node), Some(directory)) = (node, hello.directory()) else {
+            let text = "a peer names no node, or no data directory".to_owned();
+            return refuse(RefusalCode::UnknownNode, text);
+        };
+        // Whoever asks to join may be what is left of this very node.
+        if hello.joins {
+            return Ok((node, directory));
         }
-        let means_us =
-            hello.to_directory_id.is_empty() || hello.to_directory_id == self.directory.as_bytes();
-        if !means_us {
-            let text = format!("the peer knows node {} by another data directory", self.node);
-            return Err(refuse(RefusalCode::Other, text));
+        if node == self.node {
+            let text = format!(
+                "two nodes call themselves {node}: give every node an id and a data directory of \
+                 its own"
+            );
+            return refuse(RefusalCode::UnknownNode, text);
         }
-        Ok((node, directory))
-    }
-
-    fn replaced(&self, node: NodeId) -> Refusal {
-        if self.founded {
-            Refusal {
-                code: RefusalCode::ReplacedDirectory as i32,
-                message: format!(
+        let is_known = |peer: &Peer| peer.directories.contains(&directory);
+        match (self.peers.get(&node), self.standing) {
+            (Some(peer), _) if is_known(peer) => Ok((node, directory)),
+            (Some(peer), Standing::Founding) if peer.directories.is_empty() => {
+                Ok((node, directory))
+            }
+            (Some(_), Standing::Founding) => refuse(
+                RefusalCode::Other,
+                format!(
+                    "node {node} was formatted again while the cluster was being founded: no \
+                     voter has voted yet; format all voters anew"
+                ),
+            ),
+            (_, Standing::Member { index }) if hello.members_index > index => Ok((node, directory)),
+            (Some(_), Standing::Member { .. }) => refuse(
+                RefusalCode::ReplacedDirectory,
+                format!(
                     "this cluster knows node {node} by another data directory: a wiped disk \
                      cannot come back as the voter it was; join it as a new member with `quorate \
                      format --join`"
                 ),
-            }
-        } else {
-            Refusal {
-                code: RefusalCode::Other as i32,
-                message: format!(
-                    "node {node} was formatted again while the cluster was being founded: no \
-                     voter has voted yet; format all voters anew"
+            ),
+            (None, Standing::Member { .. }) if hello.members_index > 0 => refuse(
+                RefusalCode::Removed,
+                format!(
+                    "node {node} is no member of this cluster any more: to bring it back, join it \
+                     as a new member with `quorate format --join`"
                 ),
+            ),
+            (None, Standing::Founding | Standing::Member { .. }) => refuse(
+                RefusalCode::UnknownNode,
+                format!("node {node} is no member of this cluster"),
+            ),
+            (_, Standing::Outside) => {
+                let text = "this node is no member itself yet: try again".to_owned();
+                refuse(RefusalCode::Other, text)
             }
         }
+    }
+
+    /// The refusal of a peer by this node.
+    pub(crate) fn refusal(&self, code: RefusalCode, message: String) -> Refusal {
+        Refusal { code: code as i32, message, members_index: self.index() }
     }
 }
 
@@ -145,10 +217,21 @@ mod tests {
         NodeId::new(n).unwrap()
     }
 
+    fn directory(n: u64) -> DirectoryId {
+        DirectoryId::from_bytes([n as u8; 16])
+    }
+
     fn roster(n: u64, cluster: u8) -> Roster {
         let addresses = [1, 2, 3].map(|n| (node(n), format!("127.0.0.1:{n}")));
         let cluster = ClusterId::from_bytes([cluster; 16]);
-        Roster::new(cluster, node(n), DirectoryId::from_bytes([n as u8; 16]), addresses)
+        Roster::founding(cluster, node(n), directory(n), addresses)
+    }
+
+    /// Node `n` among the founders 1, 2 and 3, who have the directories 11, 12 and 13.
+    fn member(n: u64, own: u64) -> Roster {
+        let founders = [1, 2, 3].map(|n| (node(n), directory(n + 10), format!("127.0.0.1:{n}")));
+        let cluster = ClusterId::from_bytes([7; 16]);
+        Roster::outside(cluster, node(n), directory(own)).among(&Members::founding(founders))
     }
 
     fn code(result: Result<(NodeId, DirectoryId), Refusal>) -> RefusalCode {
@@ -158,8 +241,9 @@ mod tests {
     #[test]
     fn a_voter_of_the_same_cluster_is_let_in() {
         let hello = roster(2, 7).hello(Some(node(1)), false);
-        let expected = (node(2), DirectoryId::from_bytes([2; 16]));
-        assert_eq!(roster(1, 7).check(&hello).unwrap(), expected);
+        assert_eq!(roster(1, 7).check(&hello).unwrap(), (node(2), directory(2)));
+        let hello = member(2, 12).hello(Some(node(1)), false);
+        assert_eq!(member(1, 11).check(&hello).unwrap(), (node(2), directory(12)));
     }
 
     #[test]
@@ -179,14 +263,30 @@ mod tests {
 
     #[test]
     fn a_wiped_directory_is_refused_and_told_the_remedy() {
-        let bindings = [2, 3].map(|n| (node(n), DirectoryId::from_bytes([n as u8 + 10; 16])));
+        let bindings = [2, 3].map(|n| (node(n), directory(n + 10)));
         let hello = roster(2, 7).hello(Some(node(1)), false);
-        let founded = roster(1, 7).bound(&bindings.into(), true);
-        let refusal = founded.check(&hello).unwrap_err();
+        let refusal = member(1, 11).check(&hello).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::ReplacedDirectory as i32);
         assert!(refusal.message.contains("--join"), "{}", refusal.message);
-        let founding = roster(1, 7).bound(&bindings.into(), false);
+        let founding = roster(1, 7).bound(&bindings.into());
         let refusal = founding.check(&hello).unwrap_err();
         assert!(refusal.message.contains("format all voters anew"), "{}", refusal.message);
+        // It may ask to be let in.
+        let joins = Hello { joins: true, ..hello };
+        assert_eq!(member(1, 11).check(&joins).unwrap(), (node(2), directory(2)));
+    }
+
+    #[test]
+    fn whoever_knows_later_members_is_believed_and_whoever_knows_older_ones_is_told() {
+        let hello = member(2, 99).hello(None, false);
+        assert_eq!(code(member(1, 11).check(&hello)), RefusalCode::ReplacedDirectory);
+        let later = Hello { members_index: 2, ..hello };
+        assert_eq!(member(1, 11).check(&later).unwrap(), (node(2), directory(99)));
+        let stranger = Hello { node_id: 9, members_index: 1, ..later.clone() };
+        let refusal = member(1, 11).check(&stranger).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Removed as i32);
+        assert_eq!(refusal.members_index, 1);
+        let later = Hello { members_index: 2, ..stranger };
+        assert_eq!(member(1, 11).check(&later).unwrap(), (node(9), directory(99)));
     }
 }

@@ -1,27 +1,44 @@
-//! Snapshot files on a connection of their own, so that they delay no message.
+//! [`Link`]: a connection that carries one snapshot file, so that it delays no message.
 //!
-//! Both ends run on a thread of their own: files are blocking, and the tokio runtime does no disk
-//! I/O. The receiver verifies the whole file and makes it durable before it says so.
+//! ```text
+//!   sender                              receiver
+//!   Snapshot: group, file, message ──►  a part of this file, or a new one
+//!                                  ◄──  Offset: what it has of it
+//!   Chunk … at most a window ahead ──►  verified, written
+//!                                  ◄──  Offset, after each; and while the disk is slow
+//!                                       verified to its end, durable, the core was told
+//!                                  ◄──  Received
+//! ```
+//!
+//! Both ends are tasks of the runtime, and every access to a file is on a thread that may block.
+//! Each end holds one chunk, whatever the file's length; a window of them is under way.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use quorate_engine::{GroupId, LogId, NodeId, SnapshotError, SnapshotFile, SnapshotStore};
-use raft::eraftpb::Message;
-use tokio::runtime::Handle;
+use bytes::BytesMut;
+use quorate_engine::SnapshotError;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
-use super::dialler::dial;
 use super::handshake::HandshakeError;
-use super::roster::SharedRoster;
-use crate::frame::{FRAME_BYTES_MAX, Frame, FrameCodec, FrameError};
+use crate::frame::{Frame, FrameCodec, FrameError, Refusal, RefusalCode};
 
 /// Bytes of the file in one frame.
-const CHUNK_BYTES: usize = 256 << 10;
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
-/// Why a snapshot did not arrive; the leader tries again.
+/// Bytes of the file that are sent before the receiver has said that it wrote them. It keeps a
+/// link of 1 Gbit/s busy at a round trip of 8 ms, and fits into what the kernel keeps for a
+/// connection, so that a sender seldom waits in a write, where it hears nothing.
+pub(super) const WINDOW_BYTES: u64 = 4 * CHUNK_BYTES as u64;
+
+/// Longest frame here: a chunk, or an announcement with the largest membership.
+const FRAME_BYTES_MAX: usize = 2 * CHUNK_BYTES;
+
+/// Signs of life during one step of the disk, four in each time of silence that is allowed: a disk
+/// that takes five minutes for it, by default, is taken for one that hangs.
+const SIGNS_MAX: usize = 240;
+
+/// Why a snapshot did not arrive.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TransferError {
     #[error(transparent)]
@@ -30,192 +47,117 @@ pub(crate) enum TransferError {
     Frame(#[from] FrameError),
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    #[error("the snapshot file cannot be read: {0}; check the disk")]
+    Read(#[source] std::io::Error),
+    #[error("the peer was silent for too long")]
+    Silent,
+    #[error("the same snapshot comes on a newer connection")]
+    Superseded,
+    #[error("refused by the peer: {}", .0.message)]
+    Refused(Refusal),
+    #[error("the disk does not answer: check it")]
+    DiskHangs,
     #[error("the peer sent something else than the announced file")]
     Protocol,
 }
 
-impl From<std::io::Error> for TransferError {
-    fn from(error: std::io::Error) -> Self {
-        TransferError::Frame(FrameError::Io(error))
-    }
-}
-
-/// A snapshot on its way to a peer.
-pub(crate) struct SnapshotTransfer {
-    pub(crate) to: NodeId,
-    pub(crate) group: GroupId,
-    /// The MsgSnapshot that the file belongs to.
-    pub(crate) message: Message,
-    pub(crate) file: SnapshotFile,
-}
-
-/// Sends a snapshot; returns when the receiver has made it durable. Blocks; not for a thread of
-/// the runtime.
-///
-/// # Errors
-///
-/// When the receiver cannot be reached, is silent for `timeout`, or refuses the file.
-pub(crate) fn send_snapshot(
-    runtime: &Handle,
-    roster: &SharedRoster,
-    timeout: Duration,
-    transfer: SnapshotTransfer,
-) -> Result<(), TransferError> {
-    let SnapshotTransfer { to, group, message, mut file } = transfer;
-    let stream = runtime.block_on(dial(roster, to, true, timeout))?;
-    let mut stream = blocking(stream, timeout)?;
-    let file_bytes = file.len_bytes();
-    write_frame(&mut stream, &Frame::Snapshot { group, file_bytes, message })?;
-    let mut left = file_bytes;
-    let mut buffer = vec![0; CHUNK_BYTES];
-    while left > 0 {
-        let length = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let chunk = &mut buffer[..length];
-        file.read_exact(chunk)?;
-        write_frame(&mut stream, &Frame::Chunk(Bytes::copy_from_slice(chunk)))?;
-        left -= length as u64;
-    }
-    match read_frame(&mut stream)? {
-        Frame::Received => Ok(()),
-        _ => Err(TransferError::Protocol),
-    }
-}
-
-/// Receives a snapshot, verifies it and makes it durable; returns its group, and the message that
-/// goes with it. Blocks; not for a thread of the runtime.
-///
-/// # Errors
-///
-/// When the sender is silent for `timeout`, or the file is not what was announced, or not of
-/// a group that this node `serves`; nothing of it is left behind then.
-pub(crate) fn receive_snapshot(
-    stream: tokio::net::TcpStream,
-    timeout: Duration,
-    store: &SnapshotStore,
-    serves: &dyn Fn(GroupId) -> bool,
-) -> Result<(GroupId, Message), TransferError> {
-    let mut stream = blocking(stream, timeout)?;
-    // A file of a group that has no log here would pass for one whose log is lost.
-    let (group, file_bytes, message) = match read_frame(&mut stream)? {
-        Frame::Snapshot { group, file_bytes, message } if serves(group) => {
-            (group, file_bytes, message)
-        }
-        _ => return Err(TransferError::Protocol),
-    };
-    let meta = message.get_snapshot().get_metadata();
-    let id = LogId { index: meta.index, term: meta.term };
-    let mut receiver = store.receive(group, id, file_bytes)?;
-    while receiver.received_bytes() < file_bytes {
-        match read_frame(&mut stream)? {
-            // An empty one would go on for ever.
-            Frame::Chunk(bytes) if !bytes.is_empty() => receiver.write(&bytes)?,
-            _ => return Err(TransferError::Protocol),
+impl TransferError {
+    /// Whether only the connection is to blame, so that what has arrived is good and the transfer
+    /// may go on behind it.
+    pub(super) fn is_cut(&self) -> bool {
+        match self {
+            TransferError::Silent | TransferError::Superseded => true,
+            TransferError::Frame(error)
+            | TransferError::Handshake(HandshakeError::Frame(error)) => {
+                matches!(error, FrameError::Io(_))
+            }
+            TransferError::Handshake(HandshakeError::TimedOut) => true,
+            // Another transfer will end.
+            TransferError::Refused(refusal) => refusal.code == RefusalCode::Busy as i32,
+            TransferError::Handshake(_)
+            | TransferError::Snapshot(_)
+            | TransferError::Read(_)
+            | TransferError::DiskHangs
+            | TransferError::Protocol => false,
         }
     }
-    receiver.finish()?;
-    write_frame(&mut stream, &Frame::Received)?;
-    Ok((group, message))
 }
 
-fn blocking(stream: tokio::net::TcpStream, timeout: Duration) -> Result<TcpStream, TransferError> {
-    let stream = stream.into_std()?;
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    Ok(stream)
+/// One end of such a connection, after the handshake.
+pub(super) struct Link<S> {
+    stream: S,
+    /// Longest silence of the peer.
+    silence: Duration,
+    /// Holds one frame.
+    outgoing: BytesMut,
 }
 
-fn write_frame(stream: &mut TcpStream, frame: &Frame) -> Result<(), TransferError> {
-    let mut bytes = BytesMut::new();
-    FrameCodec.encode(frame, &mut bytes)?;
-    stream.write_all(&bytes)?;
-    Ok(())
+impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
+    pub(super) fn new(stream: S, silence: Duration) -> Self {
+        Link { stream, silence, outgoing: BytesMut::new() }
+    }
+
+    /// Sends one frame. Not cancel safe: the connection is of no use then.
+    pub(super) async fn send(&mut self, frame: &Frame) -> Result<(), TransferError> {
+        self.outgoing.clear();
+        FrameCodec.encode(frame, &mut self.outgoing)?;
+        let sending = async {
+            self.stream.write_all(&self.outgoing).await?;
+            self.stream.flush().await
+        };
+        let sent = tokio::time::timeout(self.silence, sending).await;
+        Ok(sent.map_err(|_| TransferError::Silent)?.map_err(FrameError::Io)?)
+    }
+
+    /// The next frame. Not cancel safe: the connection is of no use then.
+    pub(super) async fn receive(&mut self) -> Result<Frame, TransferError> {
+        let receiving = receive_frame(&mut self.stream, FRAME_BYTES_MAX);
+        let received = tokio::time::timeout(self.silence, receiving).await;
+        Ok(received.map_err(|_| TransferError::Silent)??)
+    }
+
+    /// Does work that blocks on the disk; meanwhile the peer is told again and again that `written`
+    /// bytes are there, so that it does not take a slow disk for silence.
+    pub(super) async fn while_working<T: Send + 'static>(
+        &mut self,
+        written: u64,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, TransferError> {
+        let mut working = tokio::task::spawn_blocking(work);
+        for _ in 0..SIGNS_MAX {
+            match tokio::time::timeout(self.silence / 4, &mut working).await {
+                Ok(done) => return done.map_err(|_| TransferError::DiskHangs),
+                Err(_) => {
+                    // A connection that broke shows with the next frame. The work is brought to
+                    // its end all the same: what it writes is good.
+                    let _ = self.send(&Frame::Offset(written)).await;
+                }
+            }
+        }
+        Err(TransferError::DiskHangs)
+    }
 }
 
-fn read_frame(stream: &mut TcpStream) -> Result<Frame, TransferError> {
+/// Reads exactly one frame of at most `bytes_max` bytes and not a byte more, so that the stream
+/// can be handed on. Nothing is allocated for a longer one.
+pub(super) async fn receive_frame(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes_max: usize,
+) -> Result<Frame, FrameError> {
     let mut bytes = BytesMut::zeroed(8);
-    stream.read_exact(&mut bytes)?;
+    stream.read_exact(&mut bytes).await?;
     let mut length = [0; 4];
     length.copy_from_slice(&bytes[..4]);
     let length = u32::from_le_bytes(length) as usize;
-    if length > FRAME_BYTES_MAX {
-        return Err(FrameError::TooLong(length).into());
+    if length > bytes_max {
+        return Err(FrameError::TooLong(length));
     }
     bytes.resize(8 + length, 0);
-    stream.read_exact(&mut bytes[8..])?;
-    FrameCodec.decode(&mut bytes)?.ok_or(TransferError::Protocol)
+    stream.read_exact(&mut bytes[8..]).await?;
+    // All of it is there: a frame, or an error.
+    FrameCodec.decode(&mut bytes)?.ok_or(FrameError::TooLong(length))
 }
 
 #[cfg(test)]
-mod tests {
-    use quorate_engine::{
-        ClusterId, Engine, EngineConfig, Formatted, Founding, SnapshotMeta, Voter,
-    };
-
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(10);
-
-    fn group(number: u64) -> GroupId {
-        GroupId::new(number).unwrap()
-    }
-
-    /// The store of a formatted directory, with a snapshot of group 1 at (7, 2).
-    fn store() -> (tempfile::TempDir, SnapshotStore, SnapshotMeta) {
-        let dir = tempfile::tempdir().unwrap();
-        let node_id = NodeId::new(1).unwrap();
-        let voter = Voter { node_id, addr: "localhost:9001".to_owned() };
-        let founding = Founding::Voters(vec![voter]);
-        quorate_engine::format(dir.path(), ClusterId::random(), node_id, founding).unwrap();
-        let formatted = Formatted::open(dir.path()).unwrap();
-        let engine = Engine::open(formatted, &EngineConfig::default()).unwrap();
-        let (id, members) = (LogId { index: 7, term: 2 }, Bytes::from_static(b"members"));
-        let meta = SnapshotMeta { group: group(1), id, conf_state: Default::default(), members };
-        let mut writer = engine.snapshots.create(meta).unwrap();
-        writer.write_all(&[7; 100_000]).unwrap();
-        let meta = writer.finish().unwrap();
-        (dir, engine.snapshots, meta)
-    }
-
-    /// What becomes of the snapshot when it is announced as one of group `announced`.
-    fn transfer(
-        store: &SnapshotStore,
-        meta: &SnapshotMeta,
-        announced: GroupId,
-    ) -> Result<Message, TransferError> {
-        let mut file = store.raw(meta.group, meta.id).unwrap();
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).unwrap();
-        let mut message = Message::default();
-        message.mut_snapshot().mut_metadata().index = meta.id.index;
-        message.mut_snapshot().mut_metadata().term = meta.id.term;
-
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (receiver, _) = listener.accept().unwrap();
-        receiver.set_nonblocking(true).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _entered = runtime.enter();
-        let receiver = tokio::net::TcpStream::from_std(receiver).unwrap();
-
-        let file_bytes = file.len_bytes();
-        let frame = Frame::Snapshot { group: announced, file_bytes, message };
-        write_frame(&mut sender, &frame).unwrap();
-        write_frame(&mut sender, &Frame::Chunk(bytes.into())).unwrap();
-        let serves = |announced| announced == group(1);
-        let (_, message) = receive_snapshot(receiver, TIMEOUT, store, &serves)?;
-        assert!(matches!(read_frame(&mut sender), Ok(Frame::Received)));
-        Ok(message)
-    }
-
-    #[test]
-    fn only_a_snapshot_of_the_group_is_received() {
-        let (dir, store, meta) = store();
-        let message = transfer(&store, &meta, group(1)).unwrap();
-        assert_eq!(message.get_snapshot().get_metadata().index, 7);
-        store.verify(group(1), meta.id).unwrap();
-        let refused = transfer(&store, &meta, group(2));
-        assert!(matches!(refused, Err(TransferError::Protocol)), "{refused:?}");
-        assert!(!dir.path().join("snapshots/2").exists());
-    }
-}
+#[allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
+mod tests;

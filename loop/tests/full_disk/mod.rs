@@ -2,8 +2,8 @@
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use quorate_engine::{DefaultFileSystem, Disk, FileSystem, Handle, Permission, WriteExt};
 
@@ -18,12 +18,16 @@ struct State {
     is_full: AtomicBool,
     sync_fails: AtomicBool,
     witness_syncs: AtomicU64,
+    log_syncs: AtomicU64,
+    held: Mutex<bool>,
+    let_go: Condvar,
 }
 
 pub(crate) struct FullHandle {
     inner: Arc<<Inner as FileSystem>::Handle>,
     state: Arc<State>,
     is_witness: bool,
+    is_log: bool,
 }
 
 pub(crate) struct FullFile<T> {
@@ -43,6 +47,17 @@ impl FullDisk {
         self.0.sync_fails.store(true, Ordering::SeqCst);
     }
 
+    /// Has every fsync of the log wait, or lets them go on.
+    pub(crate) fn hold_syncs(&self, held: bool) {
+        *self.0.held.lock().unwrap() = held;
+        self.0.let_go.notify_all();
+    }
+
+    /// How often the log was made durable.
+    pub(crate) fn log_syncs(&self) -> u64 {
+        self.0.log_syncs.load(Ordering::SeqCst)
+    }
+
     /// How often the witness was made durable.
     pub(crate) fn witness_syncs(&self) -> u64 {
         self.0.witness_syncs.load(Ordering::SeqCst)
@@ -50,7 +65,8 @@ impl FullDisk {
 
     fn handle(&self, path: &Path, inner: <Inner as FileSystem>::Handle) -> FullHandle {
         let is_witness = path.ends_with("witness");
-        FullHandle { inner: Arc::new(inner), state: self.0.clone(), is_witness }
+        let is_log = path.parent().is_some_and(|parent| parent.ends_with("log"));
+        FullHandle { inner: Arc::new(inner), state: self.0.clone(), is_witness, is_log }
     }
 }
 
@@ -116,6 +132,11 @@ impl Handle for FullHandle {
             return Err(io::Error::other("injected"));
         }
         self.state.witness_syncs.fetch_add(u64::from(self.is_witness), Ordering::SeqCst);
+        if self.is_log {
+            self.state.log_syncs.fetch_add(1, Ordering::SeqCst);
+            let held = self.state.held.lock().unwrap();
+            drop(self.state.let_go.wait_while(held, |held| *held).unwrap());
+        }
         self.inner.sync()
     }
 }

@@ -1,0 +1,146 @@
+//! [`Cluster`]: three nodes in this process, and their groups.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_engine::{
+    ClusterId, EngineConfig, Formatted, Founding, GroupId, NodeId, Voter, format,
+};
+use quorate_loop::{Group, LoopConfig, Node, Role, Service};
+use tokio::task::JoinSet;
+
+use crate::engine::counted::CountedDisk;
+use crate::groups::Failure;
+use crate::groups::count::Count;
+
+/// Nodes of the cluster, each a voter of every group.
+pub(crate) const NODES: u64 = 3;
+
+/// Groups that are being founded at a time on each node.
+const FOUNDED_TOGETHER: usize = 256;
+
+/// Longest wait for the founding, or for a leader.
+const ELECTION_MAX: Duration = Duration::from_secs(120);
+
+/// Nobody calls.
+struct Silent;
+
+impl Service for Silent {
+    fn call(&self, _: NodeId, _: Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
+        Box::pin(async { Bytes::new() })
+    }
+}
+
+/// Three nodes; they stop with this.
+pub(crate) struct Cluster {
+    nodes: Vec<Node<Count>>,
+    disks: Vec<Arc<CountedDisk>>,
+    voters: Vec<NodeId>,
+    /// The group that is created next.
+    next: u64,
+}
+
+impl Cluster {
+    /// Formats and opens them in `dir`.
+    pub(crate) async fn start(dir: &Path) -> Result<Cluster, Failure> {
+        // Held until all are chosen, so that no port is chosen twice.
+        let held: Vec<TcpListener> =
+            (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+        let addrs: Vec<_> = held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+        drop(held);
+        let voters: Vec<NodeId> = (1..=NODES).filter_map(NodeId::new).collect();
+        let founders: Vec<Voter> = voters
+            .iter()
+            .zip(&addrs)
+            .map(|(&node_id, addr)| Voter { node_id, addr: addr.to_string() })
+            .collect();
+        let cluster = ClusterId::random();
+        let (mut nodes, mut disks) = (Vec::new(), Vec::new());
+        for (node, addr) in voters.iter().zip(addrs) {
+            let dir = dir.join(node.to_string());
+            format(&dir, cluster, *node, Founding::Voters(founders.clone()))?;
+            let (formatted, disk) = (Formatted::open(&dir)?, Arc::<CountedDisk>::default());
+            let (config, engine) = (LoopConfig::default(), EngineConfig::default());
+            let service = Arc::new(Silent);
+            let opened =
+                Node::open_with(formatted, addr, config, engine, service, disk.clone()).await?;
+            nodes.push(opened);
+            disks.push(disk);
+        }
+        for node in &nodes {
+            let mut status = node.watch_status();
+            let serves = status.wait_for(|status| status.serving && status.leader.is_some());
+            tokio::time::timeout(ELECTION_MAX, serves).await??;
+        }
+        Ok(Cluster { nodes, disks, voters, next: 2 })
+    }
+
+    /// Creates `count` groups more, and waits until each has a leader that every node knows.
+    pub(crate) async fn create(&mut self, count: u64) -> Result<Vec<GroupId>, Failure> {
+        let ids: Vec<GroupId> = (self.next..self.next + count).filter_map(GroupId::new).collect();
+        self.next += count;
+        for (done, ids) in ids.chunks(FOUNDED_TOGETHER).enumerate() {
+            let mut creating = JoinSet::new();
+            for (node, id) in
+                self.nodes.iter().flat_map(|node| ids.iter().map(move |id| (node, *id)))
+            {
+                let (node, voters) = (node.clone(), self.voters.clone());
+                creating.spawn(async move { node.create_group(id, &voters).await.map(drop) });
+            }
+            while let Some(created) = creating.join_next().await {
+                created??;
+            }
+            eprintln!("groups: {} of {count} are founded", done * FOUNDED_TOGETHER + ids.len());
+        }
+        for id in &ids {
+            for node in &self.nodes {
+                let mut status = handle(node, *id)?.watch_status();
+                let led = status.wait_for(|status| status.leader.is_some());
+                tokio::time::timeout(ELECTION_MAX, led).await??;
+            }
+        }
+        Ok(ids)
+    }
+
+    /// A handle to the group on the node that leads it.
+    pub(crate) fn leader(&self, id: GroupId) -> Result<Group<Count>, Failure> {
+        for node in &self.nodes {
+            let group = handle(node, id)?;
+            if group.watch_status().borrow().role == Role::Leader {
+                return Ok(group);
+            }
+        }
+        Err(format!("group {id} has no leader").into())
+    }
+
+    /// How many of the groups each node leads.
+    pub(crate) fn led(&self, ids: &[GroupId]) -> Result<Vec<usize>, Failure> {
+        let leads = |node: &Node<Count>| {
+            let roles = ids.iter().map(|id| {
+                handle(node, *id).map(|group| group.watch_status().borrow().role == Role::Leader)
+            });
+            roles.filter(|leads| !matches!(leads, Ok(false))).collect::<Result<Vec<_>, _>>()
+        };
+        self.nodes.iter().map(|node| leads(node).map(|led| led.len())).collect()
+    }
+
+    /// Fsyncs of all nodes until now.
+    pub(crate) fn fsyncs(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.fsyncs()).sum()
+    }
+
+    /// Stops the nodes.
+    pub(crate) async fn stop(self) {
+        for node in self.nodes {
+            node.shutdown().await;
+        }
+    }
+}
+
+fn handle(node: &Node<Count>, id: GroupId) -> Result<Group<Count>, Failure> {
+    node.group(id).ok_or_else(|| format!("group {id} is not on its node").into())
+}

@@ -1,0 +1,60 @@
+//! [`Heartbeats`]: the heartbeats of all groups, gathered for the round in which they arise.
+
+use std::collections::BTreeMap;
+
+use quorate_engine::{GroupId, NodeId};
+use raft::eraftpb::MessageType;
+
+use crate::frame::Frame;
+use crate::heartbeat::{HEARTBEATS_PER_FRAME, Heartbeat};
+use crate::message::{Envelope, PeerMessage};
+use crate::transport::Transport;
+
+/// What waits for the end of the round, by peer.
+///
+/// Heartbeats and their answers may be late, lost, and overtaken by whatever else a group says, as
+/// any message of Raft may. So one that cannot be sent is dropped: that a link is down, each group
+/// is told anyway.
+#[derive(Debug, Default)]
+pub(crate) struct Heartbeats {
+    beats: BTreeMap<NodeId, Vec<Heartbeat>>,
+    answers: BTreeMap<NodeId, Vec<Heartbeat>>,
+}
+
+impl Heartbeats {
+    /// Takes the message in, or gives it back when it says more than a heartbeat.
+    pub(crate) fn gather(&mut self, group: GroupId, envelope: Envelope) -> Option<Envelope> {
+        let PeerMessage::Raft(message) = &envelope.message else { return Some(envelope) };
+        let waiting = match message.get_msg_type() {
+            MessageType::MsgHeartbeat => &mut self.beats,
+            MessageType::MsgHeartbeatResponse => &mut self.answers,
+            _ => return Some(envelope),
+        };
+        let Some(beat) = Heartbeat::of(group, message) else { return Some(envelope) };
+        waiting.entry(envelope.to).or_default().push(beat);
+        None
+    }
+
+    /// Sends all that waits.
+    pub(crate) fn send(&mut self, transport: &Transport) {
+        for (to, beats) in std::mem::take(&mut self.beats) {
+            send(transport, to, beats, Frame::Heartbeats);
+        }
+        for (to, answers) in std::mem::take(&mut self.answers) {
+            send(transport, to, answers, Frame::HeartbeatAnswers);
+        }
+    }
+}
+
+fn send(
+    transport: &Transport,
+    to: NodeId,
+    mut beats: Vec<Heartbeat>,
+    frame: impl Fn(Vec<Heartbeat>) -> Frame,
+) {
+    while beats.len() > HEARTBEATS_PER_FRAME {
+        let rest = beats.split_off(HEARTBEATS_PER_FRAME);
+        let _ = transport.send(to, frame(std::mem::replace(&mut beats, rest)));
+    }
+    let _ = transport.send(to, frame(beats));
+}

@@ -1,0 +1,155 @@
+//! Joining: how a data directory that belongs to no member becomes one.
+//!
+//! ```text
+//!   newcomer                      any node                     leader
+//!   a blank group is durable,
+//!   its batch is its incarnation
+//!   Hello (joins) ──────────────► Welcome
+//!   Join: binding, address ─────► not the leader: its address
+//!   Hello, Join ────────────────────────────────────────────► a learner is proposed,
+//!                                 Joined: id, members ◄────── committed, applied
+//!   a core with that id,
+//!   and a blank log         ◄──────────────────────────────── snapshot, appends
+//! ```
+//!
+//! It may be asked again at any time, after a crash too: whoever is bound already is told its id.
+//! Until its first snapshot a newcomer holds nothing, and votes for nobody.
+//!
+//! The same request from a member whose address has changed has the leader note the new one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_engine::{DirectoryId, GroupId, NodeId};
+
+use crate::join_wire::{JoinAnswerWire, JoinOutcome, JoinWire};
+use crate::members::{Binding, Members, MembersError};
+use crate::membership::Join;
+use crate::transport::{SharedRoster, ask_to_join, jittered};
+
+/// First and longest pause between two rounds of asking; doubled each time.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Leaders that are followed in one round: one names another while leadership moves.
+const HINTS_MAX: usize = 3;
+
+/// A newcomer was let in.
+#[derive(Debug)]
+pub(crate) struct LetIn {
+    /// Its name in the group; 0 if it has only asked what would be answered.
+    pub(crate) member_id: u64,
+    pub(crate) members: Arc<Members>,
+}
+
+/// Why a newcomer was not let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotLetIn {
+    /// It may be asked again.
+    Yet(String),
+    /// For good.
+    Ever(String),
+}
+
+impl From<MembersError> for NotLetIn {
+    fn from(error: MembersError) -> Self {
+        NotLetIn::Ever(error.to_string())
+    }
+}
+
+/// Asks to be let into groups.
+#[derive(Debug, Clone)]
+pub(crate) struct Joining {
+    pub(crate) roster: SharedRoster,
+    /// Where the cluster is reached, beside the peers of the roster.
+    pub(crate) addresses: Vec<String>,
+    /// Longest wait for one answer.
+    pub(crate) silence: Duration,
+}
+
+impl Joining {
+    /// Asks until an answer is final. Cancel safe: it may be asked again.
+    ///
+    /// # Errors
+    ///
+    /// Why the cluster will not have this directory.
+    pub(crate) async fn ask(&self, group: GroupId, join: &Join) -> Result<LetIn, String> {
+        let (mut pause, mut last) = (PAUSE_MIN, String::new());
+        loop {
+            match self.ask_once(group, join, false).await {
+                Ok(let_in) => return Ok(let_in),
+                Err(NotLetIn::Ever(why)) => return Err(why),
+                Err(NotLetIn::Yet(why)) if why != last => {
+                    tracing::info!(%group, why, "this node waits to be let in");
+                    last = why;
+                }
+                Err(NotLetIn::Yet(_)) => {}
+            }
+            tokio::time::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Whether there is no address to ask at.
+    pub(crate) fn knows_nobody(&self) -> bool {
+        self.addresses.is_empty() && self.roster.load().peers().next().is_none()
+    }
+
+    /// Asks everybody that is known, in turn, until one answers for the group.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not let in; of several reasons, the one that tells most.
+    pub(crate) async fn ask_once(
+        &self,
+        group: GroupId,
+        join: &Join,
+        dry_run: bool,
+    ) -> Result<LetIn, NotLetIn> {
+        let request = JoinWire::new(group, join, dry_run);
+        let roster = self.roster.load_full();
+        let known = roster.peers().filter_map(|peer| roster.addr(peer).map(str::to_owned));
+        let mut addresses: Vec<String> = known.collect();
+        addresses.extend(self.addresses.iter().cloned());
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut why = "nobody of this cluster can be reached".to_owned();
+        for first in addresses {
+            let mut addr = first;
+            for _ in 0..HINTS_MAX {
+                let answer = match ask_to_join(&self.roster, &addr, self.silence, &request).await {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        tracing::debug!(addr, %error, "no answer to a request to join");
+                        break;
+                    }
+                };
+                match answer.outcome() {
+                    JoinOutcome::LetIn => return let_in(&answer),
+                    JoinOutcome::Refused => return Err(NotLetIn::Ever(answer.text)),
+                    JoinOutcome::NotLeader if !answer.leader_addr.is_empty() => {
+                        addr = answer.leader_addr;
+                    }
+                    JoinOutcome::Later | JoinOutcome::NotLeader => {
+                        why = answer.text;
+                        break;
+                    }
+                }
+            }
+        }
+        Err(NotLetIn::Yet(why))
+    }
+}
+
+fn let_in(answer: &JoinAnswerWire) -> Result<LetIn, NotLetIn> {
+    let members = Arc::new(answer.members()?);
+    Ok(LetIn { member_id: answer.member_id, members })
+}
+
+/// What a newcomer that is to take the place of `was` would ask, before there is a directory that
+/// it could ask for.
+pub(crate) fn rehearsal(node_id: NodeId, addr: String, was: DirectoryId) -> Join {
+    let directory_id = DirectoryId::random();
+    let binding = Binding { node_id, directory_id, incarnation: 1 };
+    Join { binding, addr, was: Some(was) }
+}
