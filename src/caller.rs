@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use prost::Message as _;
 use quorate_engine::NodeId;
-use quorate_loop::{CallError, Node};
+use quorate_loop::{CallError, Node, Role};
 use quorate_statemachine::{ErrorCode, Metadata, Outcome, Rejection, Reply};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::{ReadError, Unavailable, UnknownReason, WriteError};
 use crate::wire::{
-    Doubt, Empty, ProgressResponse, Refusal, Request, RequestKind, Response, ResponseKind,
+    Doubt, Empty, MembersResponse, Refusal, Request, RequestKind, Response, ResponseKind,
 };
 
 /// The first and the longest pause before a request is sent again. A new leader is noticed at once;
@@ -104,13 +104,13 @@ pub(crate) async fn read_index(node: &Node<Metadata>, timeout: Duration) -> Resu
     }
 }
 
-/// What the leader knows of the members.
-pub(crate) async fn progress(
+/// What the leader knows of the members, once it was confirmed that it leads.
+pub(crate) async fn members(
     node: &Node<Metadata>,
     timeout: Duration,
-) -> Result<ProgressResponse, ReadError> {
+) -> Result<MembersResponse, ReadError> {
     match read(node, RequestKind::Progress(Empty {}), timeout).await? {
-        ResponseKind::Progress(progress) => Ok(progress),
+        ResponseKind::Progress(members) => Ok(members),
         _ => Err(ReadError::TimedOut { waited: timeout }),
     }
 }
@@ -231,6 +231,7 @@ fn refused(refusal: i32) -> Failure {
         Ok(Refusal::NotLeader) => Failure::NoEffect(Unavailable::NotLeader),
         // It hands over to one that has room, if there is one.
         Ok(Refusal::StorageFull) => Failure::NoEffect(Unavailable::StorageFull),
+        Ok(Refusal::ChangePending) => Failure::NoEffect(Unavailable::ChangePending),
         // Sending it again at once is the last thing that helps: it is for the caller to decide.
         Ok(Refusal::Overloaded) => Failure::Final(WriteError::Unavailable {
             reason: Unavailable::Overloaded,
@@ -267,6 +268,11 @@ async fn leader(
             // The last status of a node that has stopped may still name a leader.
             let stopped = watch.has_changed().is_err();
             let status = watch.borrow_and_update();
+            // It has stopped for that reason, or is about to.
+            if status.serving && status.role == Role::Removed {
+                let (reason, waited) = (Unavailable::Removed, started.elapsed());
+                return Err(WriteError::Unavailable { reason, waited });
+            }
             if let Some(fatal) = &status.fatal {
                 return Err(WriteError::Stopped { fatal: Some(fatal.clone()) });
             }
@@ -317,6 +323,10 @@ mod tests {
         assert!(matches!(
             refused(Refusal::StorageFull as i32),
             Failure::NoEffect(Unavailable::StorageFull)
+        ));
+        assert!(matches!(
+            refused(Refusal::ChangePending as i32),
+            Failure::NoEffect(Unavailable::ChangePending)
         ));
         for (refusal, kind) in [
             (Refusal::Overloaded as i32, ErrorKind::Retryable),

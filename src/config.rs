@@ -131,6 +131,11 @@ impl QuorumConfig {
         Duration::from_millis(self.session_ms)
     }
 
+    /// How long the voters wait for a leader at least before they elect another.
+    pub(crate) fn election_timeout(&self) -> Duration {
+        Duration::from_millis(self.group.tick_ms) * self.group.election_ticks
+    }
+
     /// `operation_timeout_ms` as a duration.
     pub fn operation_timeout(&self) -> Duration {
         Duration::from_millis(self.operation_timeout_ms)

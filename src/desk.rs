@@ -8,6 +8,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -20,9 +21,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::duties::Call;
+use crate::membership_desk;
 use crate::wire::{
-    AppliedResponse, CreateTopicRequest, Doubt, MemberProgress, ProgressResponse, Refusal,
-    RejectedResponse, Request, RequestKind, Response, ResponseKind,
+    AppliedResponse, CreateTopicRequest, Doubt, Refusal, RejectedResponse, Request, RequestKind,
+    Response, ResponseKind,
 };
 
 /// Requests that a leader works on at a time, heartbeats not counted. Beyond it nodes are told
@@ -44,12 +46,16 @@ struct Inner {
     node: ArcSwapOption<Node<Metadata>>,
     duties: mpsc::Sender<Call>,
     slots: Semaphore,
+    /// How long leadership may take to move: raft-rs gives a transfer up after one election timeout,
+    /// and an election that came of it takes as long again.
+    transfer_patience: Duration,
 }
 
 impl Desk {
-    pub(crate) fn new(duties: mpsc::Sender<Call>) -> Self {
-        let node = ArcSwapOption::empty();
-        Self { inner: Arc::new(Inner { node, duties, slots: Semaphore::new(REQUESTS_MAX) }) }
+    pub(crate) fn new(duties: mpsc::Sender<Call>, election_timeout: Duration) -> Self {
+        let (node, slots) = (ArcSwapOption::empty(), Semaphore::new(REQUESTS_MAX));
+        let transfer_patience = election_timeout * 2;
+        Self { inner: Arc::new(Inner { node, duties, slots, transfer_patience }) }
     }
 
     pub(crate) fn open_for(&self, node: Node<Metadata>) {
@@ -87,7 +93,17 @@ impl Inner {
             RequestKind::Register(register) => {
                 self.to_duties(|reply| Call::Register(register, reply)).await
             }
-            RequestKind::Progress(_) => progress(&node),
+            RequestKind::Progress(_) => self.in_slot(membership_desk::list(&node)).await,
+            RequestKind::ChangeMembers(request) => {
+                self.in_slot(membership_desk::change(&node, &request)).await
+            }
+            RequestKind::SetAddress(request) => {
+                self.in_slot(membership_desk::set_address(&node, request)).await
+            }
+            RequestKind::TransferLeadership(request) => {
+                let patience = self.transfer_patience;
+                self.in_slot(membership_desk::transfer(&node, request.to, patience)).await
+            }
             RequestKind::ReadIndex(_) => self.in_slot(read_index(&node)).await,
             RequestKind::CreateTopic(request) => self.in_slot(create_topic(&node, request)).await,
             RequestKind::Propose(command) => match Command::decode(&command) {
@@ -236,17 +252,4 @@ pub(crate) fn rejected(rejection: Rejection, index: u64) -> Response {
 /// As [`rejected`], from its parts.
 pub(crate) fn rejected_with(code: ErrorCode, message: String, index: u64) -> Response {
     rejected(Rejection::new(code, message), index)
-}
-
-fn progress(node: &Node<Metadata>) -> Response {
-    let status = node.status();
-    if status.role != Role::Leader {
-        return Refusal::NotLeader.into();
-    }
-    let members = status.matched.iter().map(|(member, matched)| MemberProgress {
-        member: *member,
-        trails_leader_by: Some(status.last_index.saturating_sub(*matched)),
-        last_contact_ms: None,
-    });
-    ResponseKind::Progress(ProgressResponse { members: members.collect() }).into()
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_engine::NodeId;
-use quorate_loop::Stopped;
+use quorate_loop::{MembershipError, Stopped};
 use quorate_statemachine::{BrokerId, Rejection};
 
 /// What a caller needs to know about a failure before it decides what to do.
@@ -120,6 +120,12 @@ pub enum Unavailable {
     /// The leader, or this node, has as much work as it may take.
     #[error("the quorum has more work than it may take at a time")]
     Overloaded,
+    /// The members are changing already; only one change is made at a time.
+    #[error("another change of the members is under way")]
+    ChangePending,
+    /// This node was removed, and hears nothing of the quorum any more.
+    #[error("this node was removed from the quorum, so that another one must be asked")]
+    Removed,
 }
 
 /// Why the outcome of an operation is not known.
@@ -198,6 +204,185 @@ pub enum ReadError {
         /// Why, unless it was asked to.
         fatal: Option<String>,
     },
+}
+
+/// Why the members of the quorum were not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeMembersError {
+    /// The leader looked at it and refused; nothing changed.
+    #[error(transparent)]
+    Refused(MembershipError),
+    /// The new address is none; nothing changed.
+    #[error(
+        "{addr:?} is no address for node {node} ({reason}): give the HOST:PORT where its peers \
+         reach it"
+    )]
+    Address {
+        /// The member that was to be reached there.
+        node: NodeId,
+        /// What was given.
+        addr: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// It never reached a log. Nothing changed; it may be sent again.
+    #[error("{reason}: the members were not changed, try again")]
+    Unavailable {
+        /// What was in the way at last.
+        reason: Unavailable,
+        /// How long the operation tried.
+        waited: Duration,
+    },
+    /// Nobody can say yet whether it was made.
+    #[error("{reason}: look at `members ls` for what became of it before you try again")]
+    Unknown {
+        /// What happened.
+        reason: UnknownReason,
+    },
+    /// The leader runs a version that does not know the request; nothing changed.
+    #[error("the quorum leader cannot change members: run the same version on all nodes")]
+    Unsupported,
+    /// This node has stopped. Nothing changed.
+    #[error("this node has stopped{}: ask another one, and restart this one", because(.fatal))]
+    Stopped {
+        /// Why, unless it was asked to.
+        fatal: Option<String>,
+    },
+}
+
+impl ChangeMembersError {
+    /// Which of the four kinds it is. What the leader refused is rejected, also where time alone may
+    /// help: an operator who is told at once knows more than one who waits.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused(_) | Self::Address { .. } | Self::Unsupported => ErrorKind::Rejected,
+            Self::Unavailable { .. } => ErrorKind::Retryable,
+            Self::Unknown { .. } => ErrorKind::Unknown,
+            Self::Stopped { .. } => ErrorKind::Fatal,
+        }
+    }
+
+    /// Whether the same change may succeed later without anybody doing anything, and surely was not
+    /// made by now.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused(refused) => refused.is_retryable(),
+            error => error.kind() == ErrorKind::Retryable,
+        }
+    }
+}
+
+impl From<WriteError> for ChangeMembersError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Unavailable { reason, waited } => Self::Unavailable { reason, waited },
+            WriteError::Unknown { reason } => Self::Unknown { reason },
+            WriteError::Stopped { fatal } => Self::Stopped { fatal },
+            WriteError::TooLarge => Self::Refused(MembershipError::Unsound),
+            WriteError::Rejected(_) => Self::Unsupported,
+            // Nothing is waited for that could be seen too late.
+            WriteError::NotSeenYet { .. } => Self::Unknown { reason: UnknownReason::TimedOut },
+        }
+    }
+}
+
+/// Why leadership was not handed over. Whoever led goes on, unless it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// There is no such member.
+    #[error("node {0} is no member of the quorum: choose a voter, `members ls` names them")]
+    NoMember(NodeId),
+    /// The member has no vote, so it cannot lead.
+    #[error("node {0} has no vote: choose a voter, or promote it first, with `members promote`")]
+    NoVote(NodeId),
+    /// The member has not answered the leader for an election timeout.
+    #[error("node {0} does not answer: bring it back, or choose another voter")]
+    Silent(NodeId),
+    /// There is no other voter that answers.
+    #[error("there is no other voter that answers: bring one back, or add one, first")]
+    NoSuccessor,
+    /// The member was asked to lead, and did not begin to in time.
+    #[error(
+        "{} did not take leadership over: wait until `members ls` shows it up to date, and try \
+         again",
+        successor(*.0)
+    )]
+    NotTaken(Option<NodeId>),
+    /// Leadership moved, but to another node than was asked for.
+    #[error("node {leader} leads now, and not node {wanted}: try again")]
+    AnotherLeads {
+        /// Who was to lead.
+        wanted: NodeId,
+        /// Who leads.
+        leader: NodeId,
+    },
+    /// No leader could be asked. Nothing changed.
+    #[error("{reason}: leadership was not handed over, try again")]
+    Unavailable {
+        /// What was in the way at last.
+        reason: Unavailable,
+        /// How long the operation tried.
+        waited: Duration,
+    },
+    /// Nobody can say yet who leads.
+    #[error("{reason}: look at `status` for who leads before you try again")]
+    Unknown {
+        /// What happened.
+        reason: UnknownReason,
+    },
+    /// The leader runs a version that does not know the request.
+    #[error("the quorum leader cannot be asked for it: run the same version on all nodes")]
+    Unsupported,
+    /// This node has stopped. Nothing changed.
+    #[error("this node has stopped{}: ask another one, and restart this one", because(.fatal))]
+    Stopped {
+        /// Why, unless it was asked to.
+        fatal: Option<String>,
+    },
+}
+
+fn successor(node: Option<NodeId>) -> String {
+    node.map_or_else(|| "no other voter".to_owned(), |node| format!("node {node}"))
+}
+
+impl TransferError {
+    /// Which of the four kinds it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoMember(_)
+            | Self::NoVote(_)
+            | Self::Silent(_)
+            | Self::NoSuccessor
+            | Self::NotTaken(_)
+            | Self::AnotherLeads { .. }
+            | Self::Unsupported => ErrorKind::Rejected,
+            Self::Unavailable { .. } => ErrorKind::Retryable,
+            Self::Unknown { .. } => ErrorKind::Unknown,
+            Self::Stopped { .. } => ErrorKind::Fatal,
+        }
+    }
+
+    /// Whether the same request may succeed later without anybody doing anything.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Silent(_) | Self::NotTaken(_) | Self::AnotherLeads { .. } | Self::NoSuccessor
+        ) || self.kind() == ErrorKind::Retryable
+    }
+}
+
+impl From<WriteError> for TransferError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Unavailable { reason, waited } => Self::Unavailable { reason, waited },
+            WriteError::Unknown { reason } => Self::Unknown { reason },
+            WriteError::Stopped { fatal } => Self::Stopped { fatal },
+            WriteError::TooLarge | WriteError::Rejected(_) => Self::Unsupported,
+            WriteError::NotSeenYet { .. } => Self::Unknown { reason: UnknownReason::TimedOut },
+        }
+    }
 }
 
 /// A controlled shutdown was not granted in time. The broker's session goes on until it runs out;

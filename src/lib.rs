@@ -69,7 +69,8 @@
 //!
 //! `quorum.rs` is the surface; `caller.rs` the way to the leader and what may be repeated on it;
 //! `desk.rs` what happens there; `duties.rs` and `sessions.rs` who is alive; `broker_session.rs` the
-//! other end of the heartbeats; `metadata_only.rs` what a broker without data plane does as a leader.
+//! other end of the heartbeats; `metadata_only.rs` what a broker without data plane does as a leader;
+//! `membership.rs` and `membership_desk.rs` who belongs to the quorum, on either end.
 
 // Tests carry the number of the trap that they guard against.
 #![cfg_attr(test, allow(non_snake_case))]
@@ -80,6 +81,8 @@ mod config;
 mod desk;
 mod duties;
 mod error;
+mod membership;
+mod membership_desk;
 mod metadata_only;
 mod quorum;
 mod readiness;
@@ -99,19 +102,24 @@ pub use quorate_statemachine as metadata;
 pub use broker_session::{BrokerSession, SessionEnd, SessionState};
 pub use config::QuorumConfig;
 pub use error::{
-    ErrorKind, OpenError, ReadError, RegisterError, ShutdownNotGranted, Unavailable, UnknownReason,
-    WatchEnded, WriteError,
+    ChangeMembersError, ErrorKind, OpenError, ReadError, RegisterError, ShutdownNotGranted,
+    TransferError, Unavailable, UnknownReason, WatchEnded, WriteError,
 };
+pub use membership::{MembersChanged, QuorumMember};
 pub use metadata_only::MetadataOnly;
 pub use quorate_engine::{
-    ClusterId, EngineConfig, FormatError, Founding, Identity, IdentityError, NodeId, Voter, format,
+    ClusterId, DirectoryId, EngineConfig, FormatError, Founding, Identity, IdentityError, NodeId,
+    Voter, format,
 };
-pub use quorate_loop::{GroupStatus, LoopConfig, Member, Members, Role, TlsConfig, TlsError};
+pub use quorate_loop::{
+    GroupStatus, LoopConfig, Member, MemberChange, MemberRole, Members, MembershipError, Role,
+    TlsConfig, TlsError,
+};
 pub use quorate_statemachine::{
     AlterPartition, BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Delta, ErrorCode,
     Incarnation, Listener, MetadataImage, PartitionAltered, PartitionKey, Rejection, TopicId,
 };
-pub use quorum::{MemberLag, ProducerIdBlock, Quorum};
+pub use quorum::{ProducerIdBlock, Quorum};
 pub use readiness::NotReady;
 pub use registration::{Registration, Vouch};
 pub use topic::{CreatedTopic, DeletedTopic, Placement, TopicSpec};

@@ -1,7 +1,6 @@
 //! [`Quorum`]: a node of the quorum, running.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use quorate_engine::{DefaultFileSystem, Disk, Formatted, Identity};
 use quorate_loop::{GroupStatus, LoopConfig, Node, Role};
@@ -71,17 +70,6 @@ pub struct ProducerIdBlock {
     pub index: u64,
 }
 
-/// How far behind the leader a member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemberLag {
-    /// The id that Raft knows the member by.
-    pub member_id: u64,
-    /// How many entries of the leader's log it has not acknowledged.
-    pub trails_leader_by: Option<u64>,
-    /// How long ago the leader last heard from it, in milliseconds; not measured yet, so `None`.
-    pub last_contact_ms: Option<u64>,
-}
-
 impl Quorum {
     /// Opens the node that lives in the configured directory, and starts it: when this returns, its
     /// loop runs and its listener is open. It does not wait for a leader, for that takes the others
@@ -118,7 +106,7 @@ impl Quorum {
             .map_err(|error| OpenError::Interrupted(error.to_string()))?
             .map_err(OpenError::Directory)?;
         let (calls_in, calls) = mpsc::channel(CALLS_MAX);
-        let desk = Desk::new(calls_in);
+        let desk = Desk::new(calls_in, config.election_timeout());
         // Requests find the leader by our own way: a leader that lost its leadership must not have
         // what it decided proposed by another (trap I18).
         let group = LoopConfig { forward: false, ..config.group.clone() };
@@ -339,24 +327,6 @@ impl Quorum {
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
-    /// How far behind the members are, as the leader knows it.
-    ///
-    /// Cancel safe.
-    ///
-    /// # Errors
-    ///
-    /// [`ReadError`].
-    pub async fn member_lags(&self) -> Result<Vec<MemberLag>, ReadError> {
-        let progress =
-            caller::progress(&self.inner.node, self.inner.config.operation_timeout()).await?;
-        let lags = progress.members.into_iter().map(|member| MemberLag {
-            member_id: member.member,
-            trails_leader_by: member.trails_leader_by,
-            last_contact_ms: member.last_contact_ms,
-        });
-        Ok(lags.collect())
-    }
-
     /// Who this node is.
     pub fn identity(&self) -> &Identity {
         self.inner.node.identity()
@@ -392,8 +362,7 @@ impl Quorum {
         if status.role != Role::Leader || status.fatal.is_some() || status.members.len() < 2 {
             return;
         }
-        let group = &self.inner.config.group;
-        let patience = Duration::from_millis(group.tick_ms) * group.election_ticks;
+        let patience = self.inner.config.election_timeout();
         let mut watch = self.watch_status();
         self.inner.node.transfer_leadership(None);
         let handed_over = watch.wait_for(|status| status.role != Role::Leader);
@@ -412,7 +381,6 @@ impl Quorum {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn node(&self) -> &Node<Metadata> {
         &self.inner.node
     }

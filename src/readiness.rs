@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_loop::GroupStatus;
+use quorate_loop::{GroupStatus, Role};
 use tokio::time::Instant;
 
 /// Committed entries that may wait to be applied on a node that is ready. A node that is this far
@@ -27,6 +27,15 @@ pub enum NotReady {
     /// The cluster was never complete yet.
     #[error("the cluster is not founded yet: every initial voter must be started once")]
     NotFounded,
+    /// The node is no member any more.
+    #[error(
+        "this node was removed from the quorum: stop it, or format a new directory for it with \
+         `quorate format --join`"
+    )]
+    Removed,
+    /// The node was let in and has nothing yet.
+    #[error("this node waits for its first snapshot: the leader must be up and reach it")]
+    Blank,
     /// Nobody leads, as far as this node knows.
     #[error("no leader is known: a majority of the voters must be up and reach each other")]
     NoLeader,
@@ -59,6 +68,10 @@ impl StallWatch {
     /// Every reason why the node is not ready; empty when it is. A stall shows at the second look at
     /// the earliest.
     pub(crate) fn reasons(&mut self, status: &GroupStatus, now: Instant) -> Vec<NotReady> {
+        // It has stopped for that reason, or is about to.
+        if status.serving && status.role == Role::Removed {
+            return vec![NotReady::Removed];
+        }
         if let Some(fatal) = &status.fatal {
             return vec![NotReady::Stopped { fatal: fatal.clone() }];
         }
@@ -66,6 +79,10 @@ impl StallWatch {
             return vec![NotReady::NotFounded];
         }
         let mut reasons = Vec::new();
+        // Every group begins with an entry: whoever has applied none waits for what the others have.
+        if matches!(status.role, Role::Learner | Role::Observer) && status.applied_index == 0 {
+            reasons.push(NotReady::Blank);
+        }
         if status.leader.is_none() {
             reasons.push(NotReady::NoLeader);
         }
@@ -102,7 +119,7 @@ mod tests {
     use std::sync::Arc;
 
     use quorate_engine::NodeId;
-    use quorate_loop::{Members, Role};
+    use quorate_loop::Members;
 
     use super::*;
 
@@ -149,8 +166,29 @@ mod tests {
         assert_eq!(stall.reasons(&behind, now), [NotReady::NoLeader, NotReady::Lagging { lag }]);
         let unfounded = GroupStatus { serving: false, ..status(0, 0) };
         assert_eq!(stall.reasons(&unfounded, now), [NotReady::NotFounded]);
+        let removed = GroupStatus { role: Role::Removed, ..behind.clone() };
+        assert_eq!(stall.reasons(&removed, now), [NotReady::Removed]);
         let fatal = String::from("disk");
         let stopped = GroupStatus { fatal: Some(fatal.clone()), ..behind };
         assert_eq!(stall.reasons(&stopped, now), [NotReady::Stopped { fatal }]);
+    }
+
+    #[test]
+    fn a_node_without_a_vote_is_ready_when_it_follows_and_has_something() {
+        let mut stall = StallWatch::default();
+        let now = Instant::now();
+        for role in [Role::Learner, Role::Observer] {
+            let at = |commit: u64, applied_index: u64| GroupStatus {
+                role,
+                applied_index,
+                ..status(commit, commit)
+            };
+            assert_eq!(stall.reasons(&at(0, 0), now), [NotReady::Blank]);
+            assert_eq!(stall.reasons(&at(7, 7), now), []);
+            let lag = LAG_MAX + 1;
+            assert_eq!(stall.reasons(&at(LAG_MAX + 2, 1), now), [NotReady::Lagging { lag }]);
+            let alone = GroupStatus { leader: None, ..at(7, 7) };
+            assert_eq!(stall.reasons(&alone, now), [NotReady::NoLeader]);
+        }
     }
 }

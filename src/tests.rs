@@ -21,6 +21,8 @@ use crate::{
 /// No condition of these tests takes this long on a machine that is not stuck.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+mod membership;
+
 struct Cluster {
     dir: tempfile::TempDir,
     addrs: BTreeMap<u64, SocketAddr>,

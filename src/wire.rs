@@ -7,7 +7,7 @@ use prost::{Message, Oneof};
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Request {
-    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub(crate) kind: Option<RequestKind>,
 }
 
@@ -26,9 +26,16 @@ pub(crate) enum RequestKind {
     Propose(bytes::Bytes),
     #[prost(message, tag = "5")]
     ReadIndex(Empty),
-    /// How far behind each member is.
+    /// Who belongs to the quorum, and how far behind each member is.
     #[prost(message, tag = "6")]
     Progress(Empty),
+    /// The leader checks the change against what it knows of the members, and proposes it.
+    #[prost(message, tag = "7")]
+    ChangeMembers(ChangeMembersRequest),
+    #[prost(message, tag = "8")]
+    SetAddress(SetAddressRequest),
+    #[prost(message, tag = "9")]
+    TransferLeadership(TransferRequest),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -80,8 +87,49 @@ pub(crate) struct Replicas {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(crate) struct ChangeMembersRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) changes: Vec<MemberChangeWire>,
+    #[prost(bool, tag = "2")]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct MemberChangeWire {
+    #[prost(enumeration = "ChangeKind", tag = "1")]
+    pub(crate) kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) node: u64,
+}
+
+/// What becomes of a member. Zero is none of them: nothing is removed by a field that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+pub(crate) enum ChangeKind {
+    Unknown = 0,
+    Add = 1,
+    Promote = 2,
+    Demote = 3,
+    Remove = 4,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SetAddressRequest {
+    #[prost(uint64, tag = "1")]
+    pub(crate) node: u64,
+    #[prost(string, tag = "2")]
+    pub(crate) addr: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct TransferRequest {
+    /// Absent: whoever is most advanced.
+    #[prost(uint64, optional, tag = "1")]
+    pub(crate) to: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(crate) struct Response {
-    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub(crate) kind: Option<ResponseKind>,
 }
 
@@ -103,7 +151,18 @@ pub(crate) enum ResponseKind {
     #[prost(uint64, tag = "6")]
     ReadIndex(u64),
     #[prost(message, tag = "7")]
-    Progress(ProgressResponse),
+    Progress(MembersResponse),
+    /// The membership is changed, or would be.
+    #[prost(message, tag = "8")]
+    MembersChanged(MembersResponse),
+    /// Refused by the leader before it reached the log.
+    #[prost(message, tag = "9")]
+    MembersRefused(MembersRefusedResponse),
+    /// The node that leads now.
+    #[prost(uint64, tag = "10")]
+    Transferred(u64),
+    #[prost(message, tag = "11")]
+    TransferRefused(TransferRefusedResponse),
 }
 
 /// A command was applied at `index`, with this outcome.
@@ -139,20 +198,88 @@ pub(crate) struct RejectedResponse {
     pub(crate) index: u64,
 }
 
+/// The members as of one index of the log.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct ProgressResponse {
+pub(crate) struct MembersResponse {
     #[prost(message, repeated, tag = "1")]
-    pub(crate) members: Vec<MemberProgress>,
+    pub(crate) members: Vec<MemberWire>,
+    #[prost(uint64, tag = "2")]
+    pub(crate) index: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Message)]
-pub(crate) struct MemberProgress {
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct MemberWire {
     #[prost(uint64, tag = "1")]
     pub(crate) member: u64,
     #[prost(uint64, optional, tag = "2")]
     pub(crate) trails_leader_by: Option<u64>,
     #[prost(uint64, optional, tag = "3")]
     pub(crate) last_contact_ms: Option<u64>,
+    #[prost(uint64, tag = "4")]
+    pub(crate) node: u64,
+    #[prost(bytes = "vec", tag = "5")]
+    pub(crate) directory: Vec<u8>,
+    #[prost(string, tag = "6")]
+    pub(crate) addr: String,
+    #[prost(enumeration = "RoleWire", tag = "7")]
+    pub(crate) role: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+pub(crate) enum RoleWire {
+    Unknown = 0,
+    Voter = 1,
+    Learner = 2,
+    Observer = 3,
+}
+
+/// Why the leader does not change the membership; the numbers are of what the code speaks of.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct MembersRefusedResponse {
+    #[prost(enumeration = "MembersRefusal", tag = "1")]
+    pub(crate) code: i32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) node: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) behind: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) voters: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) live: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) needed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+pub(crate) enum MembersRefusal {
+    Unknown = 0,
+    NoMember = 1,
+    NoChange = 2,
+    Unsound = 3,
+    NotCaughtUp = 4,
+    WouldLoseQuorum = 5,
+    LastVoter = 6,
+    Leads = 7,
+    StillActive = 8,
+    Retired = 9,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct TransferRefusedResponse {
+    #[prost(enumeration = "TransferRefusal", tag = "1")]
+    pub(crate) code: i32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) node: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+pub(crate) enum TransferRefusal {
+    Unknown = 0,
+    NoMember = 1,
+    NoVote = 2,
+    Silent = 3,
+    NoSuccessor = 4,
+    NotTaken = 5,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
@@ -166,6 +293,8 @@ pub(crate) enum Refusal {
     /// The disk of the node asked is full. A version that does not know this takes the outcome for
     /// unknown.
     StorageFull = 4,
+    /// Another change of the membership is under way. Said only to who wants one.
+    ChangePending = 5,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]

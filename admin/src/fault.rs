@@ -3,7 +3,10 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use quorate::{ErrorCode, ErrorKind, ReadError, Unavailable, WriteError};
+use quorate::{
+    ChangeMembersError, ErrorCode, ErrorKind, MembershipError, ReadError, TransferError,
+    Unavailable, WriteError,
+};
 
 use crate::views::{ApiError, FailureOutcome};
 
@@ -63,11 +66,7 @@ impl IntoResponse for Fault {
 
 impl From<WriteError> for Fault {
     fn from(error: WriteError) -> Self {
-        let outcome = match error.kind() {
-            ErrorKind::Rejected => FailureOutcome::Rejected,
-            ErrorKind::Retryable | ErrorKind::Fatal => FailureOutcome::NeverApplied,
-            ErrorKind::Unknown => FailureOutcome::Unknown,
-        };
+        let outcome = outcome_of(error.kind());
         let retryable = error.kind() == ErrorKind::Retryable;
         let (status, name, message) = match &error {
             WriteError::Rejected(rejection) => {
@@ -102,12 +101,77 @@ impl From<ReadError> for Fault {
     }
 }
 
+impl From<ChangeMembersError> for Fault {
+    fn from(error: ChangeMembersError) -> Self {
+        let (status, name) = match &error {
+            ChangeMembersError::Refused(refused) => refusal(refused),
+            ChangeMembersError::Address { .. } => (StatusCode::BAD_REQUEST, "INVALID_ADDRESS"),
+            ChangeMembersError::Unsupported => (StatusCode::BAD_REQUEST, "UNSUPPORTED_VERSION"),
+            ChangeMembersError::Unavailable { reason, .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, name_of(*reason))
+            }
+            ChangeMembersError::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "STOPPED"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "OUTCOME_UNKNOWN"),
+        };
+        let (retryable, outcome) = (error.is_retryable(), outcome_of(error.kind()));
+        Self::new(status, name, error.to_string(), retryable, outcome)
+    }
+}
+
+/// What the leader refuses is in conflict with the members as they are, unless the request is wrong
+/// in itself.
+fn refusal(refused: &MembershipError) -> (StatusCode, &'static str) {
+    match refused {
+        MembershipError::NoMember(_) => (StatusCode::NOT_FOUND, "NO_MEMBER"),
+        MembershipError::Unsound => (StatusCode::BAD_REQUEST, "UNSOUND_CHANGE"),
+        MembershipError::NoChange(_) => (StatusCode::CONFLICT, "NO_CHANGE"),
+        MembershipError::NotCaughtUp { .. } => (StatusCode::CONFLICT, "NOT_CAUGHT_UP"),
+        MembershipError::WouldLoseQuorum { .. } => (StatusCode::CONFLICT, "WOULD_LOSE_QUORUM"),
+        MembershipError::LastVoter => (StatusCode::CONFLICT, "LAST_VOTER"),
+        MembershipError::Leads(_) => (StatusCode::CONFLICT, "MEMBER_LEADS"),
+        MembershipError::StillActive(_) => (StatusCode::CONFLICT, "STILL_ACTIVE"),
+        MembershipError::Retired(_) => (StatusCode::CONFLICT, "RETIRED"),
+        _ => (StatusCode::CONFLICT, "REFUSED"),
+    }
+}
+
+impl From<TransferError> for Fault {
+    fn from(error: TransferError) -> Self {
+        let (status, name) = match &error {
+            TransferError::NoMember(_) => (StatusCode::NOT_FOUND, "NO_MEMBER"),
+            TransferError::NoVote(_) => (StatusCode::CONFLICT, "NO_VOTE"),
+            TransferError::Silent(_) => (StatusCode::CONFLICT, "MEMBER_SILENT"),
+            TransferError::NoSuccessor => (StatusCode::CONFLICT, "NO_SUCCESSOR"),
+            TransferError::NotTaken(_) => (StatusCode::CONFLICT, "NOT_TAKEN"),
+            TransferError::AnotherLeads { .. } => (StatusCode::CONFLICT, "ANOTHER_LEADS"),
+            TransferError::Unsupported => (StatusCode::BAD_REQUEST, "UNSUPPORTED_VERSION"),
+            TransferError::Unavailable { reason, .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, name_of(*reason))
+            }
+            TransferError::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "STOPPED"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "OUTCOME_UNKNOWN"),
+        };
+        let (retryable, outcome) = (error.is_retryable(), outcome_of(error.kind()));
+        Self::new(status, name, error.to_string(), retryable, outcome)
+    }
+}
+
+fn outcome_of(kind: ErrorKind) -> FailureOutcome {
+    match kind {
+        ErrorKind::Rejected => FailureOutcome::Rejected,
+        ErrorKind::Retryable | ErrorKind::Fatal => FailureOutcome::NeverApplied,
+        ErrorKind::Unknown => FailureOutcome::Unknown,
+    }
+}
+
 fn name_of(reason: Unavailable) -> &'static str {
     match reason {
         Unavailable::Overloaded => "OVERLOADED",
         Unavailable::StorageFull => "STORAGE_FULL",
         Unavailable::NotLeader => "NOT_LEADER",
         Unavailable::Unreachable(_) => "LEADER_UNREACHABLE",
+        Unavailable::ChangePending => "CHANGE_PENDING",
+        Unavailable::Removed => "REMOVED",
         _ => "NO_LEADER",
     }
 }

@@ -16,6 +16,9 @@
 //!  POST   /v1/topics          committed and visible on the asked node when answered
 //!  DELETE /v1/topics/{name}
 //!  POST   /v1/producer-ids    for a broker that the asked node registered
+//!  POST   /v1/members         roles of members, all at once; with dry_run nothing is changed
+//!  POST   /v1/members/{node_id}/address
+//!  POST   /v1/leader/transfer answered when leadership has moved
 //! ```
 //!
 //! # What holds

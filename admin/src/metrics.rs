@@ -10,11 +10,13 @@ pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 /// The metadata quorum is group 1.
 const GROUP: u64 = 1;
 
-const ROLES: [(&str, Role); 4] = [
+const ROLES: [(&str, Role); 6] = [
     ("leader", Role::Leader),
     ("follower", Role::Follower),
     ("candidate", Role::Candidate),
     ("learner", Role::Learner),
+    ("observer", Role::Observer),
+    ("removed", Role::Removed),
 ];
 
 /// One metric: name, type, help, value.

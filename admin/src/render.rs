@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use quorate::metadata::{self, Image as _};
-use quorate::{BrokerId, GroupStatus, Identity, MemberLag, MetadataImage, Snapshot};
+use quorate::{BrokerId, GroupStatus, Identity, MetadataImage, QuorumMember, Snapshot};
 use uuid::Uuid;
 
 use crate::views::{
-    Broker, Member, MemberRole, Partition, ProducerIds, Role, Status, Topic, Voter,
+    Broker, Member, MemberRole, MembersChanged, Partition, ProducerIds, Role, Status, Topic, Voter,
 };
 
 /// The node and its group. `applied_index`, `feature_level` and `state_hash` are of one and the same
 /// image. Costs a pass over the whole state, for the hash.
 pub(crate) fn status(identity: &Identity, group: &GroupStatus, snapshot: &Snapshot) -> Status {
+    let votes = |member: &quorate::Member| group.members.is_voter(member.member_id);
     Status {
         cluster_id: Uuid::from_bytes(*identity.cluster_id.as_bytes()),
         node_id: identity.node_id.get(),
@@ -25,8 +26,8 @@ pub(crate) fn status(identity: &Identity, group: &GroupStatus, snapshot: &Snapsh
         applied_index: snapshot.index,
         first_index: group.first_index,
         last_index: group.last_index.max(snapshot.index),
-        voters: group.members.iter().map(voter).collect(),
-        learners: Vec::new(),
+        voters: group.members.iter().filter(|it| votes(it)).map(voter).collect(),
+        learners: group.members.iter().filter(|it| !votes(it)).map(voter).collect(),
         feature_level: snapshot.image.feature_level().get(),
         state_hash: snapshot.image.state_hash().to_string(),
         fatal: group.fatal.clone(),
@@ -41,6 +42,9 @@ fn role(group: &GroupStatus) -> Role {
         quorate::Role::Leader => Role::Leader,
         quorate::Role::Candidate => Role::Candidate,
         quorate::Role::Learner => Role::Learner,
+        quorate::Role::Observer => Role::Observer,
+        // Before the founding nobody is a member, and nobody was removed.
+        quorate::Role::Removed if group.serving => Role::Removed,
         _ => Role::Follower,
     }
 }
@@ -54,22 +58,27 @@ fn voter(member: &quorate::Member) -> Voter {
     }
 }
 
-/// The members, with what the leader knows of their progress.
-pub(crate) fn members(group: &GroupStatus, lags: &[MemberLag]) -> Vec<Member> {
-    let row = |member: &quorate::Member| {
-        let lag = lags.iter().find(|lag| lag.member_id == member.member_id);
-        let Voter { node_id, member_id, directory_id, addr } = voter(member);
-        Member {
-            node_id,
-            member_id,
-            directory_id,
-            addr,
-            role: MemberRole::Voter,
-            trails_leader_by: lag.and_then(|lag| lag.trails_leader_by),
-            last_contact_ms: lag.and_then(|lag| lag.last_contact_ms),
-        }
+/// The members, by id.
+pub(crate) fn members(members: Vec<QuorumMember>) -> Vec<Member> {
+    let row = |member: QuorumMember| Member {
+        node_id: member.node_id.get(),
+        member_id: member.member_id,
+        directory_id: Uuid::from_bytes(*member.directory_id.as_bytes()),
+        addr: member.addr,
+        role: match member.role {
+            quorate::MemberRole::Voter => MemberRole::Voter,
+            quorate::MemberRole::Learner => MemberRole::Learner,
+            quorate::MemberRole::Observer => MemberRole::Observer,
+        },
+        trails_leader_by: member.trails_leader_by,
+        last_contact_ms: member.last_contact_ms,
     };
-    group.members.iter().map(row).collect()
+    members.into_iter().map(row).collect()
+}
+
+/// A change that was made, or only asked for.
+pub(crate) fn members_changed(changed: quorate::MembersChanged, dry_run: bool) -> MembersChanged {
+    MembersChanged { index: changed.index, dry_run, members: members(changed.members) }
 }
 
 /// All brokers, by id.

@@ -6,9 +6,11 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router, extract};
-use quorate::{BrokerId, ErrorCode, Placement, Quorum, Rejection, Snapshot, TopicSpec, WriteError};
+use quorate::{
+    BrokerId, ErrorCode, NodeId, Placement, Quorum, Rejection, Snapshot, TopicSpec, WriteError,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -18,8 +20,9 @@ use crate::connection::Caller;
 use crate::fault::Fault;
 use crate::limits::{BODY_BYTES_MAX, request_max};
 use crate::views::{
-    AllocateProducerIds, Broker, CreateTopic, CreatedTopic, DeletedTopic, Health, Member,
-    Partition, ProducerIdBlock, ProducerIds, Status, Topic,
+    AllocateProducerIds, Broker, ChangeKind, ChangeMembers, CreateTopic, CreatedTopic,
+    DeletedTopic, Health, LeaderTransferred, Member, MemberChange, MembersChanged, Partition,
+    ProducerIdBlock, ProducerIds, SetAddress, Status, Topic, TransferLeader,
 };
 use crate::{metrics, render};
 
@@ -31,7 +34,9 @@ pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/v1/brokers", get(brokers))
-        .route("/v1/members", get(members))
+        .route("/v1/members", get(members).post(change_members))
+        .route("/v1/members/{node_id}/address", post(set_address))
+        .route("/v1/leader/transfer", post(transfer_leader))
         .route("/v1/topics", get(topics).post(create_topic))
         .route("/v1/topics/{name}", delete(delete_topic))
         .route("/v1/partitions", get(partitions))
@@ -76,14 +81,16 @@ async fn no_such_path() -> Fault {
     Fault::bad_request(
         StatusCode::NOT_FOUND,
         "there is nothing at this path: see /status, /metrics, /health/live, /health/ready, \
-         /v1/brokers, /v1/members, /v1/topics, /v1/partitions and /v1/producer-ids",
+         /v1/brokers, /v1/members, /v1/leader/transfer, /v1/topics, /v1/partitions and \
+         /v1/producer-ids",
     )
 }
 
 async fn no_such_method() -> Fault {
     Fault::bad_request(
         StatusCode::METHOD_NOT_ALLOWED,
-        "this path does not take this method: use GET to read, POST to create, DELETE to delete",
+        "this path does not take this method: use GET to read, POST to create or change, DELETE to \
+         delete",
     )
 }
 
@@ -179,13 +186,52 @@ async fn members(
     State(quorum): State<Quorum>,
     Query(query): Query<ReadQuery>,
 ) -> Result<Json<Vec<Member>>, Fault> {
-    let lags = if query.local {
-        Vec::new()
-    } else {
-        quorum.read_index().await?;
-        quorum.member_lags().await?
+    let members = if query.local { quorum.members_here() } else { quorum.members().await? };
+    Ok(Json(render::members(members)))
+}
+
+/// The id of a node, from a request.
+fn node_id(number: u64) -> Result<NodeId, Fault> {
+    NodeId::new(number).ok_or_else(|| {
+        let message = "node id 0 means none: use one from 1 up, `members ls` names them";
+        Fault::bad_request(StatusCode::BAD_REQUEST, message)
+    })
+}
+
+async fn change_members(
+    State(quorum): State<Quorum>,
+    Body(wish): Body<ChangeMembers>,
+) -> Result<Json<MembersChanged>, Fault> {
+    let change = |wish: &MemberChange| {
+        let node = node_id(wish.node_id)?;
+        Ok(match wish.change {
+            ChangeKind::Add => quorate::MemberChange::Add(node),
+            ChangeKind::Promote => quorate::MemberChange::Promote(node),
+            ChangeKind::Demote => quorate::MemberChange::Demote(node),
+            ChangeKind::Remove => quorate::MemberChange::Remove(node),
+        })
     };
-    Ok(Json(render::members(&quorum.status(), &lags)))
+    let changes = wish.changes.iter().map(change).collect::<Result<Vec<_>, Fault>>()?;
+    let changed = quorum.change_members(changes, wish.dry_run).await?;
+    Ok(Json(render::members_changed(changed, wish.dry_run)))
+}
+
+async fn set_address(
+    State(quorum): State<Quorum>,
+    Path(node): Path<u64>,
+    Body(wish): Body<SetAddress>,
+) -> Result<Json<MembersChanged>, Fault> {
+    let changed = quorum.set_address(node_id(node)?, &wish.addr).await?;
+    Ok(Json(render::members_changed(changed, false)))
+}
+
+async fn transfer_leader(
+    State(quorum): State<Quorum>,
+    Body(wish): Body<TransferLeader>,
+) -> Result<Json<LeaderTransferred>, Fault> {
+    let to = wish.to.map(node_id).transpose()?;
+    let leader = quorum.transfer_leadership(to).await?;
+    Ok(Json(LeaderTransferred { leader_id: leader.get() }))
 }
 
 async fn producer_ids(

@@ -19,8 +19,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::views::{
-    ApiError, Broker, CreatedTopic, DeletedTopic, FailureOutcome, Health, Member, Partition,
-    ProducerIdBlock, ProducerIds, Role, Status, Topic,
+    ApiError, Broker, CreatedTopic, DeletedTopic, FailureOutcome, Health, LeaderTransferred,
+    Member, MemberRole, MembersChanged, Partition, ProducerIdBlock, ProducerIds, Role, Status,
+    Topic,
 };
 use crate::{Admin, BindError};
 
@@ -187,6 +188,10 @@ async fn the_api_has_the_shapes_of_the_contract() {
     assert_eq!(brokers[0].listeners["PLAINTEXT"], "127.0.0.1:9092");
     let members: Vec<Member> = server.get("/v1/members").await;
     assert_eq!((members[0].node_id, members[0].trails_leader_by), (1, Some(0)));
+    assert_eq!((members[0].role, members[0].last_contact_ms), (MemberRole::Voter, Some(0)));
+    let here: Vec<Member> = server.get("/v1/members?local=true").await;
+    let unknown = Member { trails_leader_by: None, last_contact_ms: None, ..members[0].clone() };
+    assert_eq!(here, [unknown]);
 
     let before: ProducerIds = server.get("/v1/producer-ids").await;
     let (_, block) = server.ask("POST", "/v1/producer-ids", Some(r#"{"broker_id":1}"#)).await;
@@ -254,6 +259,43 @@ async fn bad_input_is_one_sentence_and_changes_nothing() {
     let (status, error) = server.refused("POST", "/v1/topics", Some(key)).await;
     assert_eq!((status, error.error.as_str()), (400, "INVALID_CONFIG"));
     assert_eq!(server.quorum.image().image.topic_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_and_leadership_are_changed_or_refused_by_name() {
+    let server = Server::start().await;
+    server.quorum.read_index().await.unwrap();
+    let change = |what: &str, node: u64| {
+        format!(r#"{{"changes":[{{"change":"{what}","node_id":{node}}}],"dry_run":true}}"#)
+    };
+    let own = r#"{"addr":"127.0.0.1:9"}"#.to_owned();
+    let (to_two, to_anybody) = (r#"{"to":2}"#.to_owned(), "{}".to_owned());
+    for (path, body, code, name) in [
+        ("/v1/members", change("remove", 1), 409, "MEMBER_LEADS"),
+        ("/v1/members", change("promote", 1), 409, "NO_CHANGE"),
+        ("/v1/members", change("add", 2), 404, "NO_MEMBER"),
+        ("/v1/members", change("add", 0), 400, "BAD_REQUEST"),
+        ("/v1/members", change("adopt", 2), 400, "BAD_REQUEST"),
+        ("/v1/members", r#"{"changes":[]}"#.to_owned(), 400, "UNSOUND_CHANGE"),
+        ("/v1/members/1/address", r#"{"addr":"nowhere"}"#.to_owned(), 400, "INVALID_ADDRESS"),
+        ("/v1/members/2/address", own.clone(), 404, "NO_MEMBER"),
+        ("/v1/members/one/address", own.clone(), 400, "BAD_REQUEST"),
+        ("/v1/leader/transfer", to_two, 404, "NO_MEMBER"),
+        ("/v1/leader/transfer", to_anybody, 409, "NO_SUCCESSOR"),
+    ] {
+        let (status, error) = server.refused("POST", path, Some(&body)).await;
+        assert_eq!((status, error.error.as_str()), (code, name), "{path} {body}: {error:?}");
+        assert_eq!(error.outcome, FailureOutcome::Rejected, "{error:?}");
+    }
+    let (code, body) = server.ask("POST", "/v1/leader/transfer", Some(r#"{"to":1}"#)).await;
+    let leads: LeaderTransferred = serde_json::from_value(body).unwrap();
+    assert_eq!((code, leads.leader_id), (200, 1));
+    let (code, body) = server.ask("POST", "/v1/members/1/address", Some(&own)).await;
+    assert_eq!(code, 200, "{body}");
+    let changed: MembersChanged = serde_json::from_value(body).unwrap();
+    assert_eq!((changed.dry_run, changed.members[0].addr.as_str()), (false, "127.0.0.1:9"));
+    let status: Status = server.get("/status").await;
+    assert_eq!((status.voters[0].addr.as_str(), status.learners.len()), ("127.0.0.1:9", 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

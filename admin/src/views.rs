@@ -117,7 +117,8 @@ pub struct Member {
     pub role: MemberRole,
     /// How many entries of the leader's log it has not acknowledged; null where that is not known.
     pub trails_leader_by: Option<u64>,
-    /// How long ago the leader last heard from it, in milliseconds; null where that is not known.
+    /// How long ago it last answered the leader, in milliseconds, to a tick of Raft's clock; null
+    /// where that is not known.
     pub last_contact_ms: Option<u64>,
 }
 
@@ -260,6 +261,76 @@ pub struct ProducerIdBlock {
     pub index: u64,
 }
 
+/// The body of `POST /v1/members`: all of it happens at once, or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeMembers {
+    /// What becomes of which member; every node once.
+    pub changes: Vec<MemberChange>,
+    /// Only ask whether it would be accepted; may be left out.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What becomes of one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberChange {
+    /// What becomes of it.
+    pub change: ChangeKind,
+    /// The node that the member is on.
+    pub node_id: u64,
+}
+
+/// What can become of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// A voter, as soon as it has caught up.
+    Add,
+    /// A voter now; it must have caught up.
+    Promote,
+    /// An observer: it loses its vote.
+    Demote,
+    /// No member any more.
+    Remove,
+}
+
+/// The answer to `POST /v1/members` and `POST /v1/members/{node_id}/address`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembersChanged {
+    /// The log index at which the change was committed; of a dry run, that of the present members.
+    pub index: u64,
+    /// Whether it was only asked for, and nothing is changed.
+    pub dry_run: bool,
+    /// The members from then on; of a dry run, the present ones.
+    pub members: Vec<Member>,
+}
+
+/// The body of `POST /v1/members/{node_id}/address`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetAddress {
+    /// Where its peers reach the node from now on, HOST:PORT.
+    pub addr: String,
+}
+
+/// The body of `POST /v1/leader/transfer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferLeader {
+    /// The node that shall lead; left out, the most advanced voter.
+    #[serde(default)]
+    pub to: Option<u64>,
+}
+
+/// The answer to `POST /v1/leader/transfer`: leadership has moved, or was there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderTransferred {
+    /// The node that leads now.
+    pub leader_id: u64,
+}
+
 /// The answer to `GET /health/live` and `GET /health/ready`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -286,7 +357,8 @@ pub struct ApiError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureOutcome {
-    /// The request was looked at and refused: it changed nothing, and would be refused again.
+    /// The request was looked at and refused: it changed nothing, and would be refused again as
+    /// things are.
     Rejected,
     /// The request did not reach the log: it changed nothing, and may be sent again.
     NeverApplied,

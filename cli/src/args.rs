@@ -12,6 +12,10 @@ use crate::credentials::ClientFiles;
 use crate::failure::Failure;
 use crate::hostport::HostPort;
 
+mod members;
+
+pub(crate) use members::{Leader, Members};
+
 /// Durable metadata for message brokers.
 ///
 /// Partitions, leaders and in-sync replicas, committed by Raft before anyone acts on them.
@@ -86,9 +90,12 @@ pub(crate) enum Command {
     /// The brokers of the cluster
     #[command(subcommand)]
     Brokers(List),
-    /// The members of the quorum
+    /// The members of the quorum: who votes, who observes, who goes
     #[command(subcommand)]
-    Members(List),
+    Members(Members),
+    /// Who leads the quorum
+    #[command(subcommand)]
+    Leader(Leader),
     /// The topics of the cluster
     #[command(subcommand)]
     Topics(Topics),

@@ -225,13 +225,12 @@ fn authorized<B>(
 fn judge(addr: &HostPort, view: ApiError) -> Attempt {
     match view.outcome {
         FailureOutcome::Unknown => Attempt::Over(RequestError::Unknown { message: view.message }),
-        FailureOutcome::Rejected if !view.retryable => {
+        // Also where time may help: whoever asked is to know at once why not.
+        FailureOutcome::Rejected => {
             Attempt::Over(RequestError::Rejected { error: view.error, message: view.message })
         }
         // Surely without effect; where this node cannot do it any more, another one can.
-        FailureOutcome::Rejected | FailureOutcome::NeverApplied => {
-            Attempt::TryAgain(format!("{addr}: {}", view.message))
-        }
+        FailureOutcome::NeverApplied => Attempt::TryAgain(format!("{addr}: {}", view.message)),
     }
 }
 

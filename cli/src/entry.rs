@@ -2,16 +2,13 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use protobuf::Message as _;
 use quorate::metadata::Command;
 use quorate_engine::GroupId;
-use raft::eraftpb::{
-    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Entry,
-    EntryType,
-};
+use raft::eraftpb::Entry;
 use serde::Serialize;
 
 use crate::args::EntryKind;
+use crate::change::ShownChange;
 
 /// Bytes shown of what cannot be decoded: enough to recognise it by.
 const RAW_BYTES_MAX: usize = 256;
@@ -36,7 +33,7 @@ enum Content {
         command: Command,
     },
     Change {
-        change: Change,
+        change: ShownChange,
     },
     Nothing {},
     /// The first of its bytes; how many there are says the entry.
@@ -46,41 +43,21 @@ enum Content {
     },
 }
 
-/// A change of the membership.
-#[derive(Debug, Serialize)]
-struct Change {
-    transition: &'static str,
-    changes: Vec<MemberChange>,
-    context_hex: String,
-}
-
-#[derive(Debug, Serialize)]
-struct MemberChange {
-    #[serde(rename = "type")]
-    what: &'static str,
-    member_id: u64,
-}
-
 impl ShownEntry {
     /// Decodes `entry` of `group`.
     pub(crate) fn of(group: GroupId, entry: &Entry) -> ShownEntry {
         let data: &[u8] = &entry.data;
-        let (kind, content) = match entry.get_entry_type() {
-            EntryType::EntryNormal if data.is_empty() => (EntryKind::Empty, Content::Nothing {}),
-            EntryType::EntryNormal => {
+        let (kind, content) = match ShownChange::of(entry) {
+            Some(Ok(change)) => (EntryKind::ConfChange, Content::Change { change }),
+            Some(Err(error)) => (EntryKind::ConfChange, undecoded(&error, data)),
+            None if data.is_empty() => (EntryKind::Empty, Content::Nothing {}),
+            None => {
                 let command = Command::decode(data).map(|command| Content::Command { command });
                 (EntryKind::Command, command.unwrap_or_else(|error| undecoded(&error, data)))
             }
-            EntryType::EntryConfChange => {
-                let change = ConfChange::parse_from_bytes(data).map(|one| Change::of_one(&one));
-                (EntryKind::ConfChange, Content::of_change(change, data))
-            }
-            EntryType::EntryConfChangeV2 => {
-                let change = ConfChangeV2::parse_from_bytes(data).map(|change| Change::of(&change));
-                (EntryKind::ConfChange, Content::of_change(change, data))
-            }
         };
-        let (group, bytes) = (group.get(), data.len());
+        // What Raft is not told of stands in the context alone.
+        let (group, bytes) = (group.get(), data.len() + entry.context.len());
         ShownEntry { group, index: entry.index, term: entry.term, kind, bytes, content }
     }
 
@@ -116,67 +93,12 @@ impl Display for Content {
     }
 }
 
-impl Content {
-    fn of_change(change: protobuf::ProtobufResult<Change>, data: &[u8]) -> Content {
-        match change {
-            Ok(change) => Content::Change { change },
-            Err(error) => undecoded(&error, data),
-        }
-    }
-}
-
-impl Change {
-    fn of(change: &ConfChangeV2) -> Change {
-        let transition = match change.get_transition() {
-            ConfChangeTransition::Auto => "auto",
-            ConfChangeTransition::Implicit => "implicit",
-            ConfChangeTransition::Explicit => "explicit",
-        };
-        let changes = change.changes.iter().map(MemberChange::of).collect();
-        Change { transition, changes, context_hex: hex(&change.context) }
-    }
-
-    /// A change of the older form, which is that of one member.
-    fn of_one(change: &ConfChange) -> Change {
-        let mut single = ConfChangeSingle::default();
-        single.set_change_type(change.get_change_type());
-        single.node_id = change.node_id;
-        let changes = vec![MemberChange::of(&single)];
-        Change { transition: "auto", changes, context_hex: hex(&change.context) }
-    }
-}
-
-impl Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.changes.is_empty() {
-            return f.write_str("leave the joint membership");
-        }
-        for (number, change) in self.changes.iter().enumerate() {
-            let comma = if number == 0 { "" } else { ", " };
-            write!(f, "{comma}{} {}", change.what, change.member_id)?;
-        }
-        Ok(())
-    }
-}
-
-impl MemberChange {
-    fn of(change: &ConfChangeSingle) -> MemberChange {
-        let what = match change.get_change_type() {
-            ConfChangeType::AddNode => "add-voter",
-            ConfChangeType::AddLearnerNode => "add-learner",
-            ConfChangeType::RemoveNode => "remove",
-        };
-        // What raft-rs calls a node is a member to us.
-        MemberChange { what, member_id: change.node_id }
-    }
-}
-
 fn undecoded(error: &dyn Display, data: &[u8]) -> Content {
     Content::Undecoded { error: error.to_string(), hex: hex(data) }
 }
 
 /// The first bytes as hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().take(RAW_BYTES_MAX).fold(String::new(), |mut text, byte| {
         // A String takes everything.
         let _ = write!(text, "{byte:02x}");
@@ -186,7 +108,11 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use protobuf::Message as _;
     use quorate::metadata::{BrokerEpoch, BrokerId, BrokerSession};
+    use raft::eraftpb::{
+        ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, EntryType,
+    };
     use serde_json::json;
 
     use super::*;
@@ -229,13 +155,25 @@ mod tests {
             single.node_id = id;
             change.mut_changes().push(single);
         }
-        change.context = vec![0, 255].into();
+        // Steps 2, promote, of member 4, and 4, remove, of member 2.
+        change.context = vec![0x0a, 4, 8, 2, 16, 4, 0x0a, 4, 8, 4, 16, 2].into();
         let changes =
             json!([{"type": "add-voter", "member_id": 4}, {"type": "remove", "member_id": 2}]);
-        let json = json!({"transition": "implicit", "changes": changes, "context_hex": "00ff"});
-        let json = json!({"kind": "conf-change", "change": json});
+        let steps =
+            json!([{"step": "promote", "member_id": 4}, {"step": "remove", "member_id": 2}]);
+        let hex = "0a04080210040a0408041002";
+        let json = json!({"transition": "implicit", "changes": changes, "context_hex": hex});
+        let mut json = json!({"kind": "conf-change", "change": json});
+        json["change"]["steps"] = steps;
         let data = change.write_to_bytes().unwrap();
-        assert_shown(EntryType::EntryConfChangeV2, data, json, "add-voter 4, remove 2");
+        let text = "promote member 4, remove member 2";
+        assert_shown(EntryType::EntryConfChangeV2, data, json, text);
+        // Of another version: what Raft was told can be shown all the same.
+        change.context = vec![0, 255].into();
+        let entry = shown(EntryType::EntryConfChangeV2, change.write_to_bytes().unwrap());
+        assert!(entry.to_string().ends_with("add-voter 4, remove 2"), "{entry}");
+        let json = serde_json::to_value(&entry).unwrap();
+        assert!(json["change"]["error"].as_str().unwrap().contains("run the version"), "{json}");
         let mut change = ConfChange::default();
         change.set_change_type(ConfChangeType::AddLearnerNode);
         change.node_id = 5;

@@ -10,9 +10,10 @@
 //! | `node`, `broker`, `settings` | `quorate node`, its broker, and what it was told |
 //! | `signals`, `leash`, `log` | what ends a node, and where it tells about itself |
 //! | `query`, `client`, `output` | the commands that ask a cluster, how they ask, how they print |
+//! | `members` | the commands that change who belongs to the quorum, and who leads it |
 //! | `directory` | a data directory looked at offline, and what is wrong with it |
 //! | `verify` | `quorate verify` |
-//! | `dump`, `entry` | `quorate log dump`, and one entry of a log as it is shown |
+//! | `dump`, `entry`, `change` | `quorate log dump`, and one entry of a log as it is shown |
 //! | `demo` | `quorate demo` |
 //! | `faults` | a disk that fails on purpose, in builds for tests |
 //! | `failure`, `panics` | how a command ends that does not end well |
@@ -20,6 +21,7 @@
 
 mod args;
 mod broker;
+mod change;
 mod client;
 mod credentials;
 mod demo;
@@ -33,6 +35,7 @@ mod format;
 mod hostport;
 mod leash;
 mod log;
+mod members;
 mod node;
 mod output;
 mod panics;
@@ -48,7 +51,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use args::{Command, CommandLine, List, Log, Output, Partitions, Topics};
+use args::{Command, CommandLine, Leader, List, Log, Output, Partitions, Topics};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -77,7 +80,8 @@ fn run(line: CommandLine) -> Result<(), Failure> {
         Command::Demo => demo::run(global.output()),
         Command::Status => query::status(global),
         Command::Brokers(List::Ls) => query::brokers(global),
-        Command::Members(List::Ls) => query::members(global),
+        Command::Members(command) => members::run(global, &command),
+        Command::Leader(Leader::Transfer { to }) => members::transfer(global, to),
         Command::Topics(Topics::Create(args)) => query::create_topic(global, &args),
         Command::Topics(Topics::Ls) => query::topics(global),
         Command::Topics(Topics::Delete { name }) => query::delete_topic(global, &name),

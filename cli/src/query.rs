@@ -14,7 +14,7 @@ use crate::hostport::HostPort;
 use crate::output::{self, Rows};
 
 /// A client for the addresses of the command line.
-fn client(global: &Global) -> Result<Client, Failure> {
+pub(crate) fn client(global: &Global) -> Result<Client, Failure> {
     let addrs = if global.addr.is_empty() { addrs_of_environment()? } else { global.addr.clone() };
     if addrs.is_empty() {
         return Err(Failure::Usage(

@@ -4,8 +4,12 @@
 const HOST_LEN_MAX: usize = 253;
 
 /// Checks that `addr` is `HOST:PORT`: a name, an IPv4 address, or an IPv6 address in brackets,
-/// and a port from 1 to 65535. The error says what is wrong.
-pub(crate) fn check(addr: &str) -> Result<(), &'static str> {
+/// and a port from 1 to 65535.
+///
+/// # Errors
+///
+/// What is wrong with it, to be put into a sentence.
+pub fn check(addr: &str) -> Result<(), &'static str> {
     let (host, port) = addr.rsplit_once(':').ok_or("there is no colon before a port")?;
     if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err("the port is not a number");

@@ -99,6 +99,7 @@ mod raft_tests;
 #[cfg(test)]
 mod testing;
 
+pub use address::check as check_address;
 pub use cache::CacheBudget;
 pub use config::{ConfigFault, EngineConfig};
 pub use damage::Damage;

@@ -21,9 +21,9 @@ pub(crate) struct Change {
     pub(crate) steps: Vec<Step>,
 }
 
-/// What happens to one member.
+/// What a change of the membership does to one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     /// A new learner.
     Add(Member),
     /// A learner becomes a voter.
@@ -56,7 +56,15 @@ struct StepWire {
 /// An entry changes the membership in a way that this version does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a change of the membership cannot be read ({0}): run the version that proposed it")]
-pub(crate) struct ChangeError(String);
+pub struct ChangeError(String);
+
+/// The steps of an entry that changes the membership, for whoever reads a log; none of one that
+/// leaves a joint configuration. `None` for an entry that changes nothing of it. That an entry is in
+/// the log does not say that it took effect: one that does not fit what was before it is void.
+pub fn steps_of(entry: &Entry) -> Option<Result<Vec<Step>, ChangeError>> {
+    let change = Change::of_entry(entry).transpose()?;
+    Some(change.map(|(_, change)| change.steps))
+}
 
 impl From<MembersError> for ChangeError {
     fn from(error: MembersError) -> Self {
@@ -208,10 +216,13 @@ mod tests {
         assert_eq!((entry.get_entry_type(), entry.data.len()), (EntryType::EntryNormal, 0));
         assert_eq!(Change::of_entry(&entry), Ok(Some((None, change))));
         assert_eq!(Change::of_entry(&Entry::default()), Ok(None));
+        assert_eq!(steps_of(&entry), Some(Ok(vec![Step::Update(member())])));
+        assert_eq!(steps_of(&Entry::default()), None);
         // What Raft must know cannot be slipped past it.
         let context = Change { steps: vec![Step::Remove(1)] }.encode().into();
         let hidden = Entry { context, ..Entry::default() };
         assert!(Change::of_entry(&hidden).is_err());
+        assert!(steps_of(&hidden).unwrap().is_err());
     }
 
     #[test]

@@ -248,6 +248,7 @@ impl<S: StateMachine> Driver<S> {
                     self.inbox.taken();
                     let _ = caller.send(Err(MembershipError::NotLeader { leader: None }));
                 }
+                Ok(Event::LastAnswers(..)) => self.inbox.taken(),
                 Ok(Event::Failed(group, reason)) if group == self.first => return Err(reason),
                 Ok(Event::Fault(reason)) => return Err(reason),
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
@@ -341,6 +342,11 @@ impl<S: StateMachine> Driver<S> {
                     _ => {}
                 }
                 self.groups.step(group, input);
+            }
+            Event::LastAnswers(group, caller) => {
+                self.inbox.taken();
+                // A caller that has gone needs no answer.
+                let _ = caller.send(self.groups.last_answers(group));
             }
             Event::Durable(receipts) => {
                 for durable in receipts {

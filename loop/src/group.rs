@@ -13,7 +13,7 @@ use crate::error::{ProposeError, ReadError, Stopped};
 use crate::inbox::{Applied, Closed, Event, Inbox};
 use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
 use crate::publish::{Published, Publisher, Updates};
-use crate::status::GroupStatus;
+use crate::status::{GroupStatus, LastAnswer};
 
 /// One group on a node. Clones are handles to the same group; none of them keeps the node running.
 ///
@@ -166,6 +166,18 @@ impl<S: StateMachine> Group<S> {
             Ok(()) => answer.await.unwrap_or(Err(MembershipError::Unknown)),
             Err(Closed::Full) => Err(MembershipError::Overloaded),
             Err(Closed::Ended) => Err(MembershipError::NotLeader { leader: None }),
+        }
+    }
+
+    /// When each member answered this node last, if it leads the group; else, and after the end,
+    /// nothing. Asked for when it is wanted, since it changes with every heartbeat.
+    ///
+    /// Cancel safe.
+    pub async fn last_answers(&self) -> Vec<LastAnswer> {
+        let (caller, answer) = oneshot::channel();
+        match self.0.inbox.ask_last_answers(self.0.id, caller) {
+            Ok(()) => answer.await.unwrap_or_default(),
+            Err(Closed::Full | Closed::Ended) => Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::heartbeats::Heartbeats;
 use crate::inbox::GroupInput;
 use crate::message::PeerMessage;
 use crate::slot::{GroupCore, GroupEffects, Slot, answer};
+use crate::status::LastAnswer;
 
 /// The groups of one loop.
 ///
@@ -197,6 +198,11 @@ impl<S: StateMachine> Groups<S> {
             slot.is_touched = true;
             self.touched.push(group);
         }
+    }
+
+    /// Whom the core of a group has heard of, and when; nobody, where it is not here.
+    pub(crate) fn last_answers(&self, group: GroupId) -> Vec<LastAnswer> {
+        self.slots.get(&group).map(Slot::last_answers).unwrap_or_default()
     }
 
     /// Whether any group has something to do.

@@ -19,6 +19,7 @@ use crate::joining::LetIn;
 use crate::members::Members;
 use crate::membership::{MembershipChanged, MembershipError};
 use crate::message::PeerMessage;
+use crate::status::LastAnswer;
 use crate::transport::LinkEvent;
 use crate::turnover::{CreateCaller, RemoveCaller};
 
@@ -43,6 +44,9 @@ pub(crate) type ReadCaller = oneshot::Sender<Result<u64, ReadError>>;
 /// The completion of a request to change the membership.
 pub(crate) type MembershipCaller = oneshot::Sender<Result<MembershipChanged, MembershipError>>;
 
+/// The completion of a question for the members' last answers.
+pub(crate) type AnswersCaller = oneshot::Sender<Vec<LastAnswer>>;
+
 /// What callers on this node, and everybody else, have for the core of a group.
 pub(crate) type GroupInput<S> = Input<ProposeCaller<S>, ReadCaller, MembershipCaller>;
 
@@ -50,6 +54,8 @@ pub(crate) type GroupInput<S> = Input<ProposeCaller<S>, ReadCaller, MembershipCa
 pub(crate) enum Event<S: StateMachine> {
     /// Something for the core of a group.
     Input(GroupId, GroupInput<S>),
+    /// A caller asks when the members of a group answered last.
+    LastAnswers(GroupId, AnswersCaller),
     /// Writes that are durable, of whichever groups.
     Durable(Vec<Durable>),
     /// A message of a peer. The permit holds its bytes' place in the peer's share of the inbox.
@@ -133,11 +139,20 @@ impl<S: StateMachine> Inbox<S> {
 
     /// Sends a proposal, a read, or a request for another membership of a caller on this node.
     pub(crate) fn request(&self, group: GroupId, input: GroupInput<S>) -> Result<(), Closed> {
+        self.counted(Event::Input(group, input))
+    }
+
+    /// Asks when the members of a group answered last, for a caller on this node.
+    pub(crate) fn ask_last_answers(&self, group: GroupId, to: AnswersCaller) -> Result<(), Closed> {
+        self.counted(Event::LastAnswers(group, to))
+    }
+
+    fn counted(&self, request: Event<S>) -> Result<(), Closed> {
         if self.requests.fetch_add(1, Ordering::Relaxed) >= self.requests_max {
             self.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(Closed::Full);
         }
-        self.events.send(Event::Input(group, input)).map_err(|_| Closed::Ended)
+        self.events.send(request).map_err(|_| Closed::Ended)
     }
 
     /// Does the work of a thread of this node; a panic in it stops the node, not the process.

@@ -73,6 +73,7 @@ mod status;
 mod transport;
 mod turnover;
 
+pub use self::change::{ChangeError, Step, steps_of};
 pub use self::config::LoopConfig;
 pub use self::core::{Apply, Committed, Core, Effects, Input};
 pub use self::error::{
@@ -87,5 +88,5 @@ pub use self::membership::{
 pub use self::message::{Envelope, PeerMessage, Refused};
 pub use self::node::Node;
 pub use self::publish::{Published, Update, Updates};
-pub use self::status::{CoreStatus, GroupStatus, Role};
+pub use self::status::{CoreStatus, GroupStatus, LastAnswer, Role};
 pub use self::transport::{Service, TlsConfig, TlsError};

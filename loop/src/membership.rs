@@ -89,7 +89,7 @@ pub enum MembershipError {
     #[error("node {0} is no member: start it with a directory of `quorate format --join` first")]
     NoMember(NodeId),
     /// The member is what the change would make of it; nothing was changed.
-    #[error("node {0} is that already")]
+    #[error("node {0} is that already: there is nothing to do, see `members ls`")]
     NoChange(NodeId),
     /// One node is named twice, or more are named than one change may have; nothing was changed.
     #[error("name every node once, and at most 32 of them")]

@@ -40,7 +40,7 @@ use crate::recovered::Recovered;
 use crate::registry::Registry;
 use crate::renewal;
 use crate::snapshot_worker::SnapshotWorker;
-use crate::status::GroupStatus;
+use crate::status::{GroupStatus, LastAnswer};
 use crate::transport::{
     Acceptor, Calls, LinkEvent, Receiving, Sending, Service, SharedRoster, Tls, Transport,
 };
@@ -484,6 +484,13 @@ impl<S: StateMachine> Node<S> {
         dry_run: bool,
     ) -> Result<MembershipChanged, MembershipError> {
         self.0.first.change_membership(request, dry_run).await
+    }
+
+    /// When each member of group 1 answered last; see [`Group::last_answers`].
+    ///
+    /// Cancel safe.
+    pub async fn last_answers(&self) -> Vec<LastAnswer> {
+        self.0.first.last_answers().await
     }
 
     /// Stops the node and waits until its log is closed. Callers that wait are told

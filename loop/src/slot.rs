@@ -10,7 +10,7 @@ use crate::core::{Core, Effects, Input, Vitals};
 use crate::error::ProposeError;
 use crate::inbox::{Caller, GroupInput, MembershipCaller, ProposeCaller, ReadCaller, panic_text};
 use crate::message::Envelope;
-use crate::status::{GroupStatus, Role};
+use crate::status::{GroupStatus, LastAnswer, Role};
 
 /// The core of a group whose callers are those of a node.
 pub(crate) type GroupCore<S> = Core<ProposeCaller<S>, ReadCaller, MembershipCaller>;
@@ -127,6 +127,11 @@ impl<S: StateMachine> Slot<S> {
     pub(crate) fn take_heartbeats(&mut self) -> Result<Option<Vec<Envelope>>, String> {
         let Some(core) = &mut self.core else { return Ok(Some(Vec::new())) };
         caught(|| core.take_heartbeats())
+    }
+
+    /// On the leader: who has answered, and when.
+    pub(crate) fn last_answers(&self) -> Vec<LastAnswer> {
+        self.core.as_ref().map(|core| core.last_answers()).unwrap_or_default()
     }
 
     /// Whether [`Slot::effects`] would have more to do without another input.

@@ -1,6 +1,7 @@
 //! [`GroupStatus`]: what a node knows of its group and of itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_engine::NodeId;
 use raft::StateRole;
@@ -65,6 +66,18 @@ pub struct CoreStatus {
     pub dropped: u64,
     /// Whether there is no room on the disk for what is to be written.
     pub storage_full: bool,
+}
+
+/// When a leader last had an answer of a member. It changes with every heartbeat, so it is no part
+/// of a status, which is published at every change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastAnswer {
+    /// Raft's name for the member.
+    pub member_id: u64,
+    /// How long ago it answered last, in whole ticks.
+    pub ago: Duration,
+    /// Whether that is recent enough to count it among those that are alive.
+    pub is_live: bool,
 }
 
 /// The group as this node sees it, and the node itself.

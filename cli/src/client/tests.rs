@@ -71,6 +71,8 @@ const UNKNOWN_YET_RETRYABLE: &str =
     r#"{"error":"TIMED_OUT","message":"too slow","retryable":true,"outcome":"unknown"}"#;
 const REJECTED: &str = r#"{"error":"TOPIC_ALREADY_EXISTS","message":"it exists","retryable":false,"outcome":"rejected"}"#;
 
+const WOULD_LOSE: &str = r#"{"error":"WOULD_LOSE_QUORUM","message":"one of two answers","retryable":true,"outcome":"rejected"}"#;
+
 #[test]
 fn a_node_that_is_down_is_passed_over() {
     let (up, lines) = node(vec![Answer::Says(200, "7")]);
@@ -100,6 +102,14 @@ fn an_unknown_outcome_is_never_sent_again() {
         assert!(matches!(outcome, Err(RequestError::Unknown { .. })), "{outcome:?}");
         assert_eq!(seen(&lines), 1);
     }
+}
+
+#[test]
+fn a_rejection_is_told_at_once_even_where_time_may_help() {
+    let (addr, lines) = node(vec![Answer::Says(409, WOULD_LOSE), Answer::Says(200, "7")]);
+    let outcome = Client::new(vec![addr], SHORT).post::<u64>("/v1/members", &1);
+    assert!(matches!(outcome, Err(RequestError::Rejected { .. })), "{outcome:?}");
+    assert_eq!(seen(&lines), 1);
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl<P, R, M> Core<P, R, M> {
         };
         Vitals {
             role: (raft.state, raft.promotable()),
-            leader_id: raft.leader_id,
+            leader_id: self.leader_id(),
             term: raft.term,
             commit_index: raft.raft_log.committed,
             applied_index: self.applied,
@@ -61,7 +61,7 @@ impl<P, R, M> Core<P, R, M> {
     /// How many ticks from now on change nothing but the clocks, if no other input comes before: a
     /// driver may leave them out, and make up for them before the next input.
     ///
-    /// A leader beats and looks for its quorum, a follower campaigns, and what waits has deadlines.
+    /// A leader beats and looks for its quorum, a follower campaigns or gives its leader up, and what waits has deadlines.
     pub(crate) fn idle_ticks(&self) -> u64 {
         let raft = &self.raw.raft;
         let waits = !self.proposals.is_idle()
@@ -83,6 +83,8 @@ impl<P, R, M> Core<P, R, M> {
                 beat.min(until_election(raft.election_timeout()))
             }
             _ if raft.promotable() => until_election(raft.randomized_election_timeout()),
+            // It gives up a leader that is silent.
+            _ if self.leader_id() != raft::INVALID_ID => until_election(self.patience() + 1),
             _ => usize::MAX,
         };
         (until as u64).saturating_sub(1).min(PUT_OFF_MAX)

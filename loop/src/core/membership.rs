@@ -16,6 +16,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_engine::{LogId, NodeId};
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
@@ -26,6 +27,7 @@ use crate::members::{Member, MemberRole, Members, Promotion};
 use crate::membership::{
     Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
 };
+use crate::status::LastAnswer;
 
 /// Entries that a learner may be behind when it is given its vote: they are sent within one round
 /// trip, and a busy group is never further ahead of a follower that keeps up.
@@ -374,6 +376,24 @@ impl<P, R, M> Core<P, R, M> {
         let patience = u64::from(self.config.election_ticks);
         member == self.own_id
             || self.contacts.get(&member).is_some_and(|at| self.now - at <= patience)
+    }
+
+    /// On the leader: who has answered, and when. This node, too, which always does. Else empty.
+    pub(crate) fn last_answers(&self) -> Vec<LastAnswer> {
+        if !self.leads() {
+            return Vec::new();
+        }
+        let tick = Duration::from_millis(self.config.tick_ms);
+        let answer = |member_id: u64| {
+            let at = match member_id == self.own_id {
+                true => self.now,
+                false => *self.contacts.get(&member_id)?,
+            };
+            let ticks = u32::try_from(self.now - at).unwrap_or(u32::MAX);
+            let is_live = self.is_live(member_id);
+            Some(LastAnswer { member_id, ago: tick.saturating_mul(ticks), is_live })
+        };
+        self.members.iter().filter_map(|member| answer(member.member_id)).collect()
     }
 
     /// Entries that a member lacks, as far as the leader knows.

@@ -264,7 +264,22 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     fn leader(&self) -> Option<NodeId> {
-        self.node_of(self.raw.raft.leader_id)
+        self.node_of(self.leader_id())
+    }
+
+    /// Raft's name for the leader, or its name for nobody. raft-rs lets a node without a vote hold
+    /// on to a leader for ever, since it has no election to begin; whoever is silent for as long as
+    /// a voter would wait at most is none here either.
+    fn leader_id(&self) -> u64 {
+        let raft = &self.raw.raft;
+        let is_silent = raft.election_elapsed > self.patience();
+        let follows = raft.state == StateRole::Follower;
+        if follows && !raft.promotable() && is_silent { raft::INVALID_ID } else { raft.leader_id }
+    }
+
+    /// Ticks that a voter waits for its leader at most.
+    fn patience(&self) -> usize {
+        2 * self.config.election_ticks as usize
     }
 
     fn leads(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Members that come, go, and take each other's place.
 
+use std::time::Duration;
+
 use quorate_engine::GroupLog;
 
 use super::*;
@@ -364,4 +366,34 @@ fn an_address_changes_without_raft() {
     let last = net.peer(leader).core.status().last_index;
     ask(&mut net, leader, request).unwrap().unwrap();
     assert_eq!(net.peer(leader).core.status().last_index, last);
+}
+
+#[test]
+fn the_leader_knows_who_answers_and_an_observer_knows_that_nobody_leads_it() {
+    let (mut net, leader) = three();
+    join(&mut net, leader, 4, None).unwrap();
+    tick_with_snapshots(&mut net, 5);
+    assert_eq!(net.peer(4).core.last_answers(), [], "it does not lead");
+    let answers = net.peer(leader).core.last_answers();
+    assert_eq!(answers.iter().map(|answer| answer.member_id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert!(answers.iter().all(|answer| answer.is_live), "{answers:?}");
+    let before = net.peer(leader).core.vitals();
+
+    let [dead, _] = others(leader);
+    net.kill(dead);
+    net.tick_all(config().election_ticks + 1);
+    let answers = net.peer(leader).core.last_answers();
+    let silent = answers.iter().find(|answer| answer.member_id == dead).unwrap();
+    let election = Duration::from_millis(config().tick_ms) * config().election_ticks;
+    assert!(!silent.is_live && silent.ago >= election, "{silent:?}");
+    assert!(answers.iter().all(|answer| answer.is_live || answer.member_id == dead));
+    assert_eq!(net.peer(leader).core.vitals(), before, "heartbeats change no status");
+
+    // It begins no election, and is ticked in time to know, and still does not take the dead for its leader.
+    assert_eq!(net.peer(4).core.status().leader, Some(node(leader)));
+    assert!(net.peer(4).core.idle_ticks() <= 2 * u64::from(config().election_ticks));
+    [1, 2, 3].into_iter().filter(|n| *n != dead).for_each(|n| net.kill(n));
+    net.tick_all(3 * config().election_ticks);
+    let status = net.peer(4).core.status();
+    assert_eq!((status.role, status.leader), (Role::Observer, None));
 }
