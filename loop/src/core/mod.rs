@@ -21,6 +21,7 @@ mod reads;
 mod ready;
 mod room;
 mod tail;
+mod timeout;
 
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ use self::tail::Tail;
 use crate::config::LoopConfig;
 use crate::error::{ProposeError, ReadError};
 use crate::founding::FOUNDING_WRITES;
-use crate::guard::{self, Dropped, View};
+use crate::guard::{self, Dropped, TERM_JUMP_MAX, View};
 use crate::logger;
 use crate::members::Members;
 use crate::message::{Envelope, PeerMessage, Refused};
@@ -59,6 +60,8 @@ pub struct Core<P, R> {
     config: LoopConfig,
     /// Ticks since the start.
     now: u64,
+    /// The term at the last tick: how far messages may take it until the next hangs on it.
+    term_at_tick: u64,
     outbox: Outbox,
     proposals: Proposals<P>,
     reads: Reads<R>,
@@ -68,7 +71,7 @@ pub struct Core<P, R> {
     next_write: u64,
     last_ready: u64,
     /// A received snapshot that waits until no batch is in flight.
-    arrived: Option<Message>,
+    arrived: Option<(NodeId, Message)>,
     /// A snapshot that is replacing the log: no election meanwhile.
     installing: Option<LogId>,
     /// The applied index at which a snapshot was last asked for (trap I11).
@@ -129,6 +132,7 @@ impl<P, R> Core<P, R> {
         let logger = logger::into_tracing();
         let raw = RawNode::new(&raft_config, log, &logger).map_err(|e| e.to_string())?;
         Ok(Core {
+            term_at_tick: raw.raft.term,
             raw,
             group,
             own_id,
@@ -244,6 +248,7 @@ impl<P, R> Core<P, R> {
 
     fn tick(&mut self) {
         self.now += 1;
+        self.term_at_tick = self.raw.raft.term;
         for caller in self.proposals.expired(self.now) {
             self.effects.failed.push((caller, ProposeError::TimedOut));
         }
@@ -274,12 +279,12 @@ impl<P, R> Core<P, R> {
                 self.send(Envelope { to: from, message });
             }
             PeerMessage::Proposed { request, result: Ok(at) } => {
-                if let Some(caller) = self.proposals.accepted(request, at, self.handed) {
+                if let Some(caller) = self.proposals.accepted(from, request, at, self.handed) {
                     self.effects.failed.push((caller, ProposeError::Superseded));
                 }
             }
             PeerMessage::Proposed { request, result: Err(refused) } => {
-                if let Some(caller) = self.proposals.unforward(request) {
+                if let Some(caller) = self.proposals.refused(from, request) {
                     self.effects.failed.push((caller, refused.into()));
                 }
             }
@@ -288,10 +293,10 @@ impl<P, R> Core<P, R> {
             }
             PeerMessage::ReadIndexed { request, result: Ok(index) } => {
                 // A round that this node asked the leader for has callers only.
-                self.reads.confirmed(request, index);
+                self.reads.confirmed(Some(from), request, index);
                 self.answer_reads();
             }
-            PeerMessage::ReadIndexed { request, result: Err(_) } => self.reads.refused(request),
+            PeerMessage::ReadIndexed { request, result: Err(_) } => self.reads.refused(from, request),
         }
     }
 
@@ -318,14 +323,28 @@ impl<P, R> Core<P, R> {
     }
 
     fn admit(&mut self, from: NodeId, message: &mut Message) -> bool {
+        let log = &self.raw.raft.raft_log;
         let view = View {
             own_id: self.own_id,
             sender_id: self.members.of_node(from).map(|member| member.member_id),
+            from_is_member: self.members.get(message.from).is_some(),
             term: self.raw.raft.term,
-            last_index: self.raw.raft.raft_log.last_index(),
+            term_reach: self.term_at_tick.saturating_add(TERM_JUMP_MAX),
+            commit: log.committed,
+            last_index: log.last_index(),
+            is_persisted: log.persisted == log.last_index(),
         };
-        match guard::admit(message, view) {
+        // raft-rs says 0 of what is compacted or not there.
+        let term_at = |index| log.term(index).ok().filter(|term| *term > 0);
+        match guard::admit(message, view, term_at) {
             Ok(()) => true,
+            Err(Dropped::FarTerm) => {
+                self.drop_message(from, &Dropped::FarTerm.to_string());
+                if view.term < view.term_reach {
+                    self.raw.raft.become_follower(view.term_reach, raft::INVALID_ID);
+                }
+                false
+            }
             Err(Dropped::LostLog) => {
                 self.effects.fatal = Some(format!(
                     "{}; this directory must not vote again: format a new one for this node",
@@ -363,9 +382,10 @@ impl<P, R> Core<P, R> {
         }
         self.effects.retain = released.retain.or(self.effects.retain);
         if self.outbox.is_idle()
-            && let Some(message) = self.arrived.take()
+            && let Some((from, message)) = self.arrived.take()
         {
-            self.step_admitted(message);
+            // Admitted once more: it may not fit what came after it.
+            self.snapshot_received(from, message);
         }
     }
 
@@ -427,7 +447,7 @@ impl<P, R> Core<P, R> {
         if self.outbox.is_idle() {
             self.step_admitted(message);
         } else {
-            self.arrived = Some(message);
+            self.arrived = Some((from, message));
         }
     }
 

@@ -94,7 +94,11 @@ impl<P, R> Core<P, R> {
         for (index, proposer) in (before + 1..).zip(proposers) {
             let at = LogId { index, term };
             match proposer {
-                Proposer::Caller(caller) => self.proposals.place(caller, at, deadline),
+                Proposer::Caller(caller) => {
+                    let misled = self.proposals.place(caller, at, deadline);
+                    let failed = &mut self.effects.failed;
+                    failed.extend(misled.map(|caller| (caller, ProposeError::Superseded)));
+                }
                 Proposer::Peer { node, request } => {
                     // Ahead of the appends that carry the entry, so that the asking node knows
                     // what it waits for before it can learn that it is committed.
@@ -143,7 +147,7 @@ impl<P, R> Core<P, R> {
             if !self.raw.raft.commit_to_current_term() {
                 return;
             }
-            if let Some(context) = self.reads.start_round(self.now, |_| true) {
+            if let Some(context) = self.reads.start_round(self.now, None, |_| true) {
                 self.raw.read_index(context.to_le_bytes().to_vec());
             }
             return;
@@ -154,7 +158,7 @@ impl<P, R> Core<P, R> {
         }
         if let Some(to) = self.leader().filter(|_| self.config.forward) {
             let callers = |reader: &Reader<R>| matches!(reader, Reader::Caller(_));
-            if let Some(request) = self.reads.start_round(self.now, callers) {
+            if let Some(request) = self.reads.start_round(self.now, Some(to), callers) {
                 self.send(Envelope { to, message: PeerMessage::ReadIndex { request } });
             }
         }
@@ -295,7 +299,7 @@ impl<P, R> Core<P, R> {
     }
 
     fn read_confirmed(&mut self, context: u64, index: u64) {
-        let peers: Vec<(NodeId, u64)> = self.reads.confirmed(context, index);
+        let peers: Vec<(NodeId, u64)> = self.reads.confirmed(None, context, index);
         for (to, request) in peers {
             let message = PeerMessage::ReadIndexed { request, result: Ok(index) };
             self.send(Envelope { to, message });
