@@ -42,6 +42,7 @@ mod error;
 mod founding;
 mod frame;
 mod front;
+pub mod fuzz;
 mod guard;
 mod inbox;
 mod log_writer;
