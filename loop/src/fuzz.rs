@@ -82,8 +82,7 @@ pub fn examples() -> Vec<Vec<u8>> {
         to_directory_id: vec![1; 16],
         snapshot: true,
     };
-    let binding =
-        |n: u8| BindingWire { node_id: u64::from(n), directory_id: vec![n; 16] };
+    let binding = |n: u8| BindingWire { node_id: u64::from(n), directory_id: vec![n; 16] };
     let bindings = vec![binding(1), binding(2), binding(3)];
     let news = FoundingNews { bindings, complete: true, asks: true };
     let members = Members::founding(two.map(|two| (two, directory, "127.0.0.1:2".to_owned())));
@@ -119,7 +118,10 @@ pub fn examples() -> Vec<Vec<u8>> {
         encode(&Frame::Snapshot { group, file_bytes: 7, message: Message::default() })
     });
     let frames = frames.iter().filter_map(encode);
-    frames.chain(messages.into_iter().chain(refusals).filter_map(frame_of)).chain(snapshot).collect()
+    frames
+        .chain(messages.into_iter().chain(refusals).filter_map(frame_of))
+        .chain(snapshot)
+        .collect()
 }
 
 fn encode(frame: &Frame) -> Option<Vec<u8>> {
@@ -152,9 +154,11 @@ fn greet(hello: &Hello) -> Option<String> {
     let addresses = bindings.keys().map(|node| (*node, format!("127.0.0.1:{node}")));
     let cluster = ClusterId::from_bytes(CLUSTER);
     let roster = Roster::new(cluster, own, DirectoryId::from_bytes([1; 16]), addresses);
-    for (roster, is_bound) in
-        [(roster.bound(&bindings, true), true), (roster.bound(&bindings, false), true), (roster, false)]
-    {
+    for (roster, is_bound) in [
+        (roster.bound(&bindings, true), true),
+        (roster.bound(&bindings, false), true),
+        (roster, false),
+    ] {
         if let Ok((node, directory)) = roster.check(hello) {
             let is_known = bindings.get(&node) == Some(&directory) || !is_bound;
             if !is_known || node == own || hello.cluster_id != CLUSTER {

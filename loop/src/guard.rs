@@ -207,7 +207,8 @@ fn snapshot_fits(
     term_at: impl Fn(u64) -> Option<u64>,
 ) -> Result<(), Dropped> {
     let meta = message.get_snapshot().get_metadata();
-    let is_position = (1..INDEX_MAX).contains(&meta.index) && (1..=message.term).contains(&meta.term);
+    let is_position =
+        (1..INDEX_MAX).contains(&meta.index) && (1..=message.term).contains(&meta.term);
     if !is_position || !is_membership(meta.get_conf_state()) {
         return Err(Dropped::BadSnapshot);
     }

@@ -296,7 +296,9 @@ impl<P, R> Core<P, R> {
                 self.reads.confirmed(Some(from), request, index);
                 self.answer_reads();
             }
-            PeerMessage::ReadIndexed { request, result: Err(_) } => self.reads.refused(from, request),
+            PeerMessage::ReadIndexed { request, result: Err(_) } => {
+                self.reads.refused(from, request)
+            }
         }
     }
 
@@ -503,6 +505,11 @@ impl From<Refused> for ProposeError {
     }
 }
 
+#[cfg(test)]
+mod net;
+#[cfg(test)]
+#[allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
+mod scenarios;
 #[cfg(test)]
 #[allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
 mod tests;

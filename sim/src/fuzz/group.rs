@@ -8,9 +8,7 @@ use quorate_engine::{
     ClusterId, DirectoryId, Engine, EngineConfig, Formatted, Founding, GroupLog, GroupWrite, LogId,
     NodeId, SnapshotMeta, Voter, format,
 };
-use quorate_loop::{
-    Apply, Committed, Effects, Envelope, Input, LoopConfig, Members, PeerMessage,
-};
+use quorate_loop::{Apply, Committed, Effects, Envelope, Input, LoopConfig, Members, PeerMessage};
 use raft::eraftpb::{ConfState, Message, MessageType};
 use tempfile::TempDir;
 
@@ -91,7 +89,8 @@ impl Group {
         let voter = |node: &NodeId| Voter { node_id: *node, addr: addr(node) };
         let founding = Founding::Voters(ids.iter().map(voter).collect());
         let directory = |node: &NodeId| DirectoryId::from_bytes([node.get() as u8; 16]);
-        let members = Members::founding(ids.iter().map(|node| (*node, directory(node), addr(node))));
+        let members =
+            Members::founding(ids.iter().map(|node| (*node, directory(node), addr(node))));
         let meta = SnapshotMeta {
             group: GROUP,
             id: LogId { index: 1, term: 1 },
@@ -200,11 +199,7 @@ impl Group {
     }
 
     /// Carries out effects; the index that was applied, if any was.
-    fn carry_out(
-        &mut self,
-        id: u64,
-        effects: Effects<u64, u64>,
-    ) -> Result<Option<u64>, FuzzError> {
+    fn carry_out(&mut self, id: u64, effects: Effects<u64, u64>) -> Result<Option<u64>, FuzzError> {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(None) };
         node.writes.extend(effects.write);
         for (caller, error) in effects.failed {

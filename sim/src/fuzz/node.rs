@@ -13,8 +13,8 @@ use quorate_loop::{Core, CoreStatus, Input, LoopConfig, Members, Role};
 use raft::eraftpb::ConfState;
 
 use super::FuzzError;
-use super::record::LogRecord;
 use super::GROUP;
+use super::record::LogRecord;
 
 /// What a storm knows of its callers and readers.
 pub(super) type StormCore = Core<u64, u64>;
@@ -88,7 +88,8 @@ impl Node {
             .ok_or_else(|| FuzzError::Group(format!("node {id} has no group")))?;
         let (log, snapshot) = (recovered.log, recovered.snapshot);
         if log.last() != durable.last {
-            let text = format!("node {id} was durable up to {}, and is {}", durable.last, log.last());
+            let text =
+                format!("node {id} was durable up to {}, and is {}", durable.last, log.last());
             return Err(FuzzError::Group(text));
         }
         let members = Members::decode(&snapshot.members).map_err(FuzzError::group)?;

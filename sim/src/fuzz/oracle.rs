@@ -257,10 +257,8 @@ impl Oracle {
     pub(super) fn left(&mut self, id: u64, node: &Node, message: &Message) {
         let kind = message.get_msg_type();
         let hard_state = &node.durable.hard_state;
-        let speaks_of_the_next_term = matches!(
-            kind,
-            MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse
-        );
+        let speaks_of_the_next_term =
+            matches!(kind, MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse);
         if message.term > hard_state.term && !speaks_of_the_next_term {
             self.violated(format!("node {id} says {message:?} before its term is durable"));
         }
