@@ -6,7 +6,7 @@ use std::io::Read;
 use bytes::Bytes;
 use quorate_engine::{
     ClusterId, DirectoryId, Engine, EngineConfig, Formatted, Founding, GroupLog, GroupWrite, LogId,
-    NodeId, SnapshotMeta, Voter, format,
+    NodeId, SnapshotError, SnapshotMeta, Voter, format,
 };
 use quorate_loop::{Apply, Committed, Effects, Envelope, Input, LoopConfig, Members, PeerMessage};
 use raft::eraftpb::{ConfState, Message, MessageType};
@@ -190,6 +190,10 @@ impl Group {
             if let Some(applied) = applied {
                 node.core.step(Input::Applied(applied));
             }
+            // Not before the core knows what is applied.
+            if std::mem::take(&mut node.wants_snapshot) {
+                node.take_snapshot()?;
+            }
             let now = Seen::from(node.core.status());
             self.oracle.look(id, node, now);
             if !node.core.has_more() && applied.is_none() {
@@ -254,9 +258,7 @@ impl Group {
         if let Some(keep) = effects.retain {
             node.snapshots.retain(GROUP, keep).map_err(FuzzError::group)?;
         }
-        if effects.snapshot_wanted {
-            node.take_snapshot()?;
-        }
+        node.wants_snapshot |= effects.snapshot_wanted;
         for envelope in effects.snapshots {
             self.transfer(id, envelope)?;
         }
@@ -274,18 +276,7 @@ impl Group {
         let id = LogId { index: meta.index, term: meta.term };
         let may_send = self.oracle.may_send(from, &message);
         let received = match (self.nodes.get(&from), self.nodes.get(&to.get())) {
-            (Some(source), Some(target)) if may_send => {
-                let mut file = source.snapshots.raw(GROUP, id).map_err(FuzzError::group)?;
-                let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes).map_err(FuzzError::group)?;
-                let mut receiver = target
-                    .snapshots
-                    .receive(GROUP, id, bytes.len() as u64)
-                    .map_err(FuzzError::group)?;
-                receiver.write(&bytes).map_err(FuzzError::group)?;
-                receiver.finish().map_err(FuzzError::group)?;
-                true
-            }
+            (Some(source), Some(target)) if may_send => copy_snapshot(source, target, id)?,
             _ => false,
         };
         if received {
@@ -397,6 +388,22 @@ impl Group {
         }
         Ok(self.step(to, Input::SnapshotReceived { from, message }, true))
     }
+}
+
+/// Copies a snapshot file; false where it is superseded, so that there is none to send.
+fn copy_snapshot(source: &Node, target: &Node, id: LogId) -> Result<bool, FuzzError> {
+    let mut file = match source.snapshots.raw(GROUP, id) {
+        Ok(file) => file,
+        Err(SnapshotError::Missing { .. }) => return Ok(false),
+        Err(error) => return Err(FuzzError::group(error)),
+    };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(FuzzError::group)?;
+    let receiver = target.snapshots.receive(GROUP, id, bytes.len() as u64);
+    let mut receiver = receiver.map_err(FuzzError::group)?;
+    receiver.write(&bytes).map_err(FuzzError::group)?;
+    receiver.finish().map_err(FuzzError::group)?;
+    Ok(true)
 }
 
 /// Whether this message makes its receiver believe in a leader.

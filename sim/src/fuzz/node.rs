@@ -34,6 +34,8 @@ pub(super) struct Node {
     pub(super) applied: LogId,
     pub(super) state: u64,
     pub(super) conf_state: ConfState,
+    /// The core wants a snapshot of the state machine.
+    pub(super) wants_snapshot: bool,
     /// As of the last look.
     pub(super) seen: Seen,
     /// The term at the last tick.
@@ -109,6 +111,7 @@ impl Node {
             applied: snapshot.id,
             state,
             conf_state,
+            wants_snapshot: false,
             seen,
             term_at_tick: seen.term,
             claims: BTreeMap::new(),
