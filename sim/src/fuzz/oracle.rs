@@ -268,12 +268,13 @@ impl Oracle {
             self.violated(format!("node {id} votes for {} before that is durable", message.to));
         }
         if kind == MessageType::MsgAppendResponse && !message.reject && message.index > 0 {
-            let lasts = self.durable.get(&id);
-            let last = lasts.and_then(|lasts| lasts.get(&message.term)).copied();
+            // Or in a later term, which shared its write.
+            let lasts = self.durable.get(&id).into_iter();
+            let last = lasts.flat_map(|lasts| lasts.range(message.term..)).map(|(_, l)| *l).max();
             if last.is_some_and(|last| message.index > last) {
                 self.violated(format!(
-                    "node {id} acknowledges {} where {last:?} is durable",
-                    message.index
+                    "node {id} acknowledges {} of term {} where {last:?} is durable",
+                    message.index, message.term
                 ));
             }
         }
