@@ -88,6 +88,13 @@ impl Forge<'_, '_> {
     /// A message: altered or from nothing.
     pub(super) fn message(&mut self) -> PeerMessage {
         let mut message = self.any();
+        // A node that is no member has only others' names to speak in.
+        if let PeerMessage::Raft(message) = &mut message
+            && self.addressed.from > 3
+            && self.source.chance(50)
+        {
+            message.from = 1 + self.source.below(3);
+        }
         if let PeerMessage::Raft(message) = &mut message
             && self.addressed.is_gentle
         {

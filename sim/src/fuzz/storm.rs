@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use quorate_engine::NodeId;
+use quorate_engine::{LogId, NodeId};
 use quorate_loop::{Input, PeerMessage, Role, fuzz};
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 
 use super::forge::{Addressed, Forge, mangle};
 use super::group::Group;
@@ -22,6 +22,8 @@ const RECOVERY_TICKS: u64 = 200;
 #[derive(Debug, Default)]
 pub(super) struct Weather {
     pub(super) messages: u64,
+    /// How many there may be.
+    messages_max: u64,
     pub(super) frames: u64,
     pub(super) refused_frames: u64,
     pub(super) kinds: BTreeMap<String, Kind>,
@@ -53,6 +55,7 @@ impl<'a> Storm<'a> {
 
     /// Forges `messages`, or as many as there are decisions for.
     pub(super) fn rage(&mut self, messages: u64, weather: &mut Weather) -> Result<(), FuzzError> {
+        weather.messages_max = messages;
         self.calm_election()?;
         while weather.messages < messages && !self.source.is_spent() {
             self.forge(weather)?;
@@ -115,11 +118,54 @@ impl<'a> Storm<'a> {
                 mangle(&mut self.source, &mut frame);
                 self.arrive(addressed, &frame, weather)
             }
+            8 => self.ambush(addressed, weather),
             _ => {
                 let message = forge.message();
                 self.inject(addressed, message, weather)
             }
         }
+    }
+
+    /// Lies that harm only one after the other.
+    fn ambush(&mut self, addressed: Addressed, weather: &mut Weather) -> Result<(), FuzzError> {
+        let Addressed { from, to, target, .. } = addressed;
+        let answers: Vec<PeerMessage> = match self.source.below(2) {
+            // The victim is told to campaign over entries that it has not synced, and has won
+            // before it could ask.
+            0 => {
+                for peer in 1..=3 {
+                    self.group.deliver(peer, to)?;
+                }
+                let say = |kind: MessageType, term: u64| {
+                    let mut message = Message { from, to, term, ..Message::default() };
+                    message.set_msg_type(kind);
+                    PeerMessage::Raft(message)
+                };
+                let next = target.term.saturating_add(1);
+                vec![
+                    say(MessageType::MsgTimeoutNow, target.term),
+                    say(MessageType::MsgRequestVoteResponse, next),
+                ]
+            }
+            // What it asked of its leader is given a position that is given already.
+            _ => {
+                self.group.propose(to, 0)?;
+                self.group.propose(to, 1)?;
+                let at = LogId { index: target.last.saturating_add(1), term: target.term };
+                let asked = self.group.requests.iter().rev().take(4);
+                asked.map(|&request| PeerMessage::Proposed { request, result: Ok(at) }).collect()
+            }
+        };
+        let leader = target.leader.map_or(from, NodeId::get);
+        let from = if self.group.oracle.lies == Lies::Everybody { leader } else { from };
+        for message in answers {
+            let addressed = match &message {
+                PeerMessage::Raft(_) => addressed,
+                _ => Addressed { from, ..addressed },
+            };
+            self.inject(addressed, message, weather)?;
+        }
+        Ok(())
     }
 
     /// Mostly not the liar itself.
@@ -169,6 +215,9 @@ impl<'a> Storm<'a> {
         weather: &mut Weather,
     ) -> Result<(), FuzzError> {
         let Some(from) = NodeId::new(addressed.from) else { return Ok(()) };
+        if weather.messages == weather.messages_max {
+            return Ok(());
+        }
         // A frame may have brought several, and the receiver may have moved on.
         let Some(target) = self.group.nodes.get(&addressed.to).map(|node| node.seen) else {
             return Ok(());
@@ -194,7 +243,7 @@ impl<'a> Storm<'a> {
         weather: &mut Weather,
     ) -> Result<(), FuzzError> {
         let Some(from) = NodeId::new(addressed.from) else { return Ok(()) };
-        if !self.may_forge(addressed, &message) {
+        if weather.messages == weather.messages_max || !self.may_forge(addressed, &message) {
             return Ok(());
         }
         weather.last = Some((addressed.from, addressed.to, PeerMessage::Raft(message.clone())));
