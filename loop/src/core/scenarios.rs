@@ -733,3 +733,55 @@ fn a_transfer_to_a_node_that_crashes_is_given_up() {
     net.tick_all(10);
     assert_eq!(net.peers[&successor].applied, net.peers[&1].applied);
 }
+
+// Peers that lie: what `guard.rs` promises, in a group. `quorate-sim fuzz` tries the rest.
+
+/// To see it fail, let the core drop messages of a far term without following, in `ingress.rs`:
+/// nodes 2 and 3 never hear node 1 again.
+#[test]
+fn trap_R13_a_node_that_was_made_to_jump_far_ahead_is_followed_and_heard_again() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    lead(&mut net, 3, &[1, 2, 3]);
+    net.kill(2);
+    // Node 3 tells node 1 alone of a term as far ahead as it can, with every tick.
+    for _ in 0..4 {
+        for _ in 0..2 {
+            let far = term(&net, 1) + (1 << 32);
+            say(&mut net, raft(MessageType::MsgAppendResponse, 3, 1, far));
+        }
+        net.sync(1);
+        net.links.clear();
+        net.step(1, Input::Tick);
+    }
+    let taken_to = term(&net, 1);
+    assert!((4 << 32..=5 << 32).contains(&taken_to), "one jump a tick: {taken_to}");
+    // Now node 3 is gone, and nodes 1 and 2 have nobody but each other.
+    net.kill(3);
+    net.start(2);
+    assert!(term(&net, 2) < 1 << 32);
+    tick_among(&mut net, &[1, 2], 20 * config().election_ticks);
+    let leader = if role(&net, 1) == Role::Leader { 1 } else { 2 };
+    assert_eq!(role(&net, leader), Role::Leader);
+    assert!(term(&net, 2) >= taken_to && term(&net, 1) < taken_to + 100, "nobody flies on");
+    net.propose(leader, 1);
+    settle_among(&mut net, &[1, 2]);
+    assert_eq!(net.peer(leader).answers.len(), 1);
+}
+
+/// To see it fail, admit `MsgRequestVoteResponse` whatever is persisted, in `guard.rs`: raft-rs
+/// panics, since it asserts that whoever wins has persisted its log.
+#[test]
+fn trap_R13_a_vote_before_the_request_elects_nobody() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    lead(&mut net, 1, &[1, 2, 3]);
+    net.propose(1, 1);
+    net.sync(1);
+    assert!(net.deliver(1, 2));
+    let before = term(&net, 2);
+    say(&mut net, raft(MessageType::MsgTimeoutNow, 3, 2, before));
+    say(&mut net, raft(MessageType::MsgRequestVoteResponse, 3, 2, before + 1));
+    assert_eq!((role(&net, 2), term(&net, 2)), (Role::Candidate, before + 1));
+    assert_eq!(net.peer(2).core.status().dropped, 1);
+    net.settle();
+    assert_eq!(role(&net, 2), Role::Leader, "the others vote when they are asked");
+}

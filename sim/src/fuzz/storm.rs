@@ -36,8 +36,8 @@ pub(super) struct Weather {
 pub(super) struct Storm<'a> {
     source: Source<'a>,
     liar: u64,
-    /// Messages for which the liar leaves leaders alone, most of the time.
-    gentle: u64,
+    /// Whether the liar leaves leaders alone, and for how many messages more it stays at that.
+    mood: (bool, u64),
     pub(super) group: Group,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Storm<'a> {
         };
         let liar = 1 + source.below(3);
         let group = Group::new(source.number(), lies, liar)?;
-        Ok(Storm { source, liar, gentle: 0, group })
+        Ok(Storm { source, liar, mood: (false, 0), group })
     }
 
     /// Forges `messages`, or as many as there are decisions for.
@@ -94,11 +94,11 @@ impl<'a> Storm<'a> {
         };
         let to = self.victim(from);
         let Some(target) = self.group.nodes.get(&to).map(|node| node.seen) else { return Ok(()) };
-        self.gentle = match self.gentle {
-            0 => self.source.below(2) * (1 + self.source.below(256)),
-            gentle => gentle - 1,
+        self.mood = match self.mood {
+            (_, 0) => (self.source.chance(75), self.source.below(256)),
+            (is_gentle, left) => (is_gentle, left - 1),
         };
-        let is_gentle = self.gentle > 0;
+        let is_gentle = self.mood.0;
         let addressed = Addressed { from, to, target, is_gentle };
         let (pool, requests) = (&self.group.pool, &self.group.requests);
         let mut forge = Forge { source: &mut self.source, pool, requests, addressed };
