@@ -256,13 +256,7 @@ impl<P, R> Core<P, R> {
         for caller in self.reads.tick(self.now, patience) {
             self.effects.reads.push((caller, Err(ReadError::TimedOut)));
         }
-        // A single voter becomes leader in the very tick in which it campaigns, and raft-rs
-        // asserts that its log is persisted by then (trap R06). While a snapshot replaces the
-        // log, a campaign would look for entries that are gone. Nor does a node campaign that
-        // could not make its own vote durable.
-        let alone = self.raw.raft.prs().is_singleton() && !self.outbox.is_idle();
-        let barred = alone || self.installing.is_some() || self.cannot_write();
-        if self.leads() || !barred {
+        if self.leads() || !self.must_not_campaign() {
             self.raw.tick();
         }
         self.hand_over();
@@ -309,7 +303,7 @@ impl<P, R> Core<P, R> {
         match message.get_msg_type() {
             // Its file comes on a connection of its own, and both together as an input.
             MessageType::MsgSnapshot => self.drop_message(from, "a snapshot without its file"),
-            MessageType::MsgTimeoutNow if self.installing.is_some() || self.cannot_write() => {}
+            MessageType::MsgTimeoutNow if self.must_not_campaign() => {}
             MessageType::MsgAppend if self.has_no_place_for(&message) => {
                 self.drop_message(from, "there is no place for more entries");
             }
