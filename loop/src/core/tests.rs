@@ -87,6 +87,28 @@ fn trap_R06_a_single_voter_does_not_campaign_over_a_write_in_flight() {
     assert_eq!(net.peer(1).answers.len(), 1);
 }
 
+/// To see it fail, let `MsgTimeoutNow` through to a single voter whatever is in flight, in
+/// `step_raft`: raft-rs asserts that it has persisted its log, and panics.
+#[test]
+fn trap_R06_R13_nobody_makes_a_single_voter_campaign_over_a_write_in_flight() {
+    let mut net = Net::new(&[1], &[2], config());
+    net.elect();
+    net.propose(1, 1);
+    // It gives way without a single tick, and its log is not on its disk.
+    let term = net.peer(1).core.status().term + 1;
+    for kind in [MessageType::MsgHeartbeatResponse, MessageType::MsgTimeoutNow] {
+        let mut message = Message { from: 2, to: 1, term, ..Message::default() };
+        message.set_msg_type(kind);
+        net.step(1, Input::Peer { from: node(2), message: PeerMessage::Raft(message) });
+    }
+    assert_ne!(net.peer(1).core.status().role, Role::Leader);
+    net.settle();
+    net.elect();
+    net.propose(1, 2);
+    net.settle();
+    assert!(net.peer(1).answers.contains(&(2, Ok(net.peers[&1].applied.last().unwrap().0.index))));
+}
+
 #[test]
 fn trap_R07_I09_a_compacted_log_is_gone_on_from_after_a_restart() {
     let mut net = Net::new(&[1, 2, 3], &[], LoopConfig { tail_entries: 2, ..config() });

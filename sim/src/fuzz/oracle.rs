@@ -12,12 +12,15 @@
 //! indexes never go back. A leader moves its commit index only to an entry of its own term, within
 //! its log, that a majority holds: itself counted by what its disk has synced, the others by the
 //! acknowledgements that passed its guard in this term. A follower moves it no further than some
-//! leader did, or than a forged message that passed its guard claims. No acknowledgement, vote
-//! or term leaves a node before its disk has it. Every caller has one answer.
+//! leader did, or than a forged message that passed its guard claims. No vote and no term leaves a
+//! node before its disk has it. Every caller has one answer.
 //!
 //! **Agreement**: two honest nodes never apply different entries at an index; there is one leader
-//! a term; whoever is told that a command is applied finds it there; no read is stale; no honest
-//! node finds its log lost; and the group elects and commits when the liar falls silent.
+//! a term; no acknowledgement leaves a node before its disk has what it speaks of (a second leader
+//! of a term can take back in one Ready what the first had appended); whoever is told that a
+//! command is applied finds it there; no read is stale; no honest node finds its log lost; and the
+//! group elects and commits when the liar falls silent. That last is checked of the other storms
+//! too, unless two nodes hold different things for committed.
 //!
 //! Why that holds although the liar acknowledges what it never had: a committed entry is then
 //! durable on one honest node at least. A later leader without it would need the vote of the liar,
@@ -269,7 +272,8 @@ impl Oracle {
         if votes && hard_state.term == message.term && hard_state.vote != message.to {
             self.violated(format!("node {id} votes for {} before that is durable", message.to));
         }
-        if kind == MessageType::MsgAppendResponse && !message.reject && message.index > 0 {
+        let acknowledges = kind == MessageType::MsgAppendResponse && !message.reject;
+        if self.lies == Lies::Acknowledgements && acknowledges {
             // Or in a later term, which shared its write.
             let lasts = self.durable.get(&id).into_iter();
             let last = lasts.flat_map(|lasts| lasts.range(message.term..)).map(|(_, l)| *l).max();

@@ -30,6 +30,17 @@ fn trap_R13_no_peer_makes_a_group_panic_or_commit_what_no_quorum_holds() {
     assert_eq!(report.kinds.len(), 19 + 4 + 1, "every kind of message: {report:?}");
 }
 
+/// Each of these found something, and is kept: a single voter that was told to campaign over a log
+/// that it had not persisted.
+#[test]
+#[allow(non_snake_case)]
+fn trap_R06_R13_seeds_that_found_something_are_borne() {
+    for seed in [2_000_414, 2_001_420] {
+        let report = storms(MESSAGES_PER_GROUP, seed);
+        assert!(report.is_clean(), "{:#?}", report.failures);
+    }
+}
+
 #[test]
 fn a_seed_is_one_storm() {
     let count = |report: FuzzReport| {
