@@ -3,13 +3,25 @@
 //! raft-rs trusts its peers. A message that no correct node would send makes it panic, poisons
 //! its term, or, worst, makes a leader commit what no quorum holds: an append response beyond
 //! the leader's log is counted as an acknowledgement. So every message passes [`admit`] before
-//! `RawNode::step`. A voter that is authenticated and lies is out of scope, as everywhere in Raft.
+//! `RawNode::step`. A voter that is authenticated and lies is out of scope, as everywhere in Raft:
+//! what it claims to hold is counted, and whom it votes for is elected. But no lie makes a node
+//! panic, and none does harm that outlasts it (`quorate-sim fuzz`).
 
-use raft::eraftpb::{EntryType, Message, MessageType};
+use std::collections::BTreeSet;
+
+use raft::eraftpb::{ConfState, Message, MessageType};
+
+use crate::change::Change;
 
 /// How far ahead of ours a term may be: no honest cluster holds 2^32 elections between two
 /// messages, and a term near the end of the range would leave no election after it.
-const TERM_JUMP_MAX: u64 = 1 << 32;
+pub(crate) const TERM_JUMP_MAX: u64 = 1 << 32;
+
+/// A term that no cluster comes to, not even one that is made to jump with every tick.
+const TERM_MAX: u64 = 1 << 63;
+
+/// An index that no log comes to; beyond it, indexes could not be counted on.
+const INDEX_MAX: u64 = 1 << 63;
 
 /// What the guard must know of the node it guards.
 #[derive(Debug, Clone, Copy)]
@@ -18,14 +30,22 @@ pub(crate) struct View {
     pub(crate) own_id: u64,
     /// The member id bound to the authenticated sender; `None` when it is no member.
     pub(crate) sender_id: Option<u64>,
+    /// Whether the message names a member as its sender.
+    pub(crate) from_is_member: bool,
     pub(crate) term: u64,
+    /// The highest term that a message may bring now: [`TERM_JUMP_MAX`] beyond the term of the
+    /// last tick.
+    pub(crate) term_reach: u64,
+    pub(crate) commit: u64,
     pub(crate) last_index: u64,
+    /// Whether the whole log is persisted, as it is whenever a vote request has left.
+    pub(crate) is_persisted: bool,
 }
 
 /// Why a message was kept from raft-rs.
 ///
-/// Dropping is harmless: Raft sends again whatever mattered. Only [`Dropped::LostLog`] says
-/// something about this node itself.
+/// Dropping is harmless: Raft sends again whatever mattered. Only [`Dropped::LostLog`] and
+/// [`Dropped::FarTerm`] say something about this node itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(crate) enum Dropped {
     #[error("it is addressed to another member")]
@@ -36,13 +56,22 @@ pub(crate) enum Dropped {
     LocalType,
     #[error("it comes from a node that is no member")]
     NotMember,
-    #[error("its term is zero or absurdly far ahead")]
+    #[error("its term is zero or absurd")]
     BadTerm,
+    /// The sender is, or pretends to be, further ahead than one message may bring this node. It
+    /// goes there in steps: refused for ever, a peer that was made to jump could never be heard
+    /// again.
+    #[error("its term is too far ahead: this node follows in steps")]
+    FarTerm,
     #[error("its entries do not follow one another, or change the membership")]
     BadEntries,
+    #[error("it contradicts what is committed")]
+    Conflict,
     #[error("it acknowledges entries that this node never had")]
     BeyondLog,
-    #[error("its snapshot names no position or no voters")]
+    #[error("it answers a vote request that was not sent yet")]
+    NotAsked,
+    #[error("its snapshot names no position, or no membership that can be")]
     BadSnapshot,
     /// A leader knows that this node once held more than it holds now.
     #[error(
@@ -51,12 +80,17 @@ pub(crate) enum Dropped {
     LostLog,
 }
 
-/// Checks one message and clears what must not be believed in it.
+/// Checks one message and clears what must not be believed in it. `term_at` gives the term of an
+/// index of this node's log, as far as it is known.
 ///
 /// # Errors
 ///
 /// Why the message must not reach raft-rs.
-pub(crate) fn admit(message: &mut Message, view: View) -> Result<(), Dropped> {
+pub(crate) fn admit(
+    message: &mut Message,
+    view: View,
+    term_at: impl Fn(u64) -> Option<u64>,
+) -> Result<(), Dropped> {
     use MessageType::*;
 
     if message.to != view.own_id {
@@ -67,6 +101,8 @@ pub(crate) fn admit(message: &mut Message, view: View) -> Result<(), Dropped> {
     }
     match view.sender_id {
         Some(id) if id != message.from => return Err(Dropped::ForgedSender),
+        // Who is no member speaks for no member either.
+        None if view.from_is_member => return Err(Dropped::ForgedSender),
         _ => {}
     }
     let kind = message.get_msg_type();
@@ -86,8 +122,11 @@ pub(crate) fn admit(message: &mut Message, view: View) -> Result<(), Dropped> {
         MsgHup | MsgBeat | MsgPropose | MsgSnapStatus | MsgUnreachable | MsgCheckQuorum
         | MsgTransferLeader | MsgReadIndex | MsgReadIndexResp => return Err(Dropped::LocalType),
     }
-    if message.term == 0 || message.term > view.term.saturating_add(TERM_JUMP_MAX) {
+    if message.term == 0 || message.term > TERM_MAX {
         return Err(Dropped::BadTerm);
+    }
+    if message.term > view.term_reach {
+        return Err(Dropped::FarTerm);
     }
     // raft-rs fast-forwards its commit index by what votes say; nobody acknowledged that to us.
     if matches!(
@@ -102,7 +141,7 @@ pub(crate) fn admit(message: &mut Message, view: View) -> Result<(), Dropped> {
         return Ok(());
     }
     match kind {
-        MsgAppend => entries_in_order(message),
+        MsgAppend => entries_in_order(message).and_then(|()| agrees(message, view, term_at)),
         MsgHeartbeat if message.commit > view.last_index => Err(Dropped::LostLog),
         MsgAppendResponse | MsgHeartbeatResponse => {
             // Of a rejection, `index` and the hint echo what we asked; of an acceptance, `index`
@@ -114,17 +153,10 @@ pub(crate) fn admit(message: &mut Message, view: View) -> Result<(), Dropped> {
                 .max(message.request_snapshot);
             if highest > view.last_index { Err(Dropped::BeyondLog) } else { Ok(()) }
         }
-        MsgSnapshot => {
-            let meta = message.get_snapshot().get_metadata();
-            let conf = meta.get_conf_state();
-            let sane = meta.index > 0
-                && meta.term > 0
-                && meta.term <= message.term
-                && !conf.get_voters().is_empty()
-                && !conf.get_voters().contains(&0)
-                && !conf.get_voters().iter().any(|voter| conf.get_learners().contains(voter));
-            if sane { Ok(()) } else { Err(Dropped::BadSnapshot) }
-        }
+        // raft-rs asserts that whoever wins has persisted its log. Our request waits for that, so
+        // that no answer to it can come sooner.
+        MsgRequestVoteResponse if !view.is_persisted => Err(Dropped::NotAsked),
+        MsgSnapshot => snapshot_fits(message, view, term_at),
         _ => Ok(()),
     }
 }
@@ -132,20 +164,88 @@ pub(crate) fn admit(message: &mut Message, view: View) -> Result<(), Dropped> {
 fn entries_in_order(message: &Message) -> Result<(), Dropped> {
     let mut index = message.index;
     let mut term = message.log_term;
+    // Only the beginning of all logs has term 0. raft-rs takes 0 for the term of any index that it
+    // does not have, so that a hole in the log would match.
+    if (index == 0) != (term == 0) {
+        return Err(Dropped::BadEntries);
+    }
     for entry in message.get_entries() {
         let next = index.checked_add(1);
-        // No version makes entries of the old kind.
-        let known = entry.get_entry_type() != EntryType::EntryConfChange;
+        // Once it is committed, whoever cannot read a change of the membership must stop.
+        let known = Change::of_entry(entry).is_ok();
         if Some(entry.index) != next || entry.term < term || entry.term == 0 || !known {
             return Err(Dropped::BadEntries);
         }
         index = entry.index;
         term = entry.term;
     }
-    if term > message.term || index == u64::MAX {
+    if term > message.term || index >= INDEX_MAX {
         return Err(Dropped::BadEntries);
     }
     Ok(())
+}
+
+/// What is committed never changes: an append that has another term there is no leader's.
+fn agrees(
+    append: &Message,
+    view: View,
+    term_at: impl Fn(u64) -> Option<u64>,
+) -> Result<(), Dropped> {
+    let entries = append.get_entries().iter().map(|entry| (entry.index, entry.term));
+    let committed = std::iter::once((append.index, append.log_term))
+        .chain(entries)
+        .take_while(|(index, _)| *index <= view.commit);
+    for (index, term) in committed {
+        if term_at(index).is_some_and(|ours| ours != term) {
+            return Err(Dropped::Conflict);
+        }
+    }
+    Ok(())
+}
+
+fn snapshot_fits(
+    message: &Message,
+    view: View,
+    term_at: impl Fn(u64) -> Option<u64>,
+) -> Result<(), Dropped> {
+    let meta = message.get_snapshot().get_metadata();
+    let is_position =
+        (1..INDEX_MAX).contains(&meta.index) && (1..=message.term).contains(&meta.term);
+    if !is_position || !is_membership(meta.get_conf_state()) {
+        return Err(Dropped::BadSnapshot);
+    }
+    // A snapshot beyond the commit index follows it, also in its term; one at the commit index is
+    // the same entry. raft-rs ignores those before it.
+    let fits = match term_at(view.commit) {
+        Some(ours) if meta.index == view.commit => meta.term == ours,
+        Some(ours) if meta.index > view.commit => meta.term >= ours,
+        _ => true,
+    };
+    if fits { Ok(()) } else { Err(Dropped::Conflict) }
+}
+
+/// Whether raft-rs can restore this membership: it panics over one that it cannot.
+fn is_membership(conf: &ConfState) -> bool {
+    let set = |ids: &[u64]| {
+        let set: BTreeSet<u64> = ids.iter().copied().collect();
+        (set.len() == ids.len() && !set.contains(&0)).then_some(set)
+    };
+    let (Some(voters), Some(outgoing), Some(learners), Some(learners_next)) = (
+        set(conf.get_voters()),
+        set(conf.get_voters_outgoing()),
+        set(conf.get_learners()),
+        set(conf.get_learners_next()),
+    ) else {
+        return false;
+    };
+    let is_joint = !outgoing.is_empty();
+    !voters.is_empty()
+        && voters.is_disjoint(&learners)
+        && outgoing.is_disjoint(&learners)
+        // Voters of the old membership that become learners with the end of the change.
+        && learners_next.is_subset(&outgoing)
+        && learners_next.is_disjoint(&voters)
+        && (is_joint || !conf.auto_leave)
 }
 
 #[cfg(test)]
@@ -155,7 +255,25 @@ mod tests {
 
     use super::*;
 
-    const VIEW: View = View { own_id: 1, sender_id: Some(2), term: 5, last_index: 10 };
+    const VIEW: View = View {
+        own_id: 1,
+        sender_id: Some(2),
+        from_is_member: true,
+        term: 5,
+        term_reach: 5 + TERM_JUMP_MAX,
+        commit: 6,
+        last_index: 10,
+        is_persisted: true,
+    };
+
+    /// As the core asks, of a log whose entries up to 7 are of term 4, and the others of term 5.
+    fn admit(message: &mut Message, view: View) -> Result<(), Dropped> {
+        super::admit(message, view, |index| match index {
+            3..=7 => Some(4),
+            8..=10 => Some(5),
+            _ => None,
+        })
+    }
 
     fn message(kind: MessageType) -> Message {
         let mut message = Message::default();
@@ -206,10 +324,12 @@ mod tests {
         for (term, expected) in [
             (0, Err(Dropped::BadTerm)),
             (5 + TERM_JUMP_MAX, Ok(())),
-            (6 + TERM_JUMP_MAX, Err(Dropped::BadTerm)),
+            (6 + TERM_JUMP_MAX, Err(Dropped::FarTerm)),
+            (1 << 63, Err(Dropped::FarTerm)),
+            ((1 << 63) + 1, Err(Dropped::BadTerm)),
             (u64::MAX, Err(Dropped::BadTerm)),
         ] {
-            let mut m = message(MessageType::MsgAppend);
+            let mut m = message(MessageType::MsgHeartbeat);
             m.term = term;
             assert_eq!(admit(&mut m, VIEW), expected, "term {term}");
         }
@@ -227,11 +347,17 @@ mod tests {
             m.reject_hint = 11;
             assert_eq!(admit(&mut m, VIEW), Err(Dropped::BeyondLog));
         }
-        let stranger = View { sender_id: None, ..VIEW };
+    }
+
+    #[test]
+    fn trap_R13_who_is_no_member_acknowledges_nothing_and_speaks_for_no_member() {
+        let stranger = View { sender_id: None, from_is_member: false, ..VIEW };
         let mut m = message(MessageType::MsgAppendResponse);
         assert_eq!(admit(&mut m, stranger), Err(Dropped::NotMember));
-        let mut m = message(MessageType::MsgAppend);
-        assert_eq!(admit(&mut m, stranger), Ok(()), "a lagging member takes appends");
+        let mut m = message(MessageType::MsgHeartbeat);
+        assert_eq!(admit(&mut m, stranger), Ok(()), "a lagging member takes them");
+        let pretender = View { sender_id: None, ..VIEW };
+        assert_eq!(admit(&mut m, pretender), Err(Dropped::ForgedSender));
     }
 
     #[test]
@@ -251,10 +377,45 @@ mod tests {
             m.entries = entries.to_vec().into();
             assert_eq!(admit(&mut m, VIEW), expected, "{entries:?}");
         }
+        for index in [INDEX_MAX - 1, u64::MAX] {
+            let mut m = message(MessageType::MsgAppend);
+            (m.index, m.log_term) = (index, 4);
+            m.entries = vec![entry(index.wrapping_add(1), 5)].into();
+            assert_eq!(admit(&mut m, VIEW), Err(Dropped::BadEntries));
+        }
+    }
+
+    #[test]
+    fn trap_R13_what_is_not_there_matches_nothing() {
+        // raft-rs finds term 0 at an index that it does not have.
         let mut m = message(MessageType::MsgAppend);
-        m.index = u64::MAX;
-        m.entries = vec![entry(0, 5)].into();
+        (m.index, m.log_term, m.commit) = (40, 0, 40);
         assert_eq!(admit(&mut m, VIEW), Err(Dropped::BadEntries));
+        (m.index, m.log_term) = (0, 3);
+        assert_eq!(admit(&mut m, VIEW), Err(Dropped::BadEntries));
+        (m.index, m.log_term, m.commit) = (0, 0, 0);
+        assert_eq!(admit(&mut m, VIEW), Ok(()), "the beginning of every log");
+    }
+
+    #[test]
+    fn trap_R13_an_append_does_not_contradict_what_is_committed() {
+        let append = |index, log_term, entries: &[Entry]| {
+            let mut m = message(MessageType::MsgAppend);
+            (m.index, m.log_term, m.entries) = (index, log_term, entries.to_vec().into());
+            admit(&mut m, VIEW)
+        };
+        assert_eq!(append(5, 4, &[entry(6, 4), entry(7, 5)]), Ok(()), "7 is not committed");
+        assert_eq!(append(5, 4, &[entry(6, 5), entry(7, 5)]), Err(Dropped::Conflict));
+        assert_eq!(append(6, 3, &[entry(7, 4)]), Err(Dropped::Conflict));
+        assert_eq!(append(1, 1, &[entry(2, 2)]), Ok(()), "compacted: nothing is known of it");
+    }
+
+    #[test]
+    fn trap_R13_nobody_votes_before_it_was_asked() {
+        let in_flight = View { is_persisted: false, ..VIEW };
+        let mut m = message(MessageType::MsgRequestVoteResponse);
+        assert_eq!(admit(&mut m, in_flight), Err(Dropped::NotAsked));
+        assert_eq!(admit(&mut m, VIEW), Ok(()));
     }
 
     #[test]
@@ -284,10 +445,47 @@ mod tests {
         let mut m = message(MessageType::MsgSnapshot);
         m.set_snapshot(snapshot.clone());
         assert_eq!(admit(&mut m, VIEW), Ok(()));
-        m.mut_snapshot().mut_metadata().term = 6;
-        assert_eq!(admit(&mut m, VIEW), Err(Dropped::BadSnapshot));
-        m.set_snapshot(snapshot);
-        m.mut_snapshot().mut_metadata().clear_conf_state();
-        assert_eq!(admit(&mut m, VIEW), Err(Dropped::BadSnapshot));
+        for (index, term, expected) in [
+            (20, 6, Err(Dropped::BadSnapshot)),
+            (INDEX_MAX, 5, Err(Dropped::BadSnapshot)),
+            (20, 3, Err(Dropped::Conflict)),
+            (6, 5, Err(Dropped::Conflict)),
+            (6, 4, Ok(())),
+            (5, 5, Ok(())),
+        ] {
+            let mut m = m.clone();
+            m.mut_snapshot().mut_metadata().index = index;
+            m.mut_snapshot().mut_metadata().term = term;
+            assert_eq!(admit(&mut m, VIEW), expected, "({index}, {term})");
+        }
+    }
+
+    #[test]
+    fn trap_R13_a_snapshot_names_a_membership_that_raft_can_restore() {
+        let conf = |voters: &[u64], outgoing: &[u64], learners: &[u64], next: &[u64]| {
+            let mut conf = ConfState::from((voters.to_vec(), learners.to_vec()));
+            (conf.voters_outgoing, conf.learners_next) = (outgoing.to_vec(), next.to_vec());
+            conf
+        };
+        assert!(is_membership(&conf(&[1, 2], &[], &[3], &[])));
+        assert!(is_membership(&conf(&[1, 2, 3], &[1, 2, 4, 6], &[5], &[4])));
+        for (voters, outgoing, learners, next) in [
+            (&[][..], &[][..], &[][..], &[][..]),
+            (&[0, 1], &[], &[], &[]),
+            (&[1, 1], &[], &[], &[]),
+            (&[1, 2], &[], &[2], &[]),
+            (&[1, 2], &[], &[3, 3], &[]),
+            (&[1, 2], &[], &[0], &[]),
+            (&[1, 2], &[], &[], &[3]),
+            (&[1, 2], &[1, 3], &[3], &[]),
+            (&[1, 2], &[1, 0], &[], &[]),
+            (&[1, 2], &[1, 2], &[], &[2]),
+            (&[1, 2], &[1, 3], &[], &[4]),
+        ] {
+            let conf = conf(voters, outgoing, learners, next);
+            assert!(!is_membership(&conf), "{conf:?}");
+        }
+        let auto_leave = ConfState { auto_leave: true, ..conf(&[1, 2], &[], &[], &[]) };
+        assert!(!is_membership(&auto_leave));
     }
 }

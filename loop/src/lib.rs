@@ -46,6 +46,7 @@ mod error;
 mod founding;
 mod frame;
 mod front;
+pub mod fuzz;
 mod genesis;
 mod group;
 mod groups;

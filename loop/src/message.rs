@@ -1,6 +1,7 @@
 //! [`PeerMessage`]: what the loops of two nodes say to each other about one group.
 
 use bytes::Bytes;
+use protobuf::Message as _;
 use quorate_engine::{LogId, NodeId};
 use raft::eraftpb::Message;
 
@@ -48,9 +49,11 @@ impl PeerMessage {
     /// Bytes this message holds in memory, roughly: what a queue of messages is bounded by.
     pub(crate) fn weight(&self) -> usize {
         const FIXED_BYTES: usize = 256;
+        const ENTRY_BYTES: usize = 64;
         let payload = match self {
+            // All of it: a context may be as long as a frame, and so may what nobody knows.
             PeerMessage::Raft(message) => {
-                message.get_entries().iter().map(|e| e.data.len() + 64).sum()
+                message.compute_size() as usize + message.get_entries().len() * ENTRY_BYTES
             }
             PeerMessage::Propose { command, .. } => command.len(),
             _ => 0,
@@ -79,4 +82,22 @@ pub struct Envelope {
     pub to: NodeId,
     /// What it says.
     pub message: PeerMessage,
+}
+
+#[cfg(test)]
+#[allow(non_snake_case)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trap_R13_a_message_weighs_whatever_it_carries() {
+        let mut message = Message { context: vec![0; 1 << 20].into(), ..Message::default() };
+        assert!(PeerMessage::Raft(message.clone()).weight() >= 1 << 20);
+        message.clear_context();
+        message.mut_snapshot().data = vec![0; 1 << 20].into();
+        assert!(PeerMessage::Raft(message.clone()).weight() >= 1 << 20);
+        message.clear_snapshot();
+        message.entries = vec![Default::default(); 1 << 14].into();
+        assert!(PeerMessage::Raft(message).weight() >= 1 << 20, "many small ones cost memory");
+    }
 }

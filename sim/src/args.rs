@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Crashpoints(CrashPointsArgs),
     /// Flip single bits of a store at rest, lose, cut off and swap its files, and open it.
     Bitrot(BitRotArgs),
+    /// Tell live groups what no correct peer would, and what one might.
+    Fuzz(FuzzArgs),
 }
 
 #[derive(Debug, Args)]
@@ -56,6 +58,22 @@ pub(crate) struct BitRotArgs {
     pub output: Output,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct FuzzArgs {
+    /// Messages to forge.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: u64,
+    /// Seed of the first group; each next one has the next.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Groups that live at the same time; as many as there are cores, if not given.
+    #[arg(long)]
+    pub jobs: Option<NonZeroUsize>,
+    /// How to print the report.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
     /// For people.
@@ -85,5 +103,7 @@ mod tests {
         assert!(parse("quorate-sim crashpoints --replay 1:2").is_err());
         assert!(parse("quorate-sim crashpoints --images 0").is_err());
         assert!(parse("quorate-sim bitrot --flips 5000 --output json").is_ok());
+        assert!(parse("quorate-sim fuzz --messages 5000 --seed 7 --output json").is_ok());
+        assert!(parse("quorate-sim fuzz --messages 0").is_err());
     }
 }

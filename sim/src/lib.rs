@@ -72,6 +72,7 @@
 mod bitrot;
 mod crashpoints;
 mod disk;
+mod fuzz;
 mod random;
 mod scratch;
 mod state;
@@ -85,6 +86,9 @@ pub use crashpoints::{
 pub use disk::{
     CrashDisk, CrashFile, CrashHandle, Fault, FaultError, Image, Moment, Observer, Operation,
     OperationKind, Phase, Survival,
+};
+pub use fuzz::{
+    Fuzz, FuzzError, FuzzFailure, FuzzReport, Kind, Lies, MESSAGES_PER_GROUP, messages,
 };
 pub use state::{Difference, GroupState, SnapshotState, StateError, StoreState};
 pub use workload::WorkloadError;

@@ -10,9 +10,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use quorate_sim::{BitRot, CrashPoint, CrashPoints, CrashPointsError, Verdict, replay};
+use quorate_sim::{BitRot, CrashPoint, CrashPoints, CrashPointsError, Fuzz, Verdict, replay};
 
-use args::{BitRotArgs, Command, CommandLine, CrashPointsArgs, Output};
+use args::{BitRotArgs, Command, CommandLine, CrashPointsArgs, FuzzArgs, Output};
 
 /// What was tried is not as it must be, or could not be tried.
 const FAILED: u8 = 1;
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         }
         Command::Crashpoints(args) => crashpoints(args),
         Command::Bitrot(args) => bitrot(args),
+        Command::Fuzz(args) => fuzz(args),
     }
 }
 
@@ -68,6 +69,17 @@ fn bitrot(args: BitRotArgs) -> ExitCode {
     bar.finish_and_clear();
     match run {
         Ok(report) => exit(output::rot_report(output, &report), report.is_clean()),
+        Err(error) => failed(&error),
+    }
+}
+
+fn fuzz(args: FuzzArgs) -> ExitCode {
+    let FuzzArgs { messages, seed, jobs, output } = args;
+    let bar = bar(messages);
+    let run = Fuzz { messages, seed, jobs: args::jobs(jobs) }.run(&|count| bar.inc(count));
+    bar.finish_and_clear();
+    match run {
+        Ok(report) => exit(output::fuzz_report(output, &report), report.is_clean()),
         Err(error) => failed(&error),
     }
 }

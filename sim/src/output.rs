@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use comfy_table::{Table, presets};
-use quorate_sim::{CrashPoint, CrashReport, RotCase, RotReport, Tally, Verdict};
+use quorate_sim::{CrashPoint, CrashReport, FuzzReport, RotCase, RotReport, Tally, Verdict};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -57,6 +57,47 @@ pub(crate) fn verdict(
     table.add_row(["point", &point.to_string()]);
     table.add_row(["operation", operation]);
     table.add_row(["verdict", &verdict_text(verdict)]);
+    text(&table)
+}
+
+/// Prints the report of forged messages.
+pub(crate) fn fuzz_report(output: Output, report: &FuzzReport) -> io::Result<()> {
+    if output == Output::Json {
+        return json(report);
+    }
+    let fields = [
+        ("messages", report.messages.to_string()),
+        ("panics", report.panics.to_string()),
+        ("violations", report.violations.to_string()),
+        ("admitted", report.admitted.to_string()),
+        ("dropped", report.dropped.to_string()),
+        ("frames", report.frames.to_string()),
+        ("refused frames", report.refused_frames.to_string()),
+        ("groups", report.groups.to_string()),
+        ("applied", report.applied.to_string()),
+        ("stopped", report.stopped.to_string()),
+        ("forked", report.forked.to_string()),
+        ("seconds", format!("{:.1}", report.seconds)),
+    ];
+    let mut table = plain(&[]);
+    for (name, value) in fields {
+        table.add_row([name, &value]);
+    }
+    text(&table)?;
+    line("")?;
+    let mut table = plain(&["KIND", "FORGED", "ADMITTED"]);
+    for (name, kind) in &report.kinds {
+        table.add_row([name, &kind.forged.to_string(), &kind.admitted.to_string()]);
+    }
+    text(&table)?;
+    if report.failures.is_empty() {
+        return Ok(());
+    }
+    line("")?;
+    let mut table = plain(&["REPLAY", "WHAT", "LAST MESSAGE"]);
+    for failure in &report.failures {
+        table.add_row([&failure.replay, &failure.what, &failure.last]);
+    }
     text(&table)
 }
 

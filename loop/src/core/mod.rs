@@ -15,6 +15,7 @@
 
 mod effects;
 mod idle;
+mod ingress;
 mod input;
 mod membership;
 mod outbox;
@@ -23,6 +24,7 @@ mod reads;
 mod ready;
 mod room;
 mod tail;
+mod timeout;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,15 +44,10 @@ use self::tail::Tail;
 use crate::config::LoopConfig;
 use crate::error::{ProposeError, ReadError};
 use crate::founding::FOUNDING_WRITES;
-use crate::guard::{self, Dropped, View};
 use crate::logger;
-use crate::members::{Member, Members};
+use crate::members::Members;
 use crate::message::{Envelope, PeerMessage, Refused};
 use crate::status::{CoreStatus, Role};
-
-/// Members that are remembered although they are not known: more than could lead or campaign
-/// before a node that lags learns of them.
-const STRANGERS_MAX: usize = 64;
 
 /// One group's Raft and everything that waits for it.
 ///
@@ -68,6 +65,8 @@ pub struct Core<P, R, M = R> {
     config: LoopConfig,
     /// Ticks since the start.
     now: u64,
+    /// The term at the last tick: how far messages may take it until the next hangs on it.
+    term_at_tick: u64,
     outbox: Outbox,
     proposals: Proposals<P>,
     reads: Reads<R>,
@@ -77,7 +76,7 @@ pub struct Core<P, R, M = R> {
     next_write: u64,
     last_ready: u64,
     /// A received snapshot that waits until no batch is in flight.
-    arrived: Option<(Message, Arc<Members>)>,
+    arrived: Option<(NodeId, Message, Arc<Members>)>,
     /// The members of a snapshot that raft-rs was given, until it takes it.
     coming: Option<Arc<Members>>,
     /// Changes of the membership that were proposed here and wait to be committed.
@@ -150,6 +149,7 @@ impl<P, R, M> Core<P, R, M> {
         let logger = logger::into_tracing();
         let raw = RawNode::new(&raft_config, log, &logger).map_err(|e| e.to_string())?;
         let mut core = Core {
+            term_at_tick: raw.raft.term,
             raw,
             group,
             own_id,
@@ -298,6 +298,7 @@ impl<P, R, M> Core<P, R, M> {
 
     fn tick(&mut self) {
         self.now += 1;
+        self.term_at_tick = self.raw.raft.term;
         for caller in self.proposals.expired(self.now) {
             self.effects.failed.push((caller, ProposeError::TimedOut));
         }
@@ -305,13 +306,7 @@ impl<P, R, M> Core<P, R, M> {
         for caller in self.reads.tick(self.now, patience) {
             self.effects.reads.push((caller, Err(ReadError::TimedOut)));
         }
-        // A single voter becomes leader in the very tick in which it campaigns, and raft-rs
-        // asserts that its log is persisted by then (trap R06). While a snapshot replaces the
-        // log, a campaign would look for entries that are gone. Nor does a node campaign that
-        // could not make its own vote durable.
-        let alone = self.raw.raft.prs().is_singleton() && !self.outbox.is_idle();
-        let barred = alone || self.removed || self.installing.is_some() || self.cannot_write();
-        if self.leads() || !barred {
+        if self.leads() || !(self.removed || self.must_not_campaign()) {
             self.raw.tick();
         }
         self.hand_over();
@@ -329,12 +324,12 @@ impl<P, R, M> Core<P, R, M> {
                 self.send(Envelope { to: from, message });
             }
             PeerMessage::Proposed { request, result: Ok(at) } => {
-                if let Some(caller) = self.proposals.accepted(request, at, self.handed) {
+                if let Some(caller) = self.proposals.accepted(from, request, at, self.handed) {
                     self.effects.failed.push((caller, ProposeError::Superseded));
                 }
             }
             PeerMessage::Proposed { request, result: Err(refused) } => {
-                if let Some(caller) = self.proposals.unforward(request) {
+                if let Some(caller) = self.proposals.refused(from, request) {
                     self.effects.failed.push((caller, refused.into()));
                 }
             }
@@ -343,10 +338,12 @@ impl<P, R, M> Core<P, R, M> {
             }
             PeerMessage::ReadIndexed { request, result: Ok(index) } => {
                 // A round that this node asked the leader for has callers only.
-                self.reads.confirmed(request, index);
+                self.reads.confirmed(Some(from), request, index);
                 self.answer_reads();
             }
-            PeerMessage::ReadIndexed { request, result: Err(_) } => self.reads.refused(request),
+            PeerMessage::ReadIndexed { request, result: Err(_) } => {
+                self.reads.refused(from, request)
+            }
         }
     }
 
@@ -357,7 +354,7 @@ impl<P, R, M> Core<P, R, M> {
         match message.get_msg_type() {
             // Its file comes on a connection of its own, and both together as an input.
             MessageType::MsgSnapshot => self.drop_message(from, "a snapshot without its file"),
-            MessageType::MsgTimeoutNow if self.installing.is_some() || self.cannot_write() => {}
+            MessageType::MsgTimeoutNow if self.must_not_campaign() => {}
             MessageType::MsgAppend if self.has_no_place_for(&message) => {
                 self.drop_message(from, "there is no place for more entries");
             }
@@ -387,57 +384,6 @@ impl<P, R, M> Core<P, R, M> {
         }
     }
 
-    fn admit(&mut self, from: NodeId, message: &mut Message) -> bool {
-        let view = View {
-            own_id: self.own_id,
-            sender_id: self.sender_id(from, message.from),
-            term: self.raw.raft.term,
-            last_index: self.raw.raft.raft_log.last_index(),
-        };
-        match guard::admit(message, view) {
-            Ok(()) => {
-                if view.sender_id.is_none() && self.strangers.len() < STRANGERS_MAX {
-                    self.strangers.insert(message.from, from);
-                }
-                true
-            }
-            Err(Dropped::LostLog) => {
-                self.effects.fatal = Some(format!(
-                    "{}; this directory must not vote again: format a new one for this node",
-                    Dropped::LostLog
-                ));
-                false
-            }
-            Err(dropped) => {
-                self.drop_message(from, &dropped.to_string());
-                false
-            }
-        }
-    }
-
-    /// Where a member is, as far as anything is known of it.
-    fn node_of(&self, member: u64) -> Option<NodeId> {
-        let known = self.members.get(member).map(Member::node_id);
-        known.or_else(|| self.strangers.get(&member).copied())
-    }
-
-    /// The member that a message of the node `from` may speak for, if it says that it is `claimed`.
-    ///
-    /// A node that knows of later changes may speak for a member that is not known here yet: `None`.
-    /// It may not speak for another node's member, nor for one that was removed.
-    fn sender_id(&self, from: NodeId, claimed: u64) -> Option<u64> {
-        match self.members.get(claimed) {
-            Some(member) if member.node_id() == from => Some(claimed),
-            None if claimed >= self.members.next_member_id() => None,
-            _ => Some(raft::INVALID_ID),
-        }
-    }
-
-    fn drop_message(&mut self, from: NodeId, why: &str) {
-        self.dropped += 1;
-        tracing::debug!(group = %self.group, %from, why, "a message was dropped");
-    }
-
     fn durable(&mut self, durable: &Durable) {
         assert_eq!(durable.group(), self.group, "a receipt for another group");
         self.storage_full = false;
@@ -456,9 +402,10 @@ impl<P, R, M> Core<P, R, M> {
         }
         self.effects.retain = released.retain.or(self.effects.retain);
         if self.outbox.is_idle()
-            && let Some((message, members)) = self.arrived.take()
+            && let Some((from, message, members)) = self.arrived.take()
         {
-            self.step_snapshot(message, members);
+            // Admitted once more: it may not fit what came after it.
+            self.snapshot_received(from, message, members);
         }
     }
 
@@ -524,7 +471,7 @@ impl<P, R, M> Core<P, R, M> {
         if self.outbox.is_idle() {
             self.step_snapshot(message, members);
         } else {
-            self.arrived = Some((message, members));
+            self.arrived = Some((from, message, members));
         }
     }
 
@@ -601,6 +548,11 @@ impl From<Refused> for ProposeError {
     }
 }
 
+#[cfg(test)]
+mod net;
+#[cfg(test)]
+#[allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
+mod scenarios;
 #[cfg(test)]
 #[allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
 mod tests;

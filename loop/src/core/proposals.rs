@@ -1,5 +1,6 @@
 //! [`Proposals`]: every proposal from its arrival to its one answer.
 
+use std::collections::btree_map::{Entry, OccupiedEntry};
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -87,17 +88,40 @@ impl<P> Proposals<P> {
         request
     }
 
-    /// The leader appended a forwarded proposal at `at`; `handed` is the last index that this
-    /// node has handed to its state machine. Gives the caller back when the answer came after
-    /// that, so that nothing can be said about the outcome any more.
+    /// The leader, `from`, appended a forwarded proposal at `at`; `handed` is the last index that
+    /// this node has handed to its state machine. Gives the caller back when nothing can be said
+    /// about the outcome any more: the answer came after that, or names a position that was given
+    /// to another. An answer of a node that was not asked is none.
     #[must_use]
-    pub(super) fn accepted(&mut self, request: u64, at: LogId, handed: u64) -> Option<P> {
-        let Forwarded { caller, deadline, .. } = self.forwarded.remove(&request)?;
-        if at.index <= handed {
+    pub(super) fn accepted(
+        &mut self,
+        from: NodeId,
+        request: u64,
+        at: LogId,
+        handed: u64,
+    ) -> Option<P> {
+        let Forwarded { caller, deadline, .. } = self.forwarded_to(from, request)?.remove();
+        if at.index <= handed || self.placed.contains_key(&(at.index, at.term)) {
             return Some(caller);
         }
-        self.place(caller, at, deadline);
-        None
+        self.place(caller, at, deadline)
+    }
+
+    /// The leader, `from`, did not take a forwarded request; the caller, if it still waits.
+    #[must_use]
+    pub(super) fn refused(&mut self, from: NodeId, request: u64) -> Option<P> {
+        self.forwarded_to(from, request).map(|forwarded| forwarded.remove().caller)
+    }
+
+    fn forwarded_to(
+        &mut self,
+        leader: NodeId,
+        request: u64,
+    ) -> Option<OccupiedEntry<'_, u64, Forwarded<P>>> {
+        match self.forwarded.entry(request) {
+            Entry::Occupied(forwarded) if forwarded.get().leader == leader => Some(forwarded),
+            _ => None,
+        }
     }
 
     /// Ends the wait for a forwarded request; the caller, if it still waits.
@@ -106,11 +130,12 @@ impl<P> Proposals<P> {
         self.forwarded.remove(&request).map(|forwarded| forwarded.caller)
     }
 
-    /// Remembers that a caller's command stands at `at`.
-    pub(super) fn place(&mut self, caller: P, at: LogId, deadline: u64) {
-        let taken = self.placed.insert((at.index, at.term), caller);
-        assert!(taken.is_none(), "position ({}, {}) was given twice", at.index, at.term);
+    /// Remembers that a caller's command stands at `at`. A position is given once: whoever else
+    /// waits for it was told so by a peer that cannot know, and is given back.
+    #[must_use]
+    pub(super) fn place(&mut self, caller: P, at: LogId, deadline: u64) -> Option<P> {
         self.deadlines.push_back((deadline, Place::Log(at.index, at.term)));
+        self.placed.insert((at.index, at.term), caller)
     }
 
     /// The entry at `at` is committed. Returns the caller that waited for it, and those whose
@@ -183,6 +208,7 @@ impl<P> Proposals<P> {
 }
 
 #[cfg(test)]
+#[allow(non_snake_case)]
 mod tests {
     use super::*;
 
@@ -193,9 +219,9 @@ mod tests {
     #[test]
     fn a_position_committed_with_another_term_loses_the_command() {
         let mut proposals = Proposals::new(1);
-        proposals.place("old", at(5, 1), 100);
-        proposals.place("new", at(5, 2), 100);
-        proposals.place("later", at(6, 2), 100);
+        assert_eq!(proposals.place("old", at(5, 1), 100), None);
+        assert_eq!(proposals.place("new", at(5, 2), 100), None);
+        assert_eq!(proposals.place("later", at(6, 2), 100), None);
         assert_eq!(proposals.committed(at(4, 1)), (None, vec![]));
         assert_eq!(proposals.committed(at(5, 2)), (Some("new"), vec!["old"]));
         assert_eq!(proposals.committed(at(6, 3)), (None, vec!["later"]));
@@ -208,10 +234,34 @@ mod tests {
         let leader = NodeId::new(2).unwrap();
         let first = proposals.forward("first", leader, 10);
         let second = proposals.forward("second", leader, 10);
-        assert_eq!(proposals.accepted(first, at(7, 1), 7), Some("first"));
-        assert_eq!(proposals.accepted(second, at(8, 1), 7), None);
-        assert_eq!(proposals.accepted(second, at(9, 1), 7), None, "answered twice");
+        assert_eq!(proposals.accepted(leader, first, at(7, 1), 7), Some("first"));
+        assert_eq!(proposals.accepted(leader, second, at(8, 1), 7), None);
+        assert_eq!(proposals.accepted(leader, second, at(9, 1), 7), None, "answered twice");
         assert_eq!(proposals.committed(at(8, 1)), (Some("second"), vec![]));
+    }
+
+    #[test]
+    fn trap_R13_only_the_leader_that_was_asked_answers() {
+        let mut proposals = Proposals::new(1);
+        let (leader, other) = (NodeId::new(2).unwrap(), NodeId::new(3).unwrap());
+        let request = proposals.forward("a", leader, 10);
+        assert_eq!(proposals.accepted(other, request, at(7, 1), 0), None);
+        assert_eq!(proposals.refused(other, request), None);
+        assert_eq!(proposals.committed(at(7, 1)), (None, vec![]), "it was not placed");
+        assert_eq!(proposals.refused(leader, request), Some("a"));
+    }
+
+    #[test]
+    fn trap_R13_no_answer_gives_a_position_twice() {
+        let mut proposals = Proposals::new(1);
+        let leader = NodeId::new(2).unwrap();
+        let first = proposals.forward("first", leader, 10);
+        let second = proposals.forward("second", leader, 10);
+        assert_eq!(proposals.accepted(leader, first, at(7, 1), 0), None);
+        assert_eq!(proposals.accepted(leader, second, at(7, 1), 0), Some("second"));
+        // Nor does it keep this node from giving it, once it leads.
+        assert_eq!(proposals.place("own", at(7, 1), 10), Some("first"));
+        assert_eq!(proposals.committed(at(7, 1)), (Some("own"), vec![]));
     }
 
     #[test]
@@ -219,7 +269,7 @@ mod tests {
         let mut proposals = Proposals::new(1);
         let leader = NodeId::new(2).unwrap();
         proposals.forward("forwarded", leader, 10);
-        proposals.place("placed", at(5, 1), 11);
+        assert_eq!(proposals.place("placed", at(5, 1), 11), None);
         assert_eq!(proposals.expired(9), Vec::<&str>::new());
         assert_eq!(proposals.expired(10), vec!["forwarded"]);
         assert_eq!(proposals.expired(11), vec!["placed"]);
@@ -230,8 +280,8 @@ mod tests {
     fn a_snapshot_or_a_lost_connection_ends_the_wait() {
         let mut proposals = Proposals::new(1);
         let (two, three) = (NodeId::new(2).unwrap(), NodeId::new(3).unwrap());
-        proposals.place("below", at(5, 1), 10);
-        proposals.place("above", at(6, 1), 10);
+        assert_eq!(proposals.place("below", at(5, 1), 10), None);
+        assert_eq!(proposals.place("above", at(6, 1), 10), None);
         proposals.forward("two", two, 10);
         proposals.forward("three", three, 10);
         assert_eq!(proposals.overtaken(5), vec!["below"]);

@@ -39,6 +39,8 @@ pub(super) struct Reads<R> {
 #[derive(Debug)]
 struct Round<R> {
     context: u64,
+    /// The leader that was asked; `None` when this node leads, and raft-rs was.
+    asked_of: Option<NodeId>,
     asked_at: u64,
     waiting: Vec<Waiting<R>>,
 }
@@ -73,10 +75,12 @@ impl<R> Reads<R> {
         self.waiting.push(Waiting { reader, deadline });
     }
 
-    /// Starts a round for all that wait and belong to `belongs`; `None` when there are none.
+    /// Starts a round for all that wait and belong to `belongs`; `None` when there are none. Its
+    /// answer counts only from `asked_of`, where that is given, and otherwise only from raft-rs.
     pub(super) fn start_round(
         &mut self,
         now: u64,
+        asked_of: Option<NodeId>,
         belongs: impl Fn(&Reader<R>) -> bool,
     ) -> Option<u64> {
         let waiting: Vec<_> = self.waiting.extract_if(.., |w| belongs(&w.reader)).collect();
@@ -85,7 +89,7 @@ impl<R> Reads<R> {
         }
         let context = self.next_context;
         self.next_context += 1;
-        self.asked.push_back(Round { context, asked_at: now, waiting });
+        self.asked.push_back(Round { context, asked_of, asked_at: now, waiting });
         Some(context)
     }
 
@@ -101,10 +105,13 @@ impl<R> Reads<R> {
     }
 
     /// A round was answered. Returns the peers to tell; callers wait for the index to be applied.
-    pub(super) fn confirmed(&mut self, context: u64, index: u64) -> Vec<(NodeId, u64)> {
-        let Some(place) = self.asked.iter().position(|round| round.context == context) else {
-            return Vec::new();
-        };
+    pub(super) fn confirmed(
+        &mut self,
+        by: Option<NodeId>,
+        context: u64,
+        index: u64,
+    ) -> Vec<(NodeId, u64)> {
+        let Some(place) = self.place(by, context) else { return Vec::new() };
         let mut peers = Vec::new();
         let round = self.asked.remove(place);
         for waiting in round.into_iter().flat_map(|round| round.waiting) {
@@ -117,12 +124,16 @@ impl<R> Reads<R> {
     }
 
     /// A round was refused: it is asked again, but not at once.
-    pub(super) fn refused(&mut self, context: u64) {
-        if let Some(place) = self.asked.iter().position(|round| round.context == context)
+    pub(super) fn refused(&mut self, by: NodeId, context: u64) {
+        if let Some(place) = self.place(Some(by), context)
             && let Some(round) = self.asked.remove(place)
         {
             self.put_off.extend(round.waiting);
         }
+    }
+
+    fn place(&self, asked_of: Option<NodeId>, context: u64) -> Option<usize> {
+        self.asked.iter().position(|r| (r.asked_of, r.context) == (asked_of, context))
     }
 
     /// Leadership or term changed: every open round is void.
@@ -199,16 +210,16 @@ mod tests {
     fn trap_R10_a_round_that_was_dropped_is_asked_again_with_a_context_of_its_own() {
         let mut reads = Reads::new(1);
         reads.queue(Reader::Caller("a"), 100);
-        let first = reads.start_round(0, everyone).unwrap();
-        assert_eq!(reads.start_round(0, everyone), None, "nobody is left to ask for");
+        let first = reads.start_round(0, None, everyone).unwrap();
+        assert_eq!(reads.start_round(0, None, everyone), None, "nobody is left to ask for");
         assert_eq!(reads.tick(9, 10), Vec::<&str>::new());
-        assert_eq!(reads.start_round(9, everyone), None);
+        assert_eq!(reads.start_round(9, None, everyone), None);
         assert_eq!(reads.tick(10, 10), Vec::<&str>::new());
-        let second = reads.start_round(10, everyone).unwrap();
+        let second = reads.start_round(10, None, everyone).unwrap();
         assert_ne!(first, second);
-        assert_eq!(reads.confirmed(first, 7), vec![], "a late answer to the first round");
+        assert_eq!(reads.confirmed(None, first, 7), vec![], "a late answer to the first round");
         assert_eq!(reads.applied(7), vec![]);
-        assert_eq!(reads.confirmed(second, 8), vec![]);
+        assert_eq!(reads.confirmed(None, second, 8), vec![]);
         assert_eq!(reads.applied(7), vec![]);
         assert_eq!(reads.applied(8), vec![("a", 8)]);
     }
@@ -219,12 +230,12 @@ mod tests {
         reads.queue(Reader::Caller("a"), 5);
         let peer = Reader::Peer { node: NodeId::new(2).unwrap(), request: 9 };
         reads.queue(peer, 5);
-        reads.start_round(0, everyone).unwrap();
+        reads.start_round(0, None, everyone).unwrap();
         reads.restart();
         assert_eq!(reads.take_peers(), vec![(NodeId::new(2).unwrap(), 9)]);
-        let round = reads.start_round(1, everyone).unwrap();
+        let round = reads.start_round(1, None, everyone).unwrap();
         assert_eq!(reads.tick(5, 10), vec!["a"]);
-        assert_eq!(reads.confirmed(round, 3), vec![]);
+        assert_eq!(reads.confirmed(None, round, 3), vec![]);
         assert_eq!(reads.applied(3), vec![]);
         assert_eq!(reads.take_all(), Vec::<&str>::new());
     }
@@ -232,15 +243,35 @@ mod tests {
     #[test]
     fn a_refused_round_is_not_asked_again_before_the_next_tick() {
         let mut reads = Reads::new(1);
+        let two = NodeId::new(2).unwrap();
         reads.queue(Reader::Caller("a"), 50);
-        let round = reads.start_round(0, everyone).unwrap();
-        reads.refused(round);
-        assert_eq!(reads.start_round(0, everyone), None);
+        let round = reads.start_round(0, Some(two), everyone).unwrap();
+        reads.refused(two, round);
+        assert_eq!(reads.start_round(0, Some(two), everyone), None);
         assert_eq!(reads.tick(1, 10), Vec::<&str>::new());
-        let again = reads.start_round(1, everyone).unwrap();
+        let again = reads.start_round(1, Some(two), everyone).unwrap();
         assert_ne!(again, round);
-        reads.refused(again);
+        reads.refused(two, again);
         assert_eq!(reads.take_all(), vec!["a"]);
+    }
+
+    #[test]
+    fn trap_R13_only_who_was_asked_answers_a_round() {
+        let (two, three) = (NodeId::new(2), NodeId::new(3).unwrap());
+        let mut reads = Reads::new(1);
+        reads.queue(Reader::Caller("a"), 50);
+        let round = reads.start_round(0, two, everyone).unwrap();
+        reads.confirmed(Some(three), round, 0);
+        reads.confirmed(None, round, 0);
+        reads.refused(three, round);
+        assert_eq!(reads.applied(9), vec![]);
+        reads.confirmed(two, round, 7);
+        assert_eq!(reads.applied(9), vec![("a", 7)]);
+        // Nor does a peer stand for the quorum that raft-rs asks.
+        reads.queue(Reader::Caller("b"), 50);
+        let round = reads.start_round(0, None, everyone).unwrap();
+        reads.confirmed(two, round, 0);
+        assert_eq!(reads.applied(9), vec![]);
     }
 
     #[test]
@@ -249,8 +280,8 @@ mod tests {
         let two = NodeId::new(2).unwrap();
         reads.queue(Reader::Caller("a"), 50);
         reads.queue(Reader::Peer { node: two, request: 4 }, 50);
-        let round = reads.start_round(0, everyone).unwrap();
-        assert_eq!(reads.confirmed(round, 6), vec![(two, 4)]);
+        let round = reads.start_round(0, None, everyone).unwrap();
+        assert_eq!(reads.confirmed(None, round, 6), vec![(two, 4)]);
         assert_eq!(reads.applied(6), vec![("a", 6)]);
     }
 }

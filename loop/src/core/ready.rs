@@ -95,7 +95,11 @@ impl<P, R, M> Core<P, R, M> {
         for (index, proposer) in (before + 1..).zip(proposers) {
             let at = LogId { index, term };
             match proposer {
-                Proposer::Caller(caller) => self.proposals.place(caller, at, deadline),
+                Proposer::Caller(caller) => {
+                    let misled = self.proposals.place(caller, at, deadline);
+                    let failed = &mut self.effects.failed;
+                    failed.extend(misled.map(|caller| (caller, ProposeError::Superseded)));
+                }
                 Proposer::Peer { node, request } => {
                     // Ahead of the appends that carry the entry, so that the asking node knows
                     // what it waits for before it can learn that it is committed.
@@ -144,7 +148,7 @@ impl<P, R, M> Core<P, R, M> {
             if !self.raw.raft.commit_to_current_term() {
                 return;
             }
-            if let Some(context) = self.reads.start_round(self.now, |_| true) {
+            if let Some(context) = self.reads.start_round(self.now, None, |_| true) {
                 self.raw.read_index(context.to_le_bytes().to_vec());
             }
             return;
@@ -155,7 +159,7 @@ impl<P, R, M> Core<P, R, M> {
         }
         if let Some(to) = self.leader().filter(|_| self.config.forward) {
             let callers = |reader: &Reader<R>| matches!(reader, Reader::Caller(_));
-            if let Some(request) = self.reads.start_round(self.now, callers) {
+            if let Some(request) = self.reads.start_round(self.now, Some(to), callers) {
                 self.send(Envelope { to, message: PeerMessage::ReadIndex { request } });
             }
         }
@@ -304,7 +308,7 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     fn read_confirmed(&mut self, context: u64, index: u64) {
-        let peers: Vec<(NodeId, u64)> = self.reads.confirmed(context, index);
+        let peers: Vec<(NodeId, u64)> = self.reads.confirmed(None, context, index);
         for (to, request) in peers {
             let message = PeerMessage::ReadIndexed { request, result: Ok(index) };
             self.send(Envelope { to, message });

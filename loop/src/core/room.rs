@@ -27,6 +27,20 @@ impl<P, R, M> Core<P, R, M> {
         self.storage_full || self.outbox.is_stuck_since(self.now.saturating_sub(patience))
     }
 
+    /// Whether a campaign would end badly now.
+    ///
+    /// A single voter becomes leader in the very step in which it campaigns, and raft-rs asserts
+    /// that its log is persisted by then (trap R06). While a snapshot replaces the log, a campaign
+    /// would look for entries that are gone. Nor does a node campaign that could not make its own
+    /// vote durable.
+    pub(super) fn must_not_campaign(&self) -> bool {
+        let raft = &self.raw.raft;
+        let is_persisted =
+            self.outbox.is_idle() && raft.raft_log.persisted == raft.raft_log.last_index();
+        let alone = raft.prs().is_singleton() && !is_persisted;
+        alone || self.installing.is_some() || self.cannot_write()
+    }
+
     /// A leader that cannot write must go: raft-rs would never depose it, since its heartbeats go
     /// on. raft-rs's own transfer waits until the successor has all entries, and those that are
     /// not written here are never sent. So the most advanced active voter is told to campaign as

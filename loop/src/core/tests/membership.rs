@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use quorate_engine::GroupLog;
+use quorate_engine::{DirectoryId, Founding, GroupLog, GroupWrite};
 
+use super::super::net::group;
 use super::*;
-use crate::members::{MemberRole, Promotion};
-use crate::membership::{Join, MemberChange, MembershipRequest};
+use crate::members::{Binding, MemberRole, Promotion};
+use crate::membership::{
+    Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
+};
 
 /// Asks the leader for another membership; returns what it was told, if it was told by now.
 fn ask(

@@ -1,0 +1,80 @@
+//! What the core asks the guard, and what it makes of the answer.
+
+use quorate_engine::NodeId;
+use raft::eraftpb::Message;
+
+use super::Core;
+use crate::guard::{self, Dropped, TERM_JUMP_MAX, View};
+use crate::members::Member;
+
+/// Members that are remembered although they are not known: more than could lead or campaign
+/// before a node that lags learns of them.
+const STRANGERS_MAX: usize = 64;
+
+impl<P, R, M> Core<P, R, M> {
+    /// Whether a message may go on to raft-rs. One that may not is counted, and forgotten.
+    pub(super) fn admit(&mut self, from: NodeId, message: &mut Message) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let view = View {
+            own_id: self.own_id,
+            sender_id: self.sender_id(from, message.from),
+            from_is_member: self.members.get(message.from).is_some(),
+            term: self.raw.raft.term,
+            term_reach: self.term_at_tick.saturating_add(TERM_JUMP_MAX),
+            commit: log.committed,
+            last_index: log.last_index(),
+            is_persisted: log.persisted == log.last_index(),
+        };
+        // raft-rs says 0 of what is compacted or not there.
+        let term_at = |index| log.term(index).ok().filter(|term| *term > 0);
+        match guard::admit(message, view, term_at) {
+            Ok(()) => {
+                if view.sender_id.is_none() && self.strangers.len() < STRANGERS_MAX {
+                    self.strangers.insert(message.from, from);
+                }
+                true
+            }
+            Err(Dropped::FarTerm) => {
+                self.drop_message(from, &Dropped::FarTerm.to_string());
+                if view.term < view.term_reach {
+                    self.raw.raft.become_follower(view.term_reach, raft::INVALID_ID);
+                }
+                false
+            }
+            Err(Dropped::LostLog) => {
+                self.effects.fatal = Some(format!(
+                    "{}; this directory must not vote again: format a new one for this node",
+                    Dropped::LostLog
+                ));
+                false
+            }
+            Err(dropped) => {
+                self.drop_message(from, &dropped.to_string());
+                false
+            }
+        }
+    }
+
+    /// Where a member is, as far as anything is known of it.
+    pub(super) fn node_of(&self, member: u64) -> Option<NodeId> {
+        let known = self.members.get(member).map(Member::node_id);
+        known.or_else(|| self.strangers.get(&member).copied())
+    }
+
+    /// The member that a message of the node `from` may speak for, if it says that it is `claimed`.
+    ///
+    /// A node that knows of later changes may speak for a member that is not known here yet: `None`.
+    /// It may not speak for another node's member, nor for one that was removed.
+    fn sender_id(&self, from: NodeId, claimed: u64) -> Option<u64> {
+        match self.members.get(claimed) {
+            Some(member) if member.node_id() == from => Some(claimed),
+            None if claimed >= self.members.next_member_id() => None,
+            _ => Some(raft::INVALID_ID),
+        }
+    }
+
+    pub(super) fn drop_message(&mut self, from: NodeId, why: &str) {
+        self.dropped += 1;
+        tracing::debug!(group = %self.group, %from, why, "a message was dropped");
+    }
+}
