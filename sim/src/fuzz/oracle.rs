@@ -250,7 +250,7 @@ impl Oracle {
             ));
         }
         // A receipt may commit, and then let in a snapshot that waited for it and ends the term.
-        if !leads && !by_leader && !(led && by_quorum) {
+        if !(leads || by_leader || led && by_quorum) {
             self.violated(format!(
                 "node {id} commits {} where leaders came to {} and forged messages to {}",
                 now.commit, self.commit_max, node.commit_claim
