@@ -1,5 +1,5 @@
 //! What the author of a broker needs to test that nothing is lost: a disk that crashes, the crash
-//! points of an engine's history, and stores that rot.
+//! points of an engine's history, stores that rot, and peers that lie.
 //!
 //! - [`CrashDisk`] is a [`Disk`](quorate_engine::Disk) for
 //!   [`Engine::open_with`](quorate_engine::Engine::open_with). It knows what was synced. An
@@ -9,6 +9,7 @@
 //!   opens what is left: `quorate-sim crashpoints`.
 //! - [`BitRot`] flips each byte of a store at rest, loses, cuts off and swaps its files:
 //!   `quorate-sim bitrot`.
+//! - [`Fuzz`] tells live groups what no correct peer would say: `quorate-sim fuzz`.
 //!
 //! # A crash test
 //!

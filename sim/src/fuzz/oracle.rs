@@ -190,7 +190,8 @@ impl Oracle {
         let acknowledges = kind == MessageType::MsgAppendResponse && !message.reject;
         if acknowledges && seen.role == Role::Leader && message.term == seen.term {
             let claim = node.claims.entry(message.from).or_default();
-            *claim = message.index.max(*claim);
+            // Nobody can hold what the leader has not appended yet.
+            *claim = message.index.min(seen.last).max(*claim);
         }
         if forged && speaks_as_leader(kind) && message.term >= seen.term {
             let snapshot = message.get_snapshot().get_metadata().index;
@@ -250,7 +251,7 @@ impl Oracle {
             ));
         }
         // A receipt may commit, and then let in a snapshot that waited for it and ends the term.
-        if !leads && !by_leader && !(led && by_quorum) {
+        if !(leads || by_leader || led && by_quorum) {
             self.violated(format!(
                 "node {id} commits {} where leaders came to {} and forged messages to {}",
                 now.commit, self.commit_max, node.commit_claim
