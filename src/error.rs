@@ -123,6 +123,11 @@ pub enum Unavailable {
     /// The members are changing already; only one change is made at a time.
     #[error("another change of the members is under way")]
     ChangePending,
+    /// The change would remove this node, and with that its connection to the leader who answers.
+    #[error(
+        "this node would be gone before it heard the answer, so that another one must be asked"
+    )]
+    Leaving,
     /// This node was removed, and hears nothing of the quorum any more.
     #[error("this node was removed from the quorum, so that another one must be asked")]
     Removed,

@@ -4,12 +4,16 @@
 //! (no leader is known, or another change is under way) is tried again within the operation's time;
 //! what the leader looked at and refused is told at once.
 
+use std::time::Duration;
+
 use quorate_engine::{DirectoryId, NodeId, check_address};
 use quorate_loop::{MemberChange, MemberRole, Members, MembershipError};
 use tokio::time::{Instant, timeout_at};
 
 use crate::caller::{self, Repeat};
-use crate::error::{ChangeMembersError, ReadError, TransferError, UnknownReason, WriteError};
+use crate::error::{
+    ChangeMembersError, ReadError, TransferError, Unavailable, UnknownReason, WriteError,
+};
 use crate::membership_desk::{changes_to_wire, refusal, transfer_refusal};
 use crate::quorum::Quorum;
 use crate::wire::{
@@ -133,7 +137,7 @@ impl Quorum {
 
     /// Changes the roles of members, all at once: with several changes no state in between is ever
     /// in force. When it returns, the change is committed; this node knows of it, too, unless it
-    /// lags until the time of an operation is up, or was removed by it. With `dry_run` nothing is
+    /// lags until the time of an operation is up. A node is removed by asking another one. With `dry_run` nothing is
     /// changed, and what would be refused is.
     ///
     /// Not cancel safe: the change may be made afterwards.
@@ -148,6 +152,13 @@ impl Quorum {
         changes: Vec<MemberChange>,
         dry_run: bool,
     ) -> Result<MembersChanged, ChangeMembersError> {
+        let own = self.identity().node_id;
+        let leaves = !dry_run && changes.contains(&MemberChange::Remove(own));
+        // The leader closes its connections to whom it has removed; the leader itself stays.
+        if leaves && self.status().leader != Some(own) {
+            let (reason, waited) = (Unavailable::Leaving, Duration::ZERO);
+            return Err(ChangeMembersError::Unavailable { reason, waited });
+        }
         let changes = changes_to_wire(&changes);
         let request = ChangeMembersRequest { changes, dry_run };
         self.change(RequestKind::ChangeMembers(request)).await
@@ -195,21 +206,12 @@ impl Quorum {
             }
             _ => return Err(unreadable()),
         };
-        self.until_known_here(&changed, deadline).await;
-        Ok(changed)
-    }
-
-    /// Waits until this node knows of a change, if it belongs to the quorum still.
-    async fn until_known_here(&self, changed: &MembersChanged, deadline: Instant) {
-        let own = self.identity().directory_id;
-        if changed.members.iter().all(|member| member.directory_id != own) {
-            return;
-        }
         let mut status = self.watch_status();
         let known = status
             .wait_for(|status| status.fatal.is_some() || status.members.index() >= changed.index);
         // Committed it is, whether it is known here in time or not.
         let _ = timeout_at(deadline, known).await;
+        Ok(changed)
     }
 
     /// Hands leadership over to the voter on the node `to`, or else to the most advanced one, and

@@ -103,6 +103,9 @@ fn members_are_listed_moved_and_removed_and_never_so_that_the_quorum_is_lost() {
     assert_eq!(removed["dry_run"], false);
     let left: Vec<u64> = IDS.into_iter().filter(|id| *id != other).collect();
     assert_eq!(roles(&cluster), voters(&left));
+    // Whether it has heard of it or not: started again, it is told.
+    cluster.kill(other);
+    cluster.start(other, &["--no-broker"]);
     assert_eq!(cluster.exit_code(other), Some(1));
     let log = cluster.log(other);
     let sentence = log.lines().last().unwrap();
