@@ -1,4 +1,5 @@
-//! `quorate format`: makes an empty directory the disk of one voter of a new cluster.
+//! `quorate format`: makes an empty directory the disk of one voter of a new cluster, or of a node that
+//! joins one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,8 +24,13 @@ struct Formatted {
 
 /// Formats, and prints the ids of the new disk.
 pub(crate) fn run(global: &Global, args: &FormatArgs) -> Result<(), Failure> {
-    let voters = args.voters()?;
-    let identity = format_voter(&args.data_dir, args.cluster_id, args.node_id, &voters)?;
+    let identity = match args.join()? {
+        Some(addrs) => {
+            let founding = Founding::Join(addrs.iter().map(HostPort::to_string).collect());
+            format_as(&args.data_dir, args.cluster_id, args.node_id, founding)?
+        }
+        None => format_voter(&args.data_dir, args.cluster_id, args.node_id, &args.voters()?)?,
+    };
     let formatted = Formatted {
         cluster_id: identity.cluster_id.to_string(),
         node_id: identity.node_id.get(),
@@ -50,16 +56,26 @@ pub(crate) fn format_voter(
     node_id: u64,
     voters: &BTreeMap<u64, HostPort>,
 ) -> Result<Identity, Failure> {
-    let id = |number: u64| {
-        NodeId::new(number)
-            .ok_or_else(|| Failure::Usage("node id 0 means none: use one from 1 up".to_owned()))
-    };
     let founders = voters
         .iter()
-        .map(|(number, addr)| Ok(Voter { node_id: id(*number)?, addr: addr.to_string() }))
+        .map(|(number, addr)| Ok(Voter { node_id: node_of(*number)?, addr: addr.to_string() }))
         .collect::<Result<Vec<Voter>, Failure>>()?;
-    quorate::format(data_dir, cluster_id.into(), id(node_id)?, Founding::Voters(founders))
+    format_as(data_dir, cluster_id, node_id, Founding::Voters(founders))
+}
+
+fn format_as(
+    data_dir: &Path,
+    cluster_id: Uuid,
+    node_id: u64,
+    founding: Founding,
+) -> Result<Identity, Failure> {
+    quorate::format(data_dir, cluster_id.into(), node_of(node_id)?, founding)
         .map_err(|error| refused(&error))
+}
+
+fn node_of(number: u64) -> Result<NodeId, Failure> {
+    NodeId::new(number)
+        .ok_or_else(|| Failure::Usage("node id 0 means none: use one from 1 up".to_owned()))
 }
 
 /// What was asked for cannot be: wrong usage. What the directory is, or the disk does: failed.

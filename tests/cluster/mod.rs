@@ -150,6 +150,23 @@ impl Cluster {
         assert!(output.status.success(), "{output:?}");
     }
 
+    /// Formats a directory for `id` to join by the other nodes; one that was there is wiped.
+    pub(crate) fn format_to_join(&mut self, id: u64, cluster_id: &str) {
+        self.ports.entry(id).or_insert_with(|| free_ports(1)[0]);
+        let data_dir = self.data_dir(id);
+        if data_dir.exists() {
+            std::fs::remove_dir_all(&data_dir).unwrap();
+        }
+        let others: Vec<String> = self.processes.keys().map(|other| self.listen(*other)).collect();
+        let output = program()
+            .args(["format", "--cluster-id", cluster_id, "--node-id", &id.to_string()])
+            .args(["--join", &others.join(","), "--data-dir"])
+            .arg(data_dir)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     pub(crate) fn voters(&self) -> String {
         let voters: Vec<String> =
             self.ports.iter().map(|(id, port)| format!("{id}=127.0.0.1:{port}")).collect();
