@@ -310,12 +310,17 @@ fn a_node_with_a_damaged_group_stays_out_with_one_sentence() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&file, bytes).unwrap();
+    // It would replace itself, since the other two are sound.
+    let config = cluster.scratch().join("stays.toml");
+    std::fs::write(&config, "[loop]\nreplace_damaged = false\n").unwrap();
     // And it stays so, however often it is started.
     for _ in 0..2 {
         let output = program()
             .args(["node", "--admin", "127.0.0.1:0", "--listen", &cluster.listen(victim)])
             .arg("--data-dir")
             .arg(cluster.data_dir(victim))
+            .arg("--config")
+            .arg(&config)
             .output()
             .unwrap();
         let said = String::from_utf8(output.stderr.clone()).unwrap();

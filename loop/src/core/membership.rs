@@ -144,8 +144,8 @@ impl<P, R, M> Core<P, R, M> {
                     steps.push(Step::Update(Member { promotion, ..member.clone() }));
                 }
                 MemberChange::Promote(_) => {
-                    let behind = self.behind(id);
-                    if behind > BEHIND_MAX || !self.is_live(id) {
+                    if !self.has_caught_up(id) {
+                        let behind = self.behind(id);
                         return Err(MembershipError::NotCaughtUp { node, behind });
                     }
                     steps.push(Step::Promote(id));
@@ -312,8 +312,7 @@ impl<P, R, M> Core<P, R, M> {
         let learners = self.members.iter().filter(|member| {
             member.promotion != Promotion::Never
                 && !self.members.is_voter(member.member_id)
-                && self.is_live(member.member_id)
-                && self.behind(member.member_id) <= BEHIND_MAX
+                && self.has_caught_up(member.member_id)
         });
         let promoted = learners.filter_map(|member| self.promoting(member)).next();
         if let Some(change) = promoted
@@ -394,6 +393,15 @@ impl<P, R, M> Core<P, R, M> {
             Some(LastAnswer { member_id, ago: tick.saturating_mul(ticks), is_live })
         };
         self.members.iter().filter_map(|member| answer(member.member_id)).collect()
+    }
+
+    /// Whether a learner has all but the last entries, and takes them as they come. One that waits for
+    /// its first snapshot has nothing, however short the log is.
+    fn has_caught_up(&self, member: u64) -> bool {
+        let progress = self.raw.raft.prs().get(member);
+        let follows =
+            progress.is_some_and(|p| p.matched > 0 && p.state == raft::ProgressState::Replicate);
+        follows && self.is_live(member) && self.behind(member) <= BEHIND_MAX
     }
 
     /// Entries that a member lacks, as far as the leader knows.

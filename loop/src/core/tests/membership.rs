@@ -147,6 +147,22 @@ fn whoever_was_added_is_promoted_when_it_has_caught_up() {
     assert_eq!(again, Err(MembershipError::NoChange(node(4))));
 }
 
+/// To see it fail: let `has_caught_up` look at the number of missing entries alone.
+#[test]
+fn whoever_has_nothing_is_given_no_vote_however_short_the_log() {
+    let (mut net, leader) = three();
+    join(&mut net, leader, 4, None).unwrap();
+    let promote = change(&[MemberChange::Promote(node(4))]);
+    let refused = ask(&mut net, leader, promote).unwrap().unwrap_err();
+    assert!(matches!(refused, MembershipError::NotCaughtUp { .. }), "{refused}");
+    ask(&mut net, leader, change(&[MemberChange::Add(node(4))])).unwrap().unwrap();
+    // It answers, and nobody has a snapshot for it.
+    net.tick_all(10);
+    assert_eq!(role_on(&mut net, leader, 4), Some(MemberRole::Learner));
+    tick_with_snapshots(&mut net, 6);
+    assert_eq!(role_on(&mut net, leader, 4), Some(MemberRole::Voter));
+}
+
 /// To see it fail: take the check of `is_changing` out of `planned`, and that of
 /// `pending_conf_index` out of `append_change`.
 #[test]
