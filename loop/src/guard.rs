@@ -142,7 +142,12 @@ pub(crate) fn admit(
     }
     match kind {
         MsgAppend => entries_in_order(message).and_then(|()| agrees(message, view, term_at)),
-        MsgHeartbeat if message.commit > view.last_index => Err(Dropped::LostLog),
+        // Of whoever is a member here. A stranger may know later members than this node does, but
+        // nobody stops it who is not known.
+        MsgHeartbeat if message.commit > view.last_index => match view.sender_id {
+            Some(_) => Err(Dropped::LostLog),
+            None => Err(Dropped::Conflict),
+        },
         MsgAppendResponse | MsgHeartbeatResponse => {
             // Of a rejection, `index` and the hint echo what we asked; of an acceptance, `index`
             // is the acknowledgement. `request_snapshot` is another index of the follower's log.
@@ -423,6 +428,8 @@ mod tests {
         let mut m = message(MessageType::MsgHeartbeat);
         m.commit = 11;
         assert_eq!(admit(&mut m, VIEW), Err(Dropped::LostLog));
+        let stranger = View { sender_id: None, from_is_member: false, ..VIEW };
+        assert_eq!(admit(&mut m, stranger), Err(Dropped::Conflict), "nobody whom it knows says so");
         m.term = 4;
         assert_eq!(admit(&mut m, VIEW), Ok(()), "a stale leader's is ignored by raft-rs");
     }

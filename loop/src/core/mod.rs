@@ -45,7 +45,7 @@ use crate::config::LoopConfig;
 use crate::error::{ProposeError, ReadError};
 use crate::founding::FOUNDING_WRITES;
 use crate::logger;
-use crate::members::Members;
+use crate::members::{Member, Members};
 use crate::message::{Envelope, PeerMessage, Refused};
 use crate::status::{CoreStatus, Role};
 
@@ -264,7 +264,8 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     fn leader(&self) -> Option<NodeId> {
-        self.node_of(self.leader_id())
+        // One that is not known yet is followed, and nothing is entrusted to it.
+        self.members.get(self.leader_id()).map(Member::node_id)
     }
 
     /// Raft's name for the leader, or its name for nobody. raft-rs lets a node without a vote hold
