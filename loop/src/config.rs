@@ -16,7 +16,8 @@ pub struct LoopConfig {
     pub tick_ms: u64,
     /// Ticks without a leader before a follower campaigns; default 10, above `heartbeat_ticks`.
     /// The actual timeout is drawn from `[election_ticks, 2 * election_ticks)`. Shorter finds a
-    /// dead leader sooner, and mistakes a busy one for dead more often.
+    /// silent leader sooner, and mistakes a busy one for dead more often. A leader whose process has
+    /// ended is found by refused connections, long before.
     pub election_ticks: u32,
     /// Ticks between two heartbeats of the leader; default 2, at least 1.
     pub heartbeat_ticks: u32,

@@ -16,6 +16,7 @@ use quorate_statemachine::StateMachine;
 
 use crate::apply::ApplyWork;
 use crate::bootstrap::{Bootstrap, Founded};
+use crate::campaigns::Campaigns;
 use crate::config::LoopConfig;
 use crate::core::{Apply, Core, Input};
 use crate::entrances::Entrances;
@@ -67,6 +68,7 @@ pub(crate) struct Driver<S: StateMachine> {
     /// Why this node has no business in the cluster any more.
     pub(crate) expelled: Option<String>,
     pub(crate) heartbeats: Heartbeats,
+    pub(crate) campaigns: Campaigns,
     pub(crate) transport: Arc<Transport>,
     pub(crate) roster: SharedRoster,
     pub(crate) sending: Sending,
@@ -279,12 +281,18 @@ impl<S: StateMachine> Driver<S> {
             // Where there is more to do at once, ticks and peers are heard in between.
             let wait = match self.groups.is_any_touched() {
                 true => Duration::ZERO,
-                false => next_tick.saturating_duration_since(Instant::now()),
+                false => {
+                    let next = self.campaigns.next_at().map_or(next_tick, |at| at.min(next_tick));
+                    next.saturating_duration_since(Instant::now())
+                }
             };
             if let Err(end) = self.next_events(founding, wait) {
                 return end;
             }
             let now = Instant::now();
+            while let Some(group) = self.campaigns.take_due(now) {
+                self.groups.step(group, Input::Campaign);
+            }
             if now >= next_tick {
                 self.groups.tick(&mut self.heartbeats);
                 // A process that was suspended ticks once, not once for every tick it missed.
@@ -379,6 +387,7 @@ impl<S: StateMachine> Driver<S> {
                 }
             }
             Event::Link(LinkEvent::Down(node)) => self.groups.unreachable(node),
+            Event::Link(LinkEvent::Gone(node)) => self.groups.gone(node),
             Event::Link(LinkEvent::Refused { by, code, message, members_index }) => {
                 let is_out = matches!(code, RefusalCode::ReplacedDirectory | RefusalCode::Removed);
                 // Else the peer lags, or the dialler has logged what is wrong.
@@ -451,6 +460,9 @@ impl<S: StateMachine> Driver<S> {
         }
         if let Some(members) = effects.members.take().filter(|_| group == self.first) {
             self.follow(&members);
+        }
+        if let Some(after) = effects.campaign_after.take() {
+            self.campaigns.put_off(group, after);
         }
         let removed = effects.removed.take();
         answer(effects);

@@ -190,6 +190,11 @@ impl<S: StateMachine> Groups<S> {
         self.step_all(|| Input::Unreachable(node));
     }
 
+    /// The process of a node is gone.
+    pub(crate) fn gone(&mut self, node: NodeId) {
+        self.step_all(|| Input::Gone(node));
+    }
+
     /// Has the effects of a group taken in this round.
     pub(crate) fn touch(&mut self, group: GroupId) {
         if let Some(slot) = self.slots.get_mut(&group)

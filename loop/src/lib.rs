@@ -36,6 +36,7 @@
 
 mod apply;
 mod bootstrap;
+mod campaigns;
 mod change;
 mod config;
 mod contacts;

@@ -1,6 +1,6 @@
 //! [`Node`]: an open data directory with a running loop, and what one can ask of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use crate::apply::Applier;
 use crate::bootstrap::Bootstrap;
+use crate::campaigns::Campaigns;
 use crate::config::LoopConfig;
 use crate::contacts::{Contacts, refuse_plaintext};
 use crate::driver::{Driver, SharedMembers};
@@ -42,7 +43,7 @@ use crate::renewal;
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::{GroupStatus, LastAnswer};
 use crate::transport::{
-    Acceptor, Calls, LinkEvent, Receiving, Sending, Service, SharedRoster, Tls, Transport,
+    Acceptor, Calls, LinkEvent, Presence, Receiving, Sending, Service, SharedRoster, Tls, Transport,
 };
 use crate::turnover::Turnover;
 
@@ -80,6 +81,7 @@ struct Inner<S: StateMachine> {
     first: Group<S>,
     registry: Registry<S>,
     transport: Arc<Transport>,
+    presence: Arc<Presence>,
     calls: Calls,
     service: Arc<dyn Service>,
     acceptor: AbortHandle,
@@ -191,7 +193,9 @@ impl<S: StateMachine> Node<S> {
             }
             links.send(Event::Link(event));
         };
-        let transport = Arc::new(Transport::start(&roster, &config, &(Arc::new(on_link) as _)));
+        let presence = Presence::new();
+        let on_link = Arc::new(on_link) as _;
+        let transport = Arc::new(Transport::start(&roster, &config, &presence, &on_link));
 
         let (log, queue) = mpsc::channel();
         let turnover = Turnover::new(engine.cache.clone(), quarantined);
@@ -257,6 +261,7 @@ impl<S: StateMachine> Node<S> {
             entrances,
             expelled: None,
             heartbeats: Heartbeats::default(),
+            campaigns: Campaigns::default(),
             transport: transport.clone(),
             roster: roster.clone(),
             sending,
@@ -290,7 +295,7 @@ impl<S: StateMachine> Node<S> {
             receiving: Receiving::new(engine.snapshots, silence),
             limits: Limits::default(),
         });
-        let acceptor = Acceptor::new(roster, front, &config);
+        let acceptor = Acceptor::new(roster, front, presence.clone(), &config);
         let mut ended = ended;
         let acceptor = tokio::spawn(async move {
             tokio::select! {
@@ -307,6 +312,7 @@ impl<S: StateMachine> Node<S> {
             first,
             registry,
             transport,
+            presence,
             calls,
             service,
             acceptor,
@@ -449,6 +455,17 @@ impl<S: StateMachine> Node<S> {
     /// Where this node listens, with the port that the system chose when it was asked for any.
     pub fn listen_addr(&self) -> SocketAddr {
         self.0.listen_addr
+    }
+
+    /// The other nodes whose processes are gone, as far as this node's own connections tell: a
+    /// connection to the node was up and was closed, several attempts in a row to make it anew were
+    /// refused, and nothing has arrived from the node meanwhile. A node is among them until a
+    /// connection is up again, to it or from it. One that is merely silent never is.
+    ///
+    /// Whoever can reset connections between two nodes can have one taken for gone that lives. Act on
+    /// it only where that does no harm.
+    pub fn watch_gone(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.0.presence.watch()
     }
 
     /// Asks the [`Service`] of a node, this one included, and waits for its answer.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod certificates;
+mod failover;
 mod full_disk;
 mod groups;
 mod joining;

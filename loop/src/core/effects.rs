@@ -1,6 +1,7 @@
 //! [`Effects`]: everything that a core wants done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_engine::{Fetch, GroupWrite, LogId};
@@ -60,6 +61,9 @@ pub struct Effects<P, R, M = R> {
     pub members: Option<Arc<Members>>,
     /// The entry that made this node a member no longer.
     pub removed: Option<u64>,
+    /// Step [`Input::Campaign`](super::Input::Campaign) when this time is over: the leader's process
+    /// is gone, and it is not the turn of this node yet.
+    pub campaign_after: Option<Duration>,
     /// Why this group must stop at once.
     pub fatal: Option<String>,
 }
@@ -79,6 +83,7 @@ impl<P, R, M> Default for Effects<P, R, M> {
             memberships: Vec::new(),
             members: None,
             removed: None,
+            campaign_after: None,
             fatal: None,
         }
     }
@@ -99,6 +104,7 @@ impl<P, R, M> Effects<P, R, M> {
             && self.memberships.is_empty()
             && self.members.is_none()
             && self.removed.is_none()
+            && self.campaign_after.is_none()
             && self.fatal.is_none()
     }
 }

@@ -69,6 +69,11 @@ pub enum Input<P, R, M = R> {
     CompactionWanted,
     /// The connection to a peer broke, or could not be made.
     Unreachable(NodeId),
+    /// The process of a node is gone, as far as connections tell: its own were closed, and nobody
+    /// listens any more where it was. It may be wrong; whoever follows a leader there looks for another.
+    Gone(NodeId),
+    /// The time that [`Effects::campaign_after`](super::Effects::campaign_after) named is over.
+    Campaign,
     /// A message was not sent: the peer's queue was full or its connection down.
     Undelivered(Envelope),
     /// Hand leadership to the voter on this node, or else to the most advanced one; ignored on

@@ -14,6 +14,7 @@
 //! batch, one fsync and one message per peer.
 
 mod effects;
+mod failover;
 mod idle;
 mod ingress;
 mod input;
@@ -34,6 +35,7 @@ use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
 pub use self::effects::{Apply, Committed, Effects};
+use self::failover::Abandoned;
 pub(crate) use self::idle::Vitals;
 pub use self::input::Input;
 use self::membership::Proposed;
@@ -103,6 +105,8 @@ pub struct Core<P, R, M = R> {
     drops_tail: bool,
     /// There was no room for the oldest write.
     storage_full: bool,
+    /// The last leader that this node gave up before it had to.
+    abandoned: Abandoned,
     effects: Effects<P, R, M>,
 }
 
@@ -177,6 +181,7 @@ impl<P, R, M> Core<P, R, M> {
             tail: Tail::default(),
             drops_tail: false,
             storage_full: false,
+            abandoned: Abandoned::default(),
             effects: Effects::default(),
         };
         // Before the first tick, so that it neither campaigns nor acknowledges as what it was.
@@ -218,6 +223,8 @@ impl<P, R, M> Core<P, R, M> {
             Input::SnapshotTaken(meta) => self.snapshot_taken(meta),
             Input::CompactionWanted => self.compaction_wanted(),
             Input::Unreachable(node) => self.unreachable(node),
+            Input::Gone(node) => self.process_gone(node),
+            Input::Campaign => self.take_turn(),
             Input::Undelivered(envelope) => self.undelivered(envelope),
             Input::TransferLeader { to } => self.transfer_leader(to),
             Input::Membership { request, dry_run, caller } => {

@@ -2,6 +2,7 @@
 //! of the test.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_engine::{
@@ -59,6 +60,8 @@ pub(super) struct Peer {
     pub(super) members: Arc<Members>,
     pub(super) snapshot_wanted: bool,
     pub(super) snapshots_sent: Vec<Envelope>,
+    /// When its turn to campaign comes, as it was told last.
+    pub(super) campaign_after: Option<Duration>,
 }
 
 impl Peer {
@@ -202,6 +205,7 @@ impl Net {
             members: restored,
             snapshot_wanted: false,
             snapshots_sent: Vec::new(),
+            campaign_after: None,
         };
         self.peers.insert(n, peer);
         self.turn(n);
@@ -234,6 +238,7 @@ impl Net {
             peer.memberships.extend(effects.memberships);
             peer.snapshot_wanted |= effects.snapshot_wanted;
             peer.snapshots_sent.extend(effects.snapshots);
+            peer.campaign_after = effects.campaign_after.or(peer.campaign_after);
             let mut last = None;
             for work in effects.apply {
                 last = Some(match work {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+mod failover;
 mod membership;
 
 use super::net::{Net, config, kind, node};
@@ -567,6 +568,8 @@ enum Act {
     Snapshot(u64),
     Transfer(u64),
     Unreachable(u64, u64),
+    Gone(u64, u64),
+    Campaign(u64),
     HandOver(u64),
     Full(u64),
     Compact(u64),
@@ -585,6 +588,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => n().prop_map(Act::Snapshot),
         4 => n().prop_map(Act::Transfer),
         2 => (n(), n()).prop_map(|(a, b)| Act::Unreachable(a, b)),
+        2 => (n(), n()).prop_map(|(a, b)| Act::Gone(a, b)),
+        2 => n().prop_map(Act::Campaign),
         1 => n().prop_map(Act::HandOver),
         2 => n().prop_map(Act::Full),
         1 => n().prop_map(Act::Compact),
@@ -630,6 +635,9 @@ proptest! {
                     net.links.remove(&(a, b));
                     net.step(a, Input::Unreachable(node(b)));
                 }
+                // Rightly or not.
+                Act::Gone(a, b) => net.step(a, Input::Gone(node(b))),
+                Act::Campaign(n) => net.step(n, Input::Campaign),
                 Act::HandOver(n) => net.step(n, Input::TransferLeader { to: None }),
                 // Only what is to be written can find the disk full; its receipt ends it.
                 Act::Full(n) => {

@@ -16,6 +16,7 @@ use tokio_util::codec::Decoder as _;
 
 use super::handshake::{self, Caller, HandshakeError};
 use super::join;
+use super::presence::Presence;
 use super::roster::SharedRoster;
 use super::stream::PeerStream;
 use crate::config::LoopConfig;
@@ -85,6 +86,7 @@ pub(crate) trait Ingress: Send + Sync + 'static {
 pub(crate) struct Acceptor<I> {
     roster: SharedRoster,
     ingress: Arc<I>,
+    presence: Arc<Presence>,
     timeout: Duration,
     peer_inbox_bytes_max: usize,
     connections: Arc<Semaphore>,
@@ -94,10 +96,16 @@ pub(crate) struct Acceptor<I> {
 }
 
 impl<I: Ingress> Acceptor<I> {
-    pub(crate) fn new(roster: SharedRoster, ingress: Arc<I>, config: &LoopConfig) -> Arc<Self> {
+    pub(crate) fn new(
+        roster: SharedRoster,
+        ingress: Arc<I>,
+        presence: Arc<Presence>,
+        config: &LoopConfig,
+    ) -> Arc<Self> {
         Arc::new(Acceptor {
             roster,
             ingress,
+            presence,
             timeout: Duration::from_millis(config.connect_timeout_ms),
             peer_inbox_bytes_max: config.peer_inbox_bytes_max,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -143,6 +151,7 @@ impl<I: Ingress> Acceptor<I> {
             }
             return;
         }
+        let _arrival = self.presence.arrived(caller.node);
         if caller.hello.snapshot {
             return self.ingress.snapshot(caller.node, stream).await;
         }
@@ -252,7 +261,7 @@ async fn permit(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePer
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use arc_swap::ArcSwap;
     use quorate_engine::ClusterId;
     use tokio::sync::mpsc;
@@ -264,7 +273,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     /// A node to which nothing is said.
-    struct Nobody;
+    pub(in crate::transport) struct Nobody;
 
     impl Ingress for Nobody {
         fn heartbeats(
@@ -297,7 +306,12 @@ mod tests {
         }
     }
 
-    fn roster<const N: usize>(own: u64, peers: [u64; N], addr: &str) -> SharedRoster {
+    /// A founder with these peers, all at one address.
+    pub(in crate::transport) fn roster<const N: usize>(
+        own: u64,
+        peers: [u64; N],
+        addr: &str,
+    ) -> SharedRoster {
         let node = |n| NodeId::new(n).unwrap();
         let (cluster, directory) = (ClusterId::from_bytes([7; 16]), [own as u8; 16]);
         let addresses = peers.map(|n| (node(n), addr.to_owned()));
@@ -310,7 +324,8 @@ mod tests {
         let config = LoopConfig { connect_timeout_ms: 1_000, ..LoopConfig::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let acceptor = Acceptor::new(roster(1, [2, 3], &addr), Arc::new(Nobody), &config);
+        let acceptor =
+            Acceptor::new(roster(1, [2, 3], &addr), Arc::new(Nobody), Presence::new(), &config);
         let accepting = tokio::spawn(acceptor.run(listener));
         let one = NodeId::new(1).unwrap();
 
@@ -318,7 +333,7 @@ mod tests {
         let on_link: crate::transport::OnLink = Arc::new(move |event| {
             let _ = tell.send(event);
         });
-        let idle = Transport::start(&roster(2, [1], &addr), &config, &on_link);
+        let idle = Transport::start(&roster(2, [1], &addr), &config, &Presence::new(), &on_link);
         let connected = async {
             while idle.send(one, Frame::Alive).is_err() {
                 tokio::task::yield_now().await;

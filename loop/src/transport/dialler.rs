@@ -1,8 +1,10 @@
 //! [`Dialler`]: keeps one connection to one peer and empties its queue into it.
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use quorate_engine::NodeId;
@@ -14,13 +16,22 @@ use tokio_util::codec::Encoder as _;
 use super::handshake::{self, HandshakeError};
 use super::roster::SharedRoster;
 use super::stream::PeerStream;
-use super::{LinkEvent, OnLink};
+use super::{LinkEvent, OnLink, Presence};
 use crate::frame::{Frame, FrameCodec, FrameError, Refusal, RefusalCode};
 
 /// First and longest pause between two attempts; doubled each time, with jitter, so that a node
 /// that comes back is found soon and one that stays away costs little.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Pause before the first attempts after a connection was closed, and how many they are: enough to
+/// find that the peer's process is gone, also where some of them still meet its end.
+const QUICK_PAUSE: Duration = Duration::from_millis(5);
+const QUICK_ATTEMPTS: u32 = 6;
+
+/// A connection that was closed sooner is no reason to be quick: a peer that closes whatever it has
+/// accepted would be dialled for ever at that pace.
+const QUICK_AFTER: Duration = PAUSE_MAX;
 
 /// Frames and bytes that share one write to the socket.
 const FRAMES_PER_WRITE: usize = 256;
@@ -31,20 +42,26 @@ pub(super) struct Dialler {
     pub(super) roster: SharedRoster,
     pub(super) timeout: Duration,
     pub(super) connected: Arc<AtomicBool>,
+    pub(super) presence: Arc<Presence>,
     pub(super) on_link: OnLink,
 }
 
 impl Dialler {
     /// Runs until the queue's sender is dropped or the task is aborted.
     pub(super) async fn run(self, mut frames: mpsc::Receiver<Frame>) {
-        let mut pause = PAUSE_MIN;
+        let mut pauses = Pauses::default();
         let mut last_fault = String::new();
+        // Where the peer was connected, until it is known to be gone.
+        let mut was_at = None;
         loop {
             match self.connect().await {
                 Ok(stream) => {
                     tracing::info!(peer = %self.peer, "connected");
-                    (pause, last_fault) = (PAUSE_MIN, String::new());
+                    last_fault = String::new();
+                    was_at = stream.peer_addr().ok();
+                    self.presence.reached(self.peer);
                     self.connected.store(true, Ordering::Release);
+                    let begun = Instant::now();
                     let ended = pump(stream, &mut frames, self.timeout / 2).await;
                     self.connected.store(false, Ordering::Release);
                     // What waited for the broken connection must not arrive on the next one:
@@ -55,6 +72,7 @@ impl Dialler {
                         Ok(()) => return,
                         Err(error) => tracing::info!(peer = %self.peer, %error, "disconnected"),
                     }
+                    pauses = Pauses::after(begun.elapsed());
                 }
                 Err(error) => {
                     // Logged when it changes, not at every attempt.
@@ -62,6 +80,11 @@ impl Dialler {
                     if fault != last_fault {
                         tracing::warn!(peer = %self.peer, %error, "cannot connect");
                         last_fault = fault;
+                    }
+                    if self.is_gone(&error, was_at) {
+                        tracing::warn!(peer = %self.peer, "the peer's process is gone");
+                        was_at = None;
+                        (self.on_link)(LinkEvent::Gone(self.peer));
                     }
                     if let HandshakeError::RefusedByPeer(refusal) = error {
                         let code = RefusalCode::try_from(refusal.code).unwrap_or_default();
@@ -71,8 +94,21 @@ impl Dialler {
                     }
                 }
             }
-            tokio::time::sleep(jittered(pause)).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            tokio::time::sleep(jittered(pauses.next())).await;
+        }
+    }
+
+    /// Whether a failure to connect is the last that it takes to know that the peer, which was
+    /// connected at `was_at`, is gone.
+    fn is_gone(&self, error: &HandshakeError, was_at: Option<SocketAddr>) -> bool {
+        match (error, was_at) {
+            (HandshakeError::NobodyListens(there), Some(was_at)) if there.contains(&was_at) => {
+                self.presence.refused(self.peer)
+            }
+            _ => {
+                self.presence.failed(self.peer);
+                false
+            }
         }
     }
 
@@ -90,9 +126,8 @@ pub(super) async fn dial(
 ) -> Result<PeerStream, HandshakeError> {
     let roster = roster.load_full();
     let addr = roster.addr(peer).ok_or(HandshakeError::Protocol)?;
-    let connecting = tokio::time::timeout(timeout, TcpStream::connect(addr));
-    let stream = connecting.await.map_err(|_| HandshakeError::TimedOut)?;
-    let stream = stream.map_err(FrameError::Io)?;
+    let connecting = tokio::time::timeout(timeout, connect(addr));
+    let stream = connecting.await.map_err(|_| HandshakeError::TimedOut)??;
     // Messages are batched by us; the kernel must not hold them back.
     stream.set_nodelay(true).map_err(FrameError::Io)?;
     // Otherwise the kernel decides when a connection into a silent network ends, and sends again
@@ -106,6 +141,54 @@ pub(super) async fn dial(
     let mut stream = PeerStream::dialled(stream, &roster, peer, timeout).await?;
     handshake::introduce(&mut stream, &roster, peer, snapshot, timeout).await?;
     Ok(stream)
+}
+
+/// Connects to the first that accepts of all addresses that a name stands for.
+async fn connect(addr: &str) -> Result<TcpStream, HandshakeError> {
+    let mut refusing = Vec::new();
+    let mut fault = None;
+    for addr in tokio::net::lookup_host(addr).await.map_err(FrameError::Io)? {
+        match TcpStream::connect(addr).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => refusing.push(addr),
+            Err(error) => fault = Some(error),
+        }
+    }
+    match fault {
+        Some(error) => Err(FrameError::Io(error).into()),
+        None if refusing.is_empty() => Err(FrameError::Io(ErrorKind::NotFound.into()).into()),
+        None => Err(HandshakeError::NobodyListens(refusing)),
+    }
+}
+
+/// The pauses between attempts to connect.
+struct Pauses {
+    quick: u32,
+    next: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Pauses { quick: 0, next: PAUSE_MIN }
+    }
+}
+
+impl Pauses {
+    /// After a connection that was up for so long.
+    fn after(up: Duration) -> Pauses {
+        let quick = if up >= QUICK_AFTER { QUICK_ATTEMPTS } else { 0 };
+        Pauses { quick, ..Pauses::default() }
+    }
+
+    fn next(&mut self) -> Duration {
+        if self.quick > 0 {
+            self.quick -= 1;
+            return QUICK_PAUSE;
+        }
+        let next = self.next;
+        self.next = (next * 2).min(PAUSE_MAX);
+        next
+    }
 }
 
 /// Sends frames until the queue or the connection ends. `Ok` means that the queue ended.
@@ -128,7 +211,7 @@ async fn pump(
             // The peer says nothing on this connection: whatever comes is its end.
             ended = reader.read(&mut nothing) => {
                 ended?;
-                return Err(FrameError::Io(std::io::ErrorKind::ConnectionReset.into()));
+                return Err(FrameError::Io(ErrorKind::ConnectionReset.into()));
             }
             // Two followers may have nothing to say to each other for days.
             () = tokio::time::sleep(silence_max) => waiting.push(Frame::Alive),
@@ -153,4 +236,155 @@ async fn pump(
 pub(crate) fn jittered(pause: Duration) -> Duration {
     let random = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
     pause / 2 + pause * random / 512
+}
+
+#[cfg(test)]
+#[allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
+mod tests {
+    use std::net::TcpListener;
+
+    use tokio::sync::mpsc::UnboundedReceiver;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::config::LoopConfig;
+    use crate::transport::acceptor::Acceptor;
+    use crate::transport::acceptor::tests::{Nobody, roster};
+    use crate::transport::{LinkEvent, Transport};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A port of its own, below the range from which the system takes ports for outgoing
+    /// connections: none of those takes it while nobody listens there.
+    fn listener() -> TcpListener {
+        loop {
+            let port = 15_000 + (uuid::Uuid::new_v4().as_u128() % 15_000) as u16;
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+                listener.set_nonblocking(true).unwrap();
+                return listener;
+            }
+        }
+    }
+
+    /// Serves a listener as node `own`, until the task is aborted.
+    fn serve(own: u64, listener: TcpListener, presence: &Arc<Presence>) -> JoinHandle<()> {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let roster = roster(own, [1, 2, 3].map(|n| if n == own { 4 } else { n }), "127.0.0.1:1");
+        let (config, nobody) = (LoopConfig::default(), Arc::new(Nobody));
+        tokio::spawn(Acceptor::new(roster, nobody, presence.clone(), &config).run(listener))
+    }
+
+    /// A node that dials one peer, and what it is told.
+    struct Dialling {
+        transport: Transport,
+        presence: Arc<Presence>,
+        told: UnboundedReceiver<LinkEvent>,
+    }
+
+    impl Dialling {
+        async fn connected(own: u64, peer: u64, addr: &str) -> Dialling {
+            let (presence, (tell, told)) = (Presence::new(), mpsc::unbounded_channel());
+            let on_link: OnLink = Arc::new(move |event| {
+                let _ = tell.send(event);
+            });
+            let (roster, config) = (roster(own, [peer], addr), LoopConfig::default());
+            let transport = Transport::start(&roster, &config, &presence, &on_link);
+            let up = async {
+                while transport.send(node(peer), Frame::Alive).is_err() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, up).await.unwrap();
+            Dialling { transport, presence, told }
+        }
+
+        async fn told(&mut self) -> LinkEvent {
+            tokio::time::timeout(PATIENCE, self.told.recv()).await.unwrap().unwrap()
+        }
+
+        fn takes_for_gone(&self, n: u64) -> bool {
+            self.presence.watch().borrow().contains(&node(n))
+        }
+    }
+
+    fn node(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn trap_R16_a_process_is_gone_when_its_connections_close_and_its_port_refuses() {
+        let listener = listener();
+        let addr = listener.local_addr().unwrap();
+        let there = serve(1, listener, &Presence::new());
+        let mut two = Dialling::connected(2, 1, &addr.to_string()).await;
+        assert!(!two.takes_for_gone(1));
+        there.abort();
+        assert_eq!(two.told().await, LinkEvent::Down(node(1)));
+        assert_eq!(two.told().await, LinkEvent::Gone(node(1)));
+        assert!(two.takes_for_gone(1));
+        // It comes back, and goes again: told once for each time.
+        let back = TcpListener::bind(addr).unwrap();
+        back.set_nonblocking(true).unwrap();
+        let mut gone = two.presence.watch();
+        let there = serve(1, back, &Presence::new());
+        let cleared = gone.wait_for(|gone| gone.is_empty());
+        tokio::time::timeout(PATIENCE, cleared).await.unwrap().unwrap();
+        there.abort();
+        assert_eq!(two.told().await, LinkEvent::Down(node(1)));
+        assert_eq!(two.told().await, LinkEvent::Gone(node(1)));
+    }
+
+    /// To see it fail: count every failure in `is_gone`.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn trap_R16_a_peer_that_resets_or_was_never_connected_is_not_gone() {
+        let silent = listener();
+        let addr = silent.local_addr().unwrap();
+        let there = serve(1, silent.try_clone().unwrap(), &Presence::new());
+        let mut two = Dialling::connected(2, 1, &addr.to_string()).await;
+        there.abort();
+        assert_eq!(two.told().await, LinkEvent::Down(node(1)));
+        // The kernel goes on accepting; whoever listens now closes in the handshake.
+        let silent = tokio::net::TcpListener::from_std(silent).unwrap();
+        for _ in 0..6 {
+            drop(tokio::time::timeout(PATIENCE, silent.accept()).await.unwrap().unwrap());
+        }
+        assert!(two.told.try_recv().is_err() && !two.takes_for_gone(1));
+        // Three refusals in a row are three, whatever was before.
+        drop(silent);
+        assert_eq!(two.told().await, LinkEvent::Gone(node(1)));
+
+        // Nobody has ever listened there.
+        let presence = Presence::new();
+        let roster = roster(3, [1], &addr.to_string());
+        let connected = Arc::default();
+        let on_link: OnLink = Arc::new(|event| panic!("{event:?}"));
+        let timeout = PATIENCE;
+        let dialler = Dialler { peer: node(1), roster, timeout, connected, presence, on_link };
+        for _ in 0..6 {
+            let error = dialler.connect().await.unwrap_err();
+            assert!(matches!(&error, HandshakeError::NobodyListens(at) if *at == [addr]));
+            assert!(!dialler.is_gone(&error, None));
+        }
+    }
+
+    /// To see it fail: leave `arrived` out of the acceptor.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn trap_R16_a_peer_whose_own_connection_is_open_is_not_gone() {
+        let (of_one, of_two) = (listener(), listener());
+        let [one, two] = [&of_one, &of_two].map(|at| at.local_addr().unwrap().to_string());
+        let there = serve(1, of_one, &Presence::new());
+        let mut two_to_one = Dialling::connected(2, 1, &one).await;
+        let mut three_to_one = Dialling::connected(3, 1, &one).await;
+        let _two = serve(2, of_two, &two_to_one.presence);
+        let one_to_two = Dialling::connected(1, 2, &two).await;
+        // Node 1 refuses whoever dials, and still talks to node 2.
+        there.abort();
+        assert_eq!(three_to_one.told().await, LinkEvent::Down(node(1)));
+        assert_eq!(three_to_one.told().await, LinkEvent::Gone(node(1)));
+        assert_eq!(two_to_one.told().await, LinkEvent::Down(node(1)));
+        let still = two_to_one.presence.refused(node(1));
+        assert!(!still && two_to_one.told.try_recv().is_err() && !two_to_one.takes_for_gone(1));
+        one_to_two.transport.stop();
+        assert_eq!(two_to_one.told().await, LinkEvent::Gone(node(1)));
+    }
 }

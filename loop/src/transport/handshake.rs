@@ -1,5 +1,6 @@
 //! The handshake: both sides name cluster, node and directory before anything else is said.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -34,6 +35,9 @@ pub(crate) enum HandshakeError {
     Refused(Refusal),
     #[error("the peer did not answer the handshake in time")]
     TimedOut,
+    /// All addresses that the peer's name stands for.
+    #[error("nobody listens on {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    NobodyListens(Vec<SocketAddr>),
     #[error("the peer does not speak this protocol")]
     Protocol,
     #[error("no TLS with the peer: {0}; check its certificate, and that both nodes use TLS")]

@@ -14,6 +14,7 @@ mod calls;
 mod dialler;
 mod handshake;
 mod join;
+mod presence;
 mod receiving;
 mod roster;
 mod sending;
@@ -39,6 +40,7 @@ pub(crate) use self::acceptor::{Acceptor, Ingress};
 pub(crate) use self::calls::Calls;
 pub(crate) use self::dialler::jittered;
 pub(crate) use self::join::ask_to_join;
+pub(crate) use self::presence::Presence;
 pub(crate) use self::receiving::Receiving;
 pub(crate) use self::roster::{Roster, SharedRoster};
 pub(crate) use self::sending::{Outgoing, Sending};
@@ -65,6 +67,8 @@ pub trait Service: Send + Sync + 'static {
 pub(crate) enum LinkEvent {
     /// The connection broke, or could not be made after it had been up.
     Down(NodeId),
+    /// The peer's process is gone: see [`Presence`].
+    Gone(NodeId),
     /// The peer refuses this node.
     Refused {
         by: NodeId,
@@ -86,6 +90,7 @@ pub(crate) struct Transport {
     roster: SharedRoster,
     timeout: Duration,
     queue_max: usize,
+    presence: Arc<Presence>,
     on_link: OnLink,
 }
 
@@ -111,13 +116,19 @@ impl Peer {
 
 impl Transport {
     /// Starts a dialler for every peer of the roster. Must be called on a tokio runtime.
-    pub(crate) fn start(roster: &SharedRoster, config: &LoopConfig, on_link: &OnLink) -> Self {
+    pub(crate) fn start(
+        roster: &SharedRoster,
+        config: &LoopConfig,
+        presence: &Arc<Presence>,
+        on_link: &OnLink,
+    ) -> Self {
         let transport = Transport {
             peers: ArcSwap::default(),
             runtime: Handle::current(),
             roster: roster.clone(),
             timeout: Duration::from_millis(config.connect_timeout_ms),
             queue_max: config.peer_queue_max,
+            presence: presence.clone(),
             on_link: on_link.clone(),
         };
         transport.follow_roster();
@@ -133,6 +144,7 @@ impl Transport {
         let peers =
             roster.peers().map(|node| (node, kept(node).unwrap_or_else(|| self.dial(node))));
         self.peers.store(Arc::new(peers.collect()));
+        self.presence.retain(|node| roster.addr(node).is_some());
     }
 
     fn dial(&self, node: NodeId) -> Arc<Peer> {
@@ -143,6 +155,7 @@ impl Transport {
             roster: self.roster.clone(),
             timeout: self.timeout,
             connected: connected.clone(),
+            presence: self.presence.clone(),
             on_link: self.on_link.clone(),
         };
         let task = self.runtime.spawn(dialler.run(frames)).abort_handle();

@@ -1,6 +1,7 @@
 //! [`PeerStream`]: a connection to a peer, encrypted or not.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -66,6 +67,14 @@ impl PeerStream {
         let begun = tokio::time::timeout(timeout, beginning).await;
         let stream = begun.map_err(|_| HandshakeError::TimedOut)?.map_err(HandshakeError::Tls)?;
         Ok(PeerStream::Tls(Box::new(stream.into())))
+    }
+
+    /// The address at the other end.
+    pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            PeerStream::Plain(stream) => stream.peer_addr(),
+            PeerStream::Tls(stream) => stream.get_ref().0.peer_addr(),
+        }
     }
 
     /// Whether the certificate of the other end names this node. Without encryption there is none,

@@ -305,6 +305,11 @@ impl<'a> Storm<'a> {
                 Some(node) => self.group.act(id, Input::Unreachable(node)),
                 None => Ok(()),
             },
+            11 => match NodeId::new(1 + id % 3) {
+                Some(node) => self.group.act(id, Input::Gone(node)),
+                None => Ok(()),
+            },
+            12 => self.group.act(id, Input::Campaign),
             _ => Ok(()),
         }
     }
