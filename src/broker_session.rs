@@ -54,7 +54,7 @@ pub enum SessionEnd {
 /// One registration of a broker. Heartbeats are sent for you, through whichever node leads.
 ///
 /// Dropping it stops the heartbeats without a word: the quorum then fences the broker when the
-/// session has run out, as if the process had died. [`BrokerSession::shut_down`] is the orderly way.
+/// session has run out, as if its host had fallen silent. [`BrokerSession::shut_down`] is the orderly way.
 #[derive(Debug)]
 pub struct BrokerSession {
     registered: RegisteredBroker,

@@ -43,14 +43,17 @@ pub struct QuorumConfig {
     #[serde(default = "default_heartbeat_ms")]
     pub heartbeat_ms: u64,
     /// Milliseconds of silence after which this node, when it leads the quorum, takes a broker for
-    /// dead: fences it, and moves its partitions' leaders. Default 3,000, from twice `heartbeat_ms`
+    /// dead: fences it, and moves its partitions' leaders. One that ran in the process of a node is
+    /// fenced as soon as that process is found to be gone; this is for hosts and networks that are
+    /// silent. Default 3,000, from twice `heartbeat_ms`
     /// to 86,400,000. Smaller moves leaders sooner, and moves them for a mere hiccup too. Set it to
     /// the same value on all nodes: whichever leads decides.
     #[serde(default = "default_session_ms")]
     pub session_ms: u64,
     /// Milliseconds that an operation may take, from the call to the answer: finding the leader,
     /// committing, and this node's image showing it. Default 10,000, from 100 to 600,000. Smaller
-    /// ends more operations with an error while the quorum elects a leader (1 to 2 s).
+    /// ends more operations with an error while the quorum elects a leader (1 to 2 s, where the last
+    /// one has fallen silent).
     #[serde(default = "default_operation_timeout_ms")]
     pub operation_timeout_ms: u64,
     /// The ready loop and its transport. `forward` has no effect here: operations always find their

@@ -3,7 +3,8 @@
 //!
 //! One task a node. It works only while the node leads, in one term: when leadership is lost all it
 //! knew is thrown away, and when it is won it begins anew from an image that is known to be complete.
-//! Everything is event-driven; the only timer is the next deadline of a session.
+//! Only whose process is gone it remembers from before (`departures.rs`): the node that dies first is
+//! often the one that led. Everything is event-driven; the only timer is the next deadline of a session.
 //!
 //! The task never waits for the log: proposals run beside it and report back, so that no heartbeat is
 //! late because a disk is.
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::departures::Departures;
 use crate::desk::{confirm, propose, rejected_with};
 use crate::sessions::{BeatFault, Flags, Heartbeat, Registered, Sessions, Transition};
 use crate::wire::{
@@ -45,6 +47,7 @@ pub(crate) struct Duties {
     origin: Instant,
     calls: mpsc::Receiver<Call>,
     work: JoinSet<Finished>,
+    departures: Departures,
     term: Term,
 }
 
@@ -84,12 +87,14 @@ impl Duties {
         calls: mpsc::Receiver<Call>,
     ) -> Self {
         let (work, origin) = (JoinSet::new(), Instant::now());
-        Self { node, session, origin, calls, work, term: Term::Other }
+        let departures = Departures::default();
+        Self { node, session, origin, calls, work, departures, term: Term::Other }
     }
 
     /// Works until `stop` changes or its sender is gone.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut status = self.node.watch_status();
+        let mut gone = self.node.watch_gone();
         loop {
             self.follow_term();
             if self.wake_at().is_some_and(|wake_at| wake_at <= Instant::now()) {
@@ -102,6 +107,16 @@ impl Duties {
                 biased;
                 _ = stop.changed() => return,
                 changed = status.changed() => if changed.is_err() { return },
+                changed = gone.changed() => match changed {
+                    Ok(()) => {
+                        // What it said before its end comes first.
+                        self.take_waiting();
+                        let gone = gone.borrow_and_update().clone();
+                        self.departures.follow(&gone, &self.node);
+                        self.fence_departed();
+                    }
+                    Err(_) => return,
+                },
                 call = self.calls.recv() => match call {
                     Some(call) => self.take(call),
                     None => return,
@@ -274,6 +289,7 @@ impl Duties {
                     let sessions = Sessions::new(self.session, now, image.applied, brokers);
                     self.term = Term::Leading(term, sessions);
                     tracing::info!(term, "this node leads the quorum and keeps its sessions");
+                    self.fence_departed();
                 }
             }
             Ok(Finished::Transition { term, transition, applied }) => {
@@ -298,6 +314,22 @@ impl Duties {
         for transition in sessions.tick(now) {
             tracing::warn!(broker = %transition.broker, "no heartbeat in time, fencing the broker");
             self.propose_transition(Some(transition));
+        }
+    }
+
+    /// Fences the brokers that went with their nodes' processes, if this node leads. What it found
+    /// while another led waits until then.
+    fn fence_departed(&mut self) {
+        let now = self.now();
+        if self.sessions().is_none() {
+            return;
+        }
+        for broker in self.departures.take() {
+            let transition = self.sessions().and_then(|sessions| sessions.depart(now, broker));
+            if transition.is_some() {
+                tracing::warn!(broker = %broker.broker, "its process is gone, fencing the broker");
+            }
+            self.propose_transition(transition);
         }
     }
 

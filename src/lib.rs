@@ -78,6 +78,7 @@
 mod broker_session;
 mod caller;
 mod config;
+mod departures;
 mod desk;
 mod duties;
 mod error;

@@ -344,7 +344,7 @@ impl Quorum {
 
     /// Stops the node in order: its sessions' heartbeats end, leadership is handed over where there
     /// is somebody to take it, and its threads end. Shut a [`BrokerSession`] down before, or its
-    /// partitions are without a leader until the session has run out.
+    /// partitions are without a leader until the others find the node gone, or the session has run out.
     ///
     /// All clones are stopped by it; a second call does nothing. Not cancel safe: a cancelled call
     /// leaves a node that is stopping.

@@ -26,6 +26,10 @@ pub struct Registration {
     /// The rack it stands in; placement spreads replicas over racks.
     pub rack: Option<String>,
     /// The broker's log directories; at least one, and never another broker's.
+    ///
+    /// A broker that runs in the process of its node names the node's data directory among them. It is
+    /// fenced as soon as the leader finds that process gone, where any other broker's session has to
+    /// run out first.
     pub directories: Vec<DirectoryId>,
     /// What the broker can still answer for.
     pub vouch: Vouch,

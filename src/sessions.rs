@@ -11,6 +11,9 @@
 //! - A leader whose own ticks have a gap (it was stopped, or suspended) does the same: the silence
 //!   was its own.
 //! - Only silence that this leader itself watched ends a session.
+//! - A broker whose process is known to be gone is fenced at once, by the epoch it had when that was
+//!   found, and once in a registration: should it be wrong, the next heartbeat brings it back, and is
+//!   not doubted again.
 //! - A transition names the broker epoch it was decided for. When the broker registers anew in the
 //!   meantime, the state machine refuses the transition.
 //! - At most one transition of a broker is in flight.
@@ -21,7 +24,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate_statemachine::{BrokerEpoch, BrokerId, Incarnation};
+use quorate_statemachine::{BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Incarnation};
 
 /// How long to wait until a transition that could not be proposed is proposed again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -115,6 +118,8 @@ struct Session {
     registered: Registered,
     /// When it was last heard (or given a fresh start); `None`: its session has ended.
     heard: Option<Duration>,
+    /// Whether its session was ended because its process is gone.
+    departed: bool,
     /// The highest index that the broker said it has applied.
     applied: u64,
     /// Every active broker must have applied this index before the shutdown is granted.
@@ -262,6 +267,21 @@ impl Sessions {
         transitions
     }
 
+    /// Ends the session of a broker whose process is gone, and names it, if it is to be fenced now. What
+    /// cannot be proposed now is proposed by a later [`Sessions::tick`].
+    pub(crate) fn depart(&mut self, now: Duration, gone: RegisteredBroker) -> Option<Transition> {
+        let session = self.brokers.get_mut(&gone.broker)?;
+        if session.registered.epoch != gone.epoch || session.departed {
+            return None;
+        }
+        session.departed = true;
+        session.heard = None;
+        let fenced = session.registered.fenced;
+        let transition = (!fenced).then(|| propose(session, gone.broker, Flags::Fenced, now));
+        self.watch_from(now);
+        transition.flatten()
+    }
+
     /// When to call [`Sessions::tick`] next; `None` while there is nobody to watch.
     pub(crate) fn wake_at(&self) -> Option<Duration> {
         let tick = self.ticked? + self.tick_interval();
@@ -316,6 +336,7 @@ impl Sessions {
         Session {
             registered,
             heard,
+            departed: false,
             applied: 0,
             // Whoever began its shutdown under an earlier leader did so at or before this index.
             shutdown_index: self.index,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use quorate_statemachine::{BrokerEpoch, BrokerId, Incarnation};
+use quorate_statemachine::{BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Incarnation};
 use uuid::Uuid;
 
 use crate::sessions::{
@@ -235,6 +235,49 @@ fn a_fence_names_the_registration_that_was_silent() {
     sessions.settled(ms(3_020), fence, false);
     assert_eq!(run(&mut sessions, ms(6_009)), []);
     assert_eq!(run(&mut sessions, ms(6_010)), [(6_010, to(Flags::Fenced, 1, 120))]);
+}
+
+fn gone(broker: u32, epoch: u64) -> RegisteredBroker {
+    RegisteredBroker { broker: BrokerId(broker), epoch: BrokerEpoch(epoch) }
+}
+
+#[test]
+fn trap_R16_a_broker_whose_process_is_gone_is_fenced_at_once_and_once_in_a_registration() {
+    let mut sessions = at_start(&[(1, active(10)), (2, active(20))]);
+    assert_eq!(sessions.depart(ms(1), gone(1, 9)), None, "another registration");
+    assert_eq!(sessions.depart(ms(1), gone(3, 10)), None, "nobody");
+    let fence = to(Flags::Fenced, 1, 10);
+    assert_eq!(sessions.depart(ms(1), gone(1, 10)), Some(fence));
+    assert_eq!(sessions.register(ms(2), BrokerId(1), incarnation(99)), Ok(()), "its id is free");
+    // What could not be proposed is proposed again, without another word of it.
+    sessions.settled(ms(3), fence, false);
+    assert_eq!(run(&mut sessions, ms(600)), [(500, fence)]);
+    sessions.sync(ms(601), 101, brokers(&[(1, fenced(10)), (2, active(20))]));
+    sessions.settled(ms(601), fence, true);
+
+    // It lives: its next heartbeat brings it back, and it is not doubted twice.
+    let back = sessions.heartbeat(ms(700), beat(1, 10, 101)).unwrap();
+    let unfence = to(Flags::Unfenced, 1, 10);
+    assert_eq!(back.transition, Some(unfence));
+    sessions.sync(ms(701), 102, brokers(&[(1, active(10)), (2, active(20))]));
+    sessions.settled(ms(701), unfence, true);
+    assert_eq!(sessions.depart(ms(702), gone(1, 10)), None);
+    sessions.heartbeat(ms(2_900), beat(2, 20, 102)).unwrap();
+    assert_eq!(run(&mut sessions, ms(3_600)), [], "a whole session from its heartbeat");
+    // Its next process can go as well.
+    sessions.sync(ms(3_601), 110, brokers(&[(1, active(110)), (2, active(20))]));
+    assert_eq!(sessions.depart(ms(3_602), gone(1, 110)), Some(to(Flags::Fenced, 1, 110)));
+}
+
+#[test]
+fn trap_R16_a_fence_waits_for_a_transition_that_is_on_its_way() {
+    let mut sessions = at_start(&[(1, fenced(90))]);
+    let unfence = to(Flags::Unfenced, 1, 90);
+    assert_eq!(sessions.heartbeat(ms(1), beat(1, 90, 90)).unwrap().transition, Some(unfence));
+    assert_eq!(sessions.depart(ms(2), gone(1, 90)), None);
+    sessions.settled(ms(3), unfence, false);
+    assert_eq!(run(&mut sessions, ms(600)), [], "it is fenced still");
+    assert_eq!(sessions.register(ms(601), BrokerId(1), incarnation(9)), Ok(()));
 }
 
 #[test]

@@ -1,0 +1,68 @@
+//! The brokers of nodes whose processes are gone.
+
+use quorate_statemachine::DirectoryId;
+
+use super::*;
+
+impl Cluster {
+    /// As [`Cluster::start`], with sessions that outlive the test.
+    async fn start_with_endless_sessions() -> Self {
+        let mut cluster = Self::format(3);
+        for n in 1..=3 {
+            let config = QuorumConfig { session_ms: 600_000, ..cluster.config(n) };
+            cluster.nodes.insert(n, Quorum::open(config).await.unwrap());
+        }
+        cluster
+    }
+}
+
+fn is_fenced(image: &MetadataImage, broker: u64) -> bool {
+    let broker = image.brokers().find(|it| u64::from(it.id.get()) == broker);
+    broker.is_some_and(|broker| broker.fenced)
+}
+
+/// To see it fail: leave the check of the directory out of `Departures`, for the broker from elsewhere;
+/// or `fence_departed` out of the duties, for the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_R16_a_broker_is_fenced_when_the_process_of_its_node_is_gone_and_no_other_is() {
+    let mut cluster = Cluster::start_with_endless_sessions().await;
+    for n in 1..=3 {
+        cluster.join(n).await;
+    }
+    let dead = cluster.leader().await;
+    // A process of its own, on another directory, that talks to the quorum by the same node.
+    let elsewhere = Registration {
+        directories: vec![DirectoryId(uuid::Uuid::from_u128(77))],
+        ..Registration::without_data_plane(
+            BrokerId(77),
+            cluster.nodes[&dead].identity().directory_id,
+        )
+    };
+    let session = cluster.nodes[&dead].register_broker(elsewhere).await.unwrap();
+    timeout(PATIENCE, session.active()).await.unwrap().unwrap();
+    let epochs: BTreeMap<_, _> = cluster.nodes[&dead]
+        .image()
+        .image
+        .brokers()
+        .map(|broker| (broker.id, broker.epoch))
+        .collect();
+
+    // It leads, and hands leadership over when it stops; then its process is gone to the others.
+    cluster.stop(dead).await;
+    cluster
+        .everywhere("the broker of the dead node is fenced", |image| is_fenced(image, dead))
+        .await;
+    let other = cluster.nodes.values().next().unwrap();
+    other.create_topic(TopicSpec::new("after", 3, 2)).await.unwrap();
+    let now = other.image();
+    for broker in now.image.brokers() {
+        let id = u64::from(broker.id.get());
+        assert_eq!((broker.fenced, broker.epoch), (id == dead, epochs[&broker.id]), "{id}");
+    }
+
+    // The session that ran out with the process keeps nobody out of its place.
+    let config = QuorumConfig { session_ms: 600_000, ..cluster.config(dead) };
+    cluster.nodes.insert(dead, Quorum::open(config).await.unwrap());
+    cluster.join(dead).await;
+    cluster.everywhere("the broker is back", |image| !is_fenced(image, dead)).await;
+}
