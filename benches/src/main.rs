@@ -6,11 +6,15 @@
 mod bare;
 mod commit;
 mod engine;
+mod failover;
 mod groups;
 mod latency;
+mod load;
 mod member;
+mod process;
 mod report;
 mod spread;
+mod trio;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,6 +52,8 @@ enum Command {
     },
     /// Our log engine beside bare raft-engine: append, open and memory.
     Engine(engine::EngineArgs),
+    /// The longest wait for an acknowledgement when the leader's process is killed, again and again.
+    Failover(failover::FailoverArgs),
     /// Many groups on three nodes: proposals beside those of one group, and what idle ones cost.
     Groups(groups::GroupsArgs),
     /// Opens a store, and tells how long it took and what it holds.
@@ -69,6 +75,7 @@ fn main() -> ExitCode {
         Command::Member { data_dir, listen } => return ended(member::run(data_dir, listen)),
         Command::EngineOpen(args) => return ended(engine::run_child(&args)),
         Command::Engine(args) => engine::run(&args),
+        Command::Failover(args) => failover::run(&args),
         Command::Groups(args) => groups::run(&args),
         Command::Commit { proposals, dir } => commit::run(proposals, dir),
     };

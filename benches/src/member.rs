@@ -1,19 +1,27 @@
-//! One node of a benchmark's cluster, in a process of its own.
+//! One node of a benchmark's cluster, in a process of its own. It obeys lines on its standard input,
+//! and ends with it.
 //!
-//! It prints `leader N` or `leader none` for `status`, and runs the measurement for `commit COUNT`:
-//! alternating stretches of proposals and of bare fdatasyncs on the same disk, so that what else
-//! the machine does falls on both alike. It ends when its standard input does.
+//! | line | answer |
+//! | --- | --- |
+//! | `status` | `leader N` or `leader none` |
+//! | `commit COUNT` | the rows of alternating stretches of proposals and of bare fdatasyncs on the same disk, so that what else the machine does falls on both alike |
+//! | `load CLIENTS` | `loading`, when its broker is active and the clients have begun |
+//! | `acknowledged` | how many changes they were acknowledged |
+//! | `halt` | `halted`, when they have ended |
+//! | `topics` | the ids of all topics by their names, no older than the question |
 
-use std::error::Error;
+use std::collections::BTreeMap;
 use std::io::BufRead as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use quorate::{BrokerId, Quorum, QuorumConfig, Registration};
+use quorate::{BrokerId, BrokerSession, MetadataOnly, Quorum, QuorumConfig, Registration};
 
 use crate::bare::BareLog;
 use crate::latency::Latencies;
+use crate::load::Load;
+use crate::process::{Failure, Process};
 use crate::report::Row;
 
 /// Proposals, or bare fdatasyncs, in one stretch.
@@ -23,40 +31,83 @@ const STRETCH: u32 = 50;
 /// the group record, the batch number, and raft-engine's frame around them.
 const RECORD_BYTES: usize = 256;
 
-/// What the benchmark's node was asked for, and answers.
-type Answer = Result<String, Box<dyn Error>>;
-
 /// Runs the node until its standard input ends.
-pub(crate) fn run(data_dir: PathBuf, listen: SocketAddr) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(data_dir: PathBuf, listen: SocketAddr) -> Result<(), Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let bare_path = data_dir.with_extension("bare");
-    let quorum = runtime.block_on(Quorum::open(QuorumConfig::new(data_dir, listen)))?;
+    let quorum = runtime.block_on(Quorum::open(QuorumConfig::new(&data_dir, listen)))?;
+    let mut member = Member { quorum, data_dir, load: None };
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        let answer: Answer = match line.split_once(' ') {
-            None if line == "status" => Ok(match quorum.status().leader {
-                Some(leader) => format!("leader {leader}"),
-                None => "leader none".to_owned(),
-            }),
-            Some(("commit", count)) => {
-                let count = count.parse()?;
-                runtime.block_on(commit(&quorum, count, &bare_path))
-            }
-            _ => Err(format!("`{line}` is no command").into()),
-        };
-        println!("{}", answer?);
+        Process::say(runtime.block_on(member.obey(&line)));
     }
-    runtime.block_on(quorum.shut_down());
+    runtime.block_on(member.quorum.shut_down());
     Ok(())
 }
 
-async fn commit(quorum: &Quorum, count: u32, bare_path: &std::path::Path) -> Answer {
-    let broker = BrokerId(1);
+struct Member {
+    quorum: Quorum,
+    data_dir: PathBuf,
+    /// Its clients, and the broker beside them.
+    load: Option<(Load, BrokerSession)>,
+}
+
+impl Member {
+    async fn obey(&mut self, line: &str) -> Result<String, Failure> {
+        match line.split_once(' ').unwrap_or((line, "")) {
+            ("status", "") => Ok(match self.quorum.status().leader {
+                Some(leader) => format!("leader {leader}"),
+                None => "leader none".to_owned(),
+            }),
+            ("commit", count) => {
+                let bare_path = self.data_dir.with_extension("bare");
+                commit(&self.quorum, count.parse()?, &bare_path).await
+            }
+            ("load", clients) => self.load(clients.parse()?).await,
+            ("acknowledged", "") => {
+                Ok(self.load.as_ref().map_or(0, |(load, _)| load.acknowledged()).to_string())
+            }
+            ("halt", "") => {
+                if let Some((load, _)) = self.load.take() {
+                    load.stop().await;
+                }
+                Ok("halted".to_owned())
+            }
+            ("topics", "") => {
+                self.quorum.read_index().await?;
+                let image = self.quorum.image().image;
+                let topics =
+                    image.topics().map(|topic| (topic.name.to_string(), topic.id.to_string()));
+                Ok(serde_json::to_string(&topics.collect::<BTreeMap<_, _>>())?)
+            }
+            _ => Err(format!("`{line}` is no command").into()),
+        }
+    }
+
+    async fn load(&mut self, clients: u32) -> Result<String, Failure> {
+        let identity = self.quorum.identity();
+        let broker = BrokerId(u32::try_from(identity.node_id.get())?);
+        let session = register(&self.quorum, broker).await?;
+        tokio::spawn(MetadataOnly::run(self.quorum.clone(), &session));
+        let load =
+            Load::start(&self.quorum, self.data_dir.parent().unwrap_or(&self.data_dir), clients)?;
+        self.load = Some((load, session));
+        Ok("loading".to_owned())
+    }
+}
+
+/// A broker without data plane, active when this returns.
+async fn register(quorum: &Quorum, broker: BrokerId) -> Result<BrokerSession, Failure> {
     let registration = Registration::without_data_plane(broker, quorum.identity().directory_id);
     let session = quorum.register_broker(registration).await?;
     session.active().await.map_err(|end| format!("the broker's session ended: {end:?}"))?;
+    Ok(session)
+}
+
+async fn commit(quorum: &Quorum, count: u32, bare_path: &Path) -> Result<String, Failure> {
+    let broker = BrokerId(1);
+    let session = register(quorum, broker).await?;
     let mut bare = BareLog::create(bare_path, RECORD_BYTES, u64::from(count))?;
     let (mut commits, mut syncs) = (Latencies::new()?, Latencies::new()?);
     let mut left = count;

@@ -33,6 +33,8 @@ pub(crate) struct Row {
     pub(crate) seconds: Option<f64>,
     /// Resident memory of the process that holds the store open.
     pub(crate) rss_bytes: Option<u64>,
+    /// The longest time without an acknowledgement, in milliseconds.
+    pub(crate) gap_ms: Option<f64>,
     /// CPU time of one node with nothing to do, in percent of one core.
     pub(crate) idle_cpu_percent: Option<f64>,
     /// Memory of a group above what it is compared with.
@@ -74,7 +76,7 @@ impl Row {
 type Cell = fn(&Row) -> Option<String>;
 
 /// The columns of a table, and their names.
-const COLUMNS: [(&str, Cell); 21] = [
+const COLUMNS: [(&str, Cell); 22] = [
     ("SYSTEM", |row| Some(row.system.clone())),
     ("MODE", |row| Some(row.mode.clone())),
     ("WHAT", |row| row.what.clone()),
@@ -92,6 +94,7 @@ const COLUMNS: [(&str, Cell); 21] = [
     ("CPU US/OP", |row| number(row.cpu_us_per_op, 1)),
     ("SECONDS", |row| number(row.seconds, 3)),
     ("RSS BYTES", |row| row.rss_bytes.map(|bytes| bytes.to_string())),
+    ("GAP MS", |row| number(row.gap_ms, 0)),
     ("IDLE CPU %", |row| number(row.idle_cpu_percent, 1)),
     ("BYTES/GROUP", |row| number(row.bytes_per_group, 0)),
     ("RATIO", |row| number(row.ratio, 3)),
