@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long any condition may take to come about; a failover takes 5 s on an idle machine.
+/// How long any condition may take to come about; an election takes 2 s on an idle machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Between two questions to another process, which cannot wake us.
@@ -285,6 +285,11 @@ impl Cluster {
         signal(process.child.id(), Signal::TERM);
         let status = until("the node has stopped", || process.child.try_wait().unwrap());
         assert_eq!(status.code(), Some(0), "{}", self.log(id));
+    }
+
+    /// The process of a node that runs.
+    pub(crate) fn pid(&self, id: u64) -> u32 {
+        self.processes[&id].child.id()
     }
 
     /// Waits until a node ends by itself, and gives its exit status.

@@ -33,7 +33,8 @@ const CHANGES_AFTER: u64 = 120;
 /// What is promised.
 const CHANGES_LEAST: u64 = 200;
 
-/// How long any step may take. The longest, a failover, is an election and a session: 5 s.
+/// How long any step may take. Where a dead process could not be told from a silent host, the longest
+/// would be a failover, an election and a session: 5 s.
 const STEP_MAX: Duration = Duration::from_secs(20);
 
 /// How long one read may take before it counts as no answer.

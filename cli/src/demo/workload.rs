@@ -22,7 +22,8 @@ use crate::wait;
 /// node's answer does not hide that others are acknowledged.
 const CLIENTS: u64 = 3;
 
-/// How long a client tries one change; longer than a commit takes, shorter than a failover.
+/// How long a client tries one change: longer than a commit takes, also one that has to wait until
+/// another node leads.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Between two proposals of one client: a load that a small machine carries beside three nodes.
