@@ -11,7 +11,7 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, Entry
 
 use crate::members::{Member, MemberWire, MembersError};
 
-/// Steps that one change may have: more than any sensible cluster has members.
+/// Steps that one change may have: two for each node that a request may name.
 const STEPS_MAX: usize = 64;
 
 /// One change of a membership: steps that take effect together.
@@ -74,7 +74,14 @@ impl From<MembersError> for ChangeError {
 
 impl Change {
     /// The entry that proposes it; its index and term are Raft's to give.
+    ///
+    /// # Errors
+    ///
+    /// When nobody could read it, and so every node would stop that finds it committed.
     pub(crate) fn entry(&self) -> Result<Entry, ChangeError> {
+        if self.steps.len() > STEPS_MAX {
+            return Err(ChangeError(format!("it has more than {STEPS_MAX} steps")));
+        }
         let context = Bytes::from(self.encode());
         let mut entry = Entry::default();
         let changes: Vec<ConfChangeSingle> = self.steps.iter().filter_map(Step::raft).collect();
@@ -207,6 +214,14 @@ mod tests {
         lies.mut_changes()[1].node_id = 7;
         entry.data = lies.write_to_bytes().unwrap().into();
         assert!(Change::of_entry(&entry).is_err());
+    }
+
+    #[test]
+    fn what_nobody_could_read_is_not_proposed() {
+        let steps = |count: u64| Change { steps: (1..=count).map(Step::Remove).collect() };
+        let longest = steps(STEPS_MAX as u64).entry().unwrap();
+        assert!(Change::of_entry(&longest).is_ok());
+        assert!(steps(STEPS_MAX as u64 + 1).entry().is_err());
     }
 
     #[test]

@@ -77,7 +77,8 @@ impl Contacts {
         config: &LoopConfig,
     ) -> Rehearsal {
         let Identity { cluster_id, node_id, directory_id, .. } = *identity;
-        let roster = Roster::outside(cluster_id, node_id, directory_id).with_tls(tls);
+        let roster = Roster::outside(cluster_id, node_id, directory_id)
+            .with_tls(tls, config.allow_plaintext);
         let election_ms = config.tick_ms * u64::from(config.election_ticks);
         Rehearsal {
             joining: Joining {

@@ -184,7 +184,7 @@ impl<S: StateMachine> Driver<S> {
     /// A group that this node waited for has let it in, or will not.
     fn entered(&mut self, group: GroupId, result: Result<LetIn, String>) -> Result<(), End> {
         if self.groups.is_running(group) {
-            // It was only told of an address.
+            // It was removed meanwhile, and another founded under its number.
             return Ok(());
         }
         match result {
@@ -234,8 +234,11 @@ impl<S: StateMachine> Driver<S> {
                         self.tell(from, founding, false);
                     }
                 }
-                // By somebody who knows the members: the cluster was founded long ago.
-                Ok(Event::Link(LinkEvent::Refused { by, message, members_index: 1.., .. })) => {
+                // By somebody who knows the members: the cluster was founded long ago. Another
+                // cluster's, found at a wrong address, has nothing to say about this one.
+                Ok(Event::Link(LinkEvent::Refused { by, code, message, members_index: 1.. }))
+                    if code.is_about_membership() =>
+                {
                     return Err(format!("refused by node {by}: {message}"));
                 }
                 Ok(Event::Input(_, Input::Propose { caller, .. })) => {

@@ -31,24 +31,34 @@ impl<S: StateMachine> Entrances<S> {
         Entrances { joining, advertise, inbox, runtime, requests }
     }
 
-    /// Asks until the answer is final.
+    /// Asks for a group that begins with the answer, until that is final.
     pub(crate) fn ask(&self, group: GroupId, join: Join) {
         let (joining, inbox) = (self.joining.clone(), self.inbox.clone());
-        let asking = async move {
+        self.spawn(async move {
             let result = joining.ask(group, &join).await;
             inbox.send(Event::Entered(group, result));
-        };
+        });
+    }
+
+    fn spawn(&self, asking: impl Future<Output = ()> + Send + 'static) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         while requests.try_join_next().is_some() {}
         requests.spawn_on(asking, &self.runtime);
     }
 
-    /// Has the others know where this node, which is `member`, is reached now.
+    /// Has the others know where this node, which is `member`, is reached now. The group runs already,
+    /// or has stopped for a reason of its own by the time of the answer: nothing begins with that.
     pub(crate) fn mend_address(&self, group: GroupId, member: Option<&Member>) {
         let (Some(member), Some(addr)) = (member, &self.advertise) else { return };
-        if member.addr != *addr {
-            let addr = addr.clone();
-            self.ask(group, Join { binding: member.binding, addr, was: None });
+        if member.addr == *addr {
+            return;
         }
+        let join = Join { binding: member.binding, addr: addr.clone(), was: None };
+        let joining = self.joining.clone();
+        self.spawn(async move {
+            if let Err(why) = joining.ask(group, &join).await {
+                tracing::warn!(%group, why, "the others do not take the new address of this node");
+            }
+        });
     }
 }

@@ -153,6 +153,13 @@ pub(crate) enum RefusalCode {
     Removed = 7,
 }
 
+impl RefusalCode {
+    /// Whether it says who the members are, and that the refused is none of them.
+    pub(crate) fn is_about_membership(self) -> bool {
+        matches!(self, Self::UnknownNode | Self::ReplacedDirectory | Self::Removed)
+    }
+}
+
 /// What one voter tells the others until the founding is complete; see [`crate::founding`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct FoundingNews {

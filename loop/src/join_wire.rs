@@ -1,15 +1,12 @@
 //! [`JoinWire`] and [`JoinAnswerWire`]: a request to be let into a group, and its answer, as they
 //! travel. See [`crate::joining`].
 
-use quorate_engine::GroupId;
+use quorate_engine::{GroupId, check_address};
 use raft::eraftpb::ConfState;
 
 use crate::frame::directory_of;
 use crate::members::{MemberWire, Members, MembersError};
 use crate::membership::{Join, MembershipChanged, MembershipError};
-
-/// Longest address of a member: a host name has at most 253 bytes, a port five.
-const ADDR_BYTES_MAX: usize = 300;
 
 /// A request to be let into a group.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -42,7 +39,7 @@ impl JoinWire {
             bytes => Some(directory_of(bytes)?),
         };
         let (binding, addr) = (member.binding().ok()?, member.addr().to_owned());
-        let is_address = (1..=ADDR_BYTES_MAX).contains(&addr.len());
+        let is_address = addr.is_empty() || check_address(&addr).is_ok();
         is_address.then_some(Join { binding, addr, was })
     }
 }
@@ -125,5 +122,45 @@ impl JoinAnswerWire {
             Err(error) if error.is_retryable() => answer(JoinOutcome::Later, error.to_string()),
             Err(error) => answer(JoinOutcome::Refused, error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use quorate_engine::{DirectoryId, NodeId};
+
+    use super::*;
+    use crate::change::{Change, Step};
+    use crate::members::{Binding, Member, Promotion, RETIRED_MAX};
+    use crate::membership::MEMBERS_MAX;
+    use crate::transport::JOIN_FRAME_BYTES_MAX;
+
+    /// Or a newcomer that was let in would never hear of it, and ask for ever.
+    #[test]
+    fn the_largest_table_fits_into_the_answer() {
+        let high = 1 << 62;
+        let member = |n: u64| {
+            let node_id = NodeId::new(high + n).unwrap();
+            let (directory_id, incarnation) = (DirectoryId::from_bytes([7; 16]), high + n);
+            let binding = Binding { node_id, directory_id, incarnation };
+            let addr = format!("{}:65535", "x".repeat(253));
+            Member { member_id: n, binding, addr, promotion: Promotion::Replacing(high) }
+        };
+        let all = 1..=(RETIRED_MAX + MEMBERS_MAX) as u64;
+        let add = Change { steps: all.clone().map(|n| Step::Add(member(n))).collect() };
+        let conf = |ids: Vec<u64>| ConfState::from((ids, vec![]));
+        let none = Members::founding([]);
+        let members = none.changed(&add, conf(all.clone().collect()), 2);
+        let stay: Vec<u64> = all.skip(RETIRED_MAX).collect();
+        let mut joint = conf(stay.clone());
+        joint.voters_outgoing = stay;
+        let members = std::sync::Arc::new(members.changed(&Change::default(), joint, high));
+        assert_eq!(members.len(), MEMBERS_MAX);
+        let binding = members.iter().next().unwrap().binding;
+        let join = Join { binding, addr: "localhost:1".to_owned(), was: None };
+        let answer = JoinAnswerWire::of(&join, &Ok(MembershipChanged { index: 3, members }), None);
+        let length = answer.encoded_len() + 64;
+        assert!(length <= JOIN_FRAME_BYTES_MAX, "{length}");
     }
 }

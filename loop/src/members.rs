@@ -11,7 +11,7 @@ use crate::change::{Change, Step};
 
 /// Retired bindings that are remembered, the latest: so that a removed member's late request to
 /// join is not taken for a new one.
-const RETIRED_MAX: usize = 256;
+pub(crate) const RETIRED_MAX: usize = 256;
 
 /// What stands behind a member: one life of a group in one data directory of one node.
 ///
@@ -381,14 +381,18 @@ impl Members {
     ///
     /// # Errors
     ///
-    /// When the bytes are no member table, or one that names a member twice.
+    /// When the bytes are no member table, or one that names a member twice, or by an id that was not
+    /// given.
     pub fn decode(bytes: &[u8], conf_state: ConfState) -> Result<Members, MembersError> {
         let wire = MembersWire::decode(bytes).map_err(|e| MembersError(e.to_string()))?;
         let mut by_id = BTreeMap::new();
         for m in &wire.members {
             let member = m.member()?;
-            if m.member_id == 0 || by_id.insert(m.member_id, member).is_some() {
-                return Err(MembersError(format!("member id {} is zero or doubled", m.member_id)));
+            // An id that was not given yet would be given once more.
+            let is_given = (1..wire.next_member_id).contains(&m.member_id);
+            if !is_given || by_id.insert(m.member_id, member).is_some() {
+                let text = format!("member id {} was not given, or is doubled", m.member_id);
+                return Err(MembersError(text));
             }
         }
         let retired = wire.retired.iter().map(MemberWire::binding).collect::<Result<_, _>>()?;
@@ -458,16 +462,20 @@ mod tests {
     }
 
     #[test]
-    fn a_doubled_member_is_refused() {
+    fn a_member_that_is_doubled_or_has_no_name_yet_is_refused() {
         let m = MemberWire {
             member_id: 1,
             node_id: 1,
             directory_id: vec![0; 16],
             ..Default::default()
         };
-        let wire = MembersWire { members: vec![m.clone(), m], ..Default::default() };
-        let refused = Members::decode(&wire.encode_to_vec(), ConfState::default());
-        assert!(refused.unwrap_err().to_string().contains("doubled"));
+        for (members, next_member_id) in [(vec![m.clone(), m.clone()], 2), (vec![m.clone()], 1)] {
+            let wire = MembersWire { members, next_member_id, ..Default::default() };
+            let refused = Members::decode(&wire.encode_to_vec(), ConfState::default());
+            assert!(refused.unwrap_err().to_string().contains("member id 1"));
+        }
+        let wire = MembersWire { members: vec![m], next_member_id: 2, ..Default::default() };
+        assert!(Members::decode(&wire.encode_to_vec(), ConfState::default()).is_ok());
         assert!(Members::decode(&[0xff; 9], ConfState::default()).is_err());
     }
 }

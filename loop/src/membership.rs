@@ -6,6 +6,10 @@ use quorate_engine::{DirectoryId, NodeId};
 
 use crate::members::{Binding, Members};
 
+/// Members that a group has at most: more than a cluster of brokers has nodes, and few enough that
+/// their table fits into one frame.
+pub(crate) const MEMBERS_MAX: usize = 128;
+
 /// A request to change who belongs to a group; the leader carries it out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MembershipRequest {
@@ -30,7 +34,8 @@ pub enum MembershipRequest {
 pub struct Join {
     /// The new member.
     pub binding: Binding,
-    /// Where it is reached, `HOST:PORT`.
+    /// Where it is reached, `HOST:PORT`. Empty where it does not know that: it is reached then where
+    /// the member was that it follows.
     pub addr: String,
     /// The directory of the member that it was, when it comes back by itself: it is let in only
     /// while that one is still a member. `None` when an operator formatted the directory to join.
@@ -133,6 +138,15 @@ pub enum MembershipError {
     /// nothing was changed.
     #[error("node {0} was removed: to come back it needs a new directory, `quorate format --join`")]
     Retired(NodeId),
+    /// The newcomer follows nobody, and does not say where it is reached; nothing was changed.
+    #[error(
+        "node {0} listens on all addresses and does not say which of them others reach: set \
+         `loop.advertise`"
+    )]
+    NoAddress(NodeId),
+    /// There are as many members as there may be; nothing was changed.
+    #[error("there are {0} members, as many as there may be: remove one first")]
+    TooMany(usize),
     /// The disk of the leader is full, or too much is waiting; nothing was changed.
     #[error("the leader takes nothing in now: try again")]
     Overloaded,

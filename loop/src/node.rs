@@ -85,6 +85,8 @@ struct Inner<S: StateMachine> {
     calls: Calls,
     service: Arc<dyn Service>,
     acceptor: AbortHandle,
+    /// Ends with the listener; taken by whoever shuts the node down.
+    accepting: Mutex<Option<tokio::task::JoinHandle<()>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -136,7 +138,7 @@ impl<S: StateMachine> Node<S> {
         let listen_addr =
             listener.local_addr().map_err(|source| OpenError::Listen { addr: listen, source })?;
         let tls = Self::load_tls(&config, formatted.identity()).await?;
-        let addr = config.advertise.clone().unwrap_or_else(|| listen_addr.to_string());
+        let addr = reached_at(&config, listen_addr);
         let rehearsal = contacts.rehearsal(formatted.identity(), tls.clone(), addr, &config);
         let purges = Purges::new(engine_config.purge_threshold_bytes);
         let opened = renewal::open(formatted, &engine_config, disk, FIRST_GROUP, rehearsal).await?;
@@ -181,7 +183,8 @@ impl<S: StateMachine> Node<S> {
             None => waiting.contains_key(&FIRST_GROUP),
         };
         let founding = contacts.founding(&identity, genesis.as_deref(), has_joined)?;
-        let roster = contacts.roster(&identity, founding.as_ref()).with_tls(tls);
+        let roster = contacts.roster(&identity, founding.as_ref());
+        let roster = roster.with_tls(tls, config.allow_plaintext);
         let roster: SharedRoster = Arc::new(ArcSwap::from_pointee(roster));
         let addresses = contacts.voters;
         let calls =
@@ -238,7 +241,7 @@ impl<S: StateMachine> Node<S> {
         let joining = Joining { roster: roster.clone(), addresses: contacts.others, silence };
         let entrances = Entrances::new(joining, config.advertise.clone(), inbox.clone());
         for (group, binding) in waiting {
-            let addr = config.advertise.clone().unwrap_or_else(|| listen_addr.to_string());
+            let addr = reached_at(&config, listen_addr);
             let was = renewed.get(&group).copied();
             entrances.ask(group, Join { binding, addr, was });
         }
@@ -297,14 +300,13 @@ impl<S: StateMachine> Node<S> {
         });
         let acceptor = Acceptor::new(roster, front, presence.clone(), &config);
         let mut ended = ended;
-        let acceptor = tokio::spawn(async move {
+        let accepting = tokio::spawn(async move {
             tokio::select! {
                 () = acceptor.run(listener) => {}
                 // The loop has ended: peers must not take this node for one that answers.
                 _ = ended.changed() => {}
             }
-        })
-        .abort_handle();
+        });
         Ok(Node(Arc::new(Inner {
             identity,
             listen_addr,
@@ -315,7 +317,8 @@ impl<S: StateMachine> Node<S> {
             presence,
             calls,
             service,
-            acceptor,
+            acceptor: accepting.abort_handle(),
+            accepting: Mutex::new(Some(accepting)),
             threads: Mutex::new(vec![loop_thread, apply_thread, worker_thread]),
         })))
     }
@@ -510,10 +513,11 @@ impl<S: StateMachine> Node<S> {
         self.0.first.last_answers().await
     }
 
-    /// Stops the node and waits until its log is closed. Callers that wait are told
-    /// [`ProposeError::ShutDown`].
+    /// Stops the node and waits until its log and its listener are closed, so that it can be opened
+    /// again at once. Callers that wait are told [`ProposeError::ShutDown`].
     pub async fn shutdown(&self) {
         self.0.stop();
+        let accepting = self.0.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let threads =
             std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let joined = tokio::task::spawn_blocking(move || {
@@ -521,6 +525,10 @@ impl<S: StateMachine> Node<S> {
         });
         if !joined.await.unwrap_or(false) {
             tracing::error!("a thread of the node ended with a panic");
+        }
+        // An aborted task holds the port until the runtime comes to drop it.
+        if let Some(accepting) = accepting {
+            let _ = accepting.await;
         }
     }
 }
@@ -536,6 +544,15 @@ impl<S: StateMachine> Inner<S> {
 impl<S: StateMachine> Drop for Inner<S> {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Where others reach a node that listens there; empty where that does not tell.
+fn reached_at(config: &LoopConfig, listen: SocketAddr) -> String {
+    match &config.advertise {
+        Some(addr) => addr.clone(),
+        None if listen.ip().is_unspecified() => String::new(),
+        None => listen.to_string(),
     }
 }
 

@@ -72,11 +72,17 @@ fn free_port() -> std::net::TcpListener {
 impl Cluster {
     /// Formats `size` nodes and opens none.
     fn format(size: u64, config: LoopConfig) -> Cluster {
+        Cluster::format_at(size, config, &[])
+    }
+
+    /// As [`Cluster::format`], with some of them at addresses that are given.
+    fn format_at(size: u64, config: LoopConfig, given: &[(u64, SocketAddr)]) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         // The ports are free now; they are held until all are chosen.
         let held: Vec<_> = (1..=size).map(|n| (n, free_port())).collect();
-        let addrs: BTreeMap<u64, SocketAddr> =
+        let mut addrs: BTreeMap<u64, SocketAddr> =
             held.iter().map(|(n, listener)| (*n, listener.local_addr().unwrap())).collect();
+        addrs.extend(given.iter().copied());
         drop(held);
         let voters: Vec<Voter> = addrs
             .iter()
@@ -185,6 +191,40 @@ async fn a_single_voter_serves_and_remembers() {
     cluster.close(1).await;
     cluster.open(1).await;
     assert_eq!(cluster.add(1, 1).await.1, 13);
+}
+
+/// To see it fail: have `shutdown` not wait for the task that holds the listener.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_node_that_was_shut_down_can_be_opened_again_however_busy_the_runtime_is() {
+    let mut cluster = Cluster::start(1, config()).await;
+    for _ in 0..3 {
+        // Its only worker has something else to do, and drops what was aborted when it comes to it.
+        let (begin, has_begun) = tokio::sync::oneshot::channel();
+        let (_keep, busy) = std::sync::mpsc::channel::<()>();
+        tokio::spawn(async move {
+            begin.send(()).unwrap();
+            let _ = busy.recv_timeout(Duration::from_millis(300));
+        });
+        has_begun.await.unwrap();
+        cluster.close(1).await;
+        cluster.open(1).await;
+    }
+}
+
+/// A port may be another cluster's by now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_cluster_does_not_end_the_founding_of_this_one() {
+    let mut other = Cluster::start(1, config()).await;
+    other.add(1, 1).await;
+    let mut cluster = Cluster::format_at(2, config(), &[(2, other.addrs[&1])]);
+    cluster.open(1).await;
+    let mut status = cluster.nodes[&1].watch_status();
+    let ended = status.wait_for(|status| status.fatal.is_some());
+    let ended = tokio::time::timeout(Duration::from_secs(1), ended).await;
+    assert!(ended.is_err(), "{:?}", cluster.nodes[&1].status());
+    other.close(1).await;
+    cluster.open(2).await;
+    cluster.add(1, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,7 @@
 //! What the core asks the guard, and what it makes of the answer.
 
+use std::collections::VecDeque;
+
 use quorate_engine::NodeId;
 use raft::eraftpb::Message;
 
@@ -10,6 +12,35 @@ use crate::members::Member;
 /// Members that are remembered although they are not known: more than could lead or campaign
 /// before a node that lags learns of them.
 const STRANGERS_MAX: usize = 64;
+
+/// The nodes that spoke last for members which are not known here yet: they are answered all the
+/// same, or a node that has missed every change of the membership would never learn of one.
+///
+/// The latest count, so that no peer that made some up keeps the others from being heard.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(VecDeque<(u64, NodeId)>);
+
+impl Strangers {
+    fn heard(&mut self, member: u64, node: NodeId) {
+        if self.0.back() == Some(&(member, node)) {
+            return;
+        }
+        self.0.retain(|(known, _)| *known != member);
+        if self.0.len() == STRANGERS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((member, node));
+    }
+
+    fn node_of(&self, member: u64) -> Option<NodeId> {
+        self.0.iter().find(|(known, _)| *known == member).map(|(_, node)| *node)
+    }
+
+    /// Forgets those that are known by now, or gone: all ids below `next` were given.
+    pub(super) fn known_below(&mut self, next: u64) {
+        self.0.retain(|(member, _)| *member >= next);
+    }
+}
 
 impl<P, R, M> Core<P, R, M> {
     /// Whether a message may go on to raft-rs. One that may not is counted, and forgotten.
@@ -29,8 +60,8 @@ impl<P, R, M> Core<P, R, M> {
         let term_at = |index| log.term(index).ok().filter(|term| *term > 0);
         match guard::admit(message, view, term_at) {
             Ok(()) => {
-                if view.sender_id.is_none() && self.strangers.len() < STRANGERS_MAX {
-                    self.strangers.insert(message.from, from);
+                if view.sender_id.is_none() {
+                    self.strangers.heard(message.from, from);
                 }
                 true
             }
@@ -58,7 +89,7 @@ impl<P, R, M> Core<P, R, M> {
     /// Where a member is, as far as anything is known of it.
     pub(super) fn node_of(&self, member: u64) -> Option<NodeId> {
         let known = self.members.get(member).map(Member::node_id);
-        known.or_else(|| self.strangers.get(&member).copied())
+        known.or_else(|| self.strangers.node_of(member))
     }
 
     /// The member that a message of the node `from` may speak for, if it says that it is `claimed`.

@@ -25,7 +25,7 @@ use super::Core;
 use crate::change::{Change, Step};
 use crate::members::{Member, MemberRole, Members, Promotion};
 use crate::membership::{
-    Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
+    Join, MEMBERS_MAX, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
 };
 use crate::status::LastAnswer;
 
@@ -77,7 +77,7 @@ impl<P, R, M> Core<P, R, M> {
         }
         let change = match request {
             MembershipRequest::Join(join) => match self.joining(join)? {
-                Some(step) => Change { steps: vec![step] },
+                Some(change) => change,
                 None => return Ok(None),
             },
             MembershipRequest::Address { node, addr } => {
@@ -97,28 +97,39 @@ impl<P, R, M> Core<P, R, M> {
         Ok(Some(change))
     }
 
-    fn joining(&self, join: &Join) -> Result<Option<Step>, MembershipError> {
+    fn joining(&self, join: &Join) -> Result<Option<Change>, MembershipError> {
         let node = join.binding.node_id;
+        let said = (!join.addr.is_empty()).then(|| join.addr.clone());
         if let Some(member) = self.members.of_binding(join.binding) {
-            let member = Member { addr: join.addr.clone(), ..member.clone() };
+            let addr = said.unwrap_or_else(|| member.addr.clone());
+            let member = Member { addr, ..member.clone() };
             return Ok((self.members.get(member.member_id) != Some(&member))
-                .then_some(Step::Update(member)));
+                .then(|| Change { steps: vec![Step::Update(member)] }));
         }
         let follows =
             |was| self.members.all_of_node(node).any(|old| old.binding.directory_id == was);
         if self.members.is_retired(join.binding) || join.was.is_some_and(|was| !follows(was)) {
             return Err(MembershipError::Retired(node));
         }
-        // Another attempt of the same node may have left a learner behind, which never became
-        // anything: the newcomer follows whom that one was to follow.
-        let old = self.members.all_of_node(node).next();
         if self.members.all_of_node(node).any(|old| self.is_live(old.member_id)) {
             return Err(MembershipError::StillActive(node));
         }
+        let mut of_node = self.members.all_of_node(node);
+        let old = of_node.next();
+        if old.is_none() && self.members.len() >= MEMBERS_MAX {
+            return Err(MembershipError::TooMany(MEMBERS_MAX));
+        }
+        // Another attempt of the same node may have left a learner behind, which never became
+        // anything: the newcomer takes its place, and follows whom that one was to follow. So a node
+        // that is formatted again and again has two members at most.
+        let begun = of_node.filter(|begun| !self.members.is_voter(begun.member_id));
         let promotion = old.map_or(Promotion::Never, |old| Promotion::Replacing(old.member_id));
         let member_id = self.members.next_member_id();
-        let addr = join.addr.clone();
-        Ok(Some(Step::Add(Member { member_id, binding: join.binding, addr, promotion })))
+        let addr = said.or_else(|| old.map(|old| old.addr.clone()));
+        let addr = addr.ok_or(MembershipError::NoAddress(node))?;
+        let newcomer = Member { member_id, binding: join.binding, addr, promotion };
+        let gone = begun.map(|begun| Step::Remove(begun.member_id));
+        Ok(Some(Change { steps: [Step::Add(newcomer)].into_iter().chain(gone).collect() }))
     }
 
     fn changing(&self, changes: &[MemberChange]) -> Result<Change, MembershipError> {
@@ -129,7 +140,10 @@ impl<P, R, M> Core<P, R, M> {
         let mut steps = Vec::new();
         for change in changes {
             let node = change.node();
-            let member = self.members.of_node(node).ok_or(MembershipError::NoMember(node))?;
+            // While one is to take the place of another, the place and its role are the other's: the
+            // newcomer gets what has become of them by then.
+            let holder = self.members.all_of_node(node).next();
+            let member = holder.ok_or(MembershipError::NoMember(node))?;
             let id = member.member_id;
             let is_voter = self.members.is_voter(id);
             match change {
@@ -169,7 +183,14 @@ impl<P, R, M> Core<P, R, M> {
 
     /// Whether a change is under way.
     fn is_changing(&self) -> bool {
-        self.change_at > self.handed || self.raw.raft.has_pending_conf() || self.members.is_joint()
+        self.is_under_way() || self.members.is_joint()
+    }
+
+    /// Whether a change was proposed that has not been applied. What an earlier term has left in the
+    /// log counts for raft-rs until it is applied, or is not there any more.
+    fn is_under_way(&self) -> bool {
+        let LogId { index, term } = self.change_at;
+        (term == self.raw.raft.term && index > self.handed) || self.raw.raft.has_pending_conf()
     }
 
     /// Refuses what would leave voters without a live majority, before the change or after it.
@@ -213,13 +234,13 @@ impl<P, R, M> Core<P, R, M> {
         propose.entries = vec![entry].into();
         // Refused while leadership is handed over, or when too much is uncommitted.
         self.raw.raft.step(propose).map_err(|_| MembershipError::Overloaded)?;
-        self.change_at = index;
+        self.change_at = LogId { index, term: self.raw.raft.term };
         // raft-rs has made an empty entry of a change that it would not have; that it agreed with
         // our own check is seen here (trap R09).
         if is_for_raft && self.raw.raft.pending_conf_index != index {
             return Err(MembershipError::Pending);
         }
-        Ok(LogId { index, term: self.raw.raft.term })
+        Ok(self.change_at)
     }
 
     /// What an entry that is committed says of the membership. Returns the members after it, if it
@@ -232,11 +253,10 @@ impl<P, R, M> Core<P, R, M> {
         &mut self,
         entry: &Entry,
     ) -> Result<Option<Arc<Members>>, String> {
-        let Some((raft, change)) = Change::of_entry(entry).map_err(|e| e.to_string())? else {
-            return Ok(None);
-        };
+        let change = Change::of_entry(entry).map_err(|e| e.to_string())?;
         let at = LogId { index: entry.index, term: entry.term };
-        let changed = self.take_effect(raft.as_ref(), &change, entry.index);
+        let changed =
+            change.and_then(|(raft, change)| self.take_effect(raft.as_ref(), &change, at.index));
         let done: Vec<_> = self.changes.extract_if(.., |p| p.at.index <= at.index).collect();
         for Proposed { at: proposed, caller, .. } in done {
             let answer = match &changed {
@@ -281,7 +301,7 @@ impl<P, R, M> Core<P, R, M> {
     pub(super) fn set_members(&mut self, members: Arc<Members>) {
         self.removed = members.get(self.own_id).is_none();
         self.contacts.retain(|id, _| members.get(*id).is_some());
-        self.strangers.retain(|id, _| *id >= members.next_member_id());
+        self.strangers.known_below(members.next_member_id());
         if self.removed {
             self.effects.removed = Some(members.index());
         }
@@ -302,8 +322,7 @@ impl<P, R, M> Core<P, R, M> {
         if !self.leads() || self.raw.raft.lead_transferee.is_some() || self.cannot_write() {
             return;
         }
-        let is_under_way = self.change_at > self.handed || self.raw.raft.has_pending_conf();
-        if self.members.is_joint() && !is_under_way {
+        if self.members.is_joint() && !self.is_under_way() {
             return self.leave_joint();
         }
         if self.is_changing() {

@@ -37,6 +37,7 @@ use raft::{RawNode, SnapshotStatus, StateRole};
 pub use self::effects::{Apply, Committed, Effects};
 use self::failover::Abandoned;
 pub(crate) use self::idle::Vitals;
+use self::ingress::Strangers;
 pub use self::input::Input;
 use self::membership::Proposed;
 use self::outbox::Outbox;
@@ -79,17 +80,15 @@ pub struct Core<P, R, M = R> {
     last_ready: u64,
     /// A received snapshot that waits until no batch is in flight.
     arrived: Option<(NodeId, Message, Arc<Members>)>,
-    /// The members of a snapshot that raft-rs was given, until it takes it.
+    /// The members of the snapshot that raft-rs is about to begin with.
     coming: Option<Arc<Members>>,
     /// Changes of the membership that were proposed here and wait to be committed.
     changes: Vec<Proposed<M>>,
-    /// The index of the last change that this node has proposed.
-    change_at: u64,
+    /// Where the last change stands that this node has proposed.
+    change_at: LogId,
     /// By member, the tick of its last answer.
     contacts: BTreeMap<u64, u64>,
-    /// Nodes that spoke for members which are not known here yet: they are answered all the same,
-    /// or a node that has missed every change of the membership would never learn of one.
-    strangers: BTreeMap<u64, NodeId>,
+    strangers: Strangers,
     /// Whether this node is a member no longer.
     removed: bool,
     /// A snapshot that is replacing the log: no election meanwhile.
@@ -170,9 +169,9 @@ impl<P, R, M> Core<P, R, M> {
             arrived: None,
             coming: None,
             changes: Vec::new(),
-            change_at: 0,
+            change_at: LogId::default(),
             contacts: BTreeMap::new(),
-            strangers: BTreeMap::new(),
+            strangers: Strangers::default(),
             removed: false,
             installing: None,
             snapshot_asked: None,
@@ -484,8 +483,14 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     fn step_snapshot(&mut self, message: Message, members: Arc<Members>) {
-        self.coming = Some(members);
+        let meta = message.get_snapshot().get_metadata().clone();
         self.step_admitted(message);
+        // raft-rs ignores one that is older than what it has, or of a leader of before: such a one
+        // must not put its members beside another that waits for its Ready.
+        let taken = self.raw.raft.raft_log.unstable.snapshot.as_ref();
+        if taken.is_some_and(|taken| *taken.get_metadata() == meta) {
+            self.coming = Some(members);
+        }
     }
 
     fn unreachable(&mut self, node: NodeId) {

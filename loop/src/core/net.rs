@@ -181,12 +181,15 @@ impl Net {
         self.runs += 1;
         let snapshot = recovered.snapshot.id;
         let restored = members.clone();
-        let (own_id, members) = match self.let_in.get(&n) {
-            Some(let_in) if snapshot.index == 0 => let_in.clone(),
-            _ => (members.of_binding(self.bindings[&n]).unwrap().member_id, members),
+        let (own_id, members, log) = match self.let_in.get(&n) {
+            // It has acknowledged nothing, and begins once more.
+            Some((own_id, members)) if snapshot.index == 0 => {
+                (*own_id, members.clone(), GroupLog::blank(group(), &engine.cache))
+            }
+            _ => (members.of_binding(self.bindings[&n]).unwrap().member_id, members, recovered.log),
         };
         let (config, run) = (self.config.clone(), self.runs);
-        let core = Core::new(group(), own_id, members, recovered.log, config, run).unwrap();
+        let core = Core::new(group(), own_id, members, log, config, run).unwrap();
         // The state machine's snapshot: all that was ever applied up to its index.
         let up_to = self.history.range(..=snapshot.index);
         let applied = up_to

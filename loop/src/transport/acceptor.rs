@@ -82,6 +82,15 @@ pub(crate) trait Ingress: Send + Sync + 'static {
     ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
+/// What keeps the stream of each peer: a newer stream replaces it, and so ends the older. Two
+/// directories of one node, while one takes the place of the other, are two peers.
+#[derive(Default)]
+struct Streams {
+    next: u64,
+    /// Not more than there are connections.
+    by_peer: BTreeMap<(NodeId, DirectoryId), (u64, oneshot::Sender<()>)>,
+}
+
 /// Accepts connections for one node.
 pub(crate) struct Acceptor<I> {
     roster: SharedRoster,
@@ -90,8 +99,7 @@ pub(crate) struct Acceptor<I> {
     timeout: Duration,
     peer_inbox_bytes_max: usize,
     connections: Arc<Semaphore>,
-    /// What keeps the stream of each peer: a newer stream replaces it, and so ends the older.
-    streams: Mutex<BTreeMap<NodeId, oneshot::Sender<()>>>,
+    streams: Mutex<Streams>,
     logged: Mutex<BTreeSet<String>>,
 }
 
@@ -156,16 +164,33 @@ impl<I: Ingress> Acceptor<I> {
             return self.ingress.snapshot(caller.node, stream).await;
         }
         let (keep, superseded) = oneshot::channel();
-        let peer = caller.node;
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, keep);
+        let (peer, directory) = (caller.node, caller.directory);
+        let number = {
+            let mut streams = self.streams();
+            streams.next += 1;
+            let number = streams.next;
+            streams.by_peer.insert((peer, directory), (number, keep));
+            number
+        };
         tokio::select! {
-            ended = self.read(caller, stream) => if let Err(error) = ended {
-                tracing::info!(%peer, %error, "a connection was closed");
-            },
+            ended = self.read(caller, stream) => {
+                if let Err(error) = ended {
+                    tracing::info!(%peer, %error, "a connection was closed");
+                }
+                let mut streams = self.streams();
+                if streams.by_peer.get(&(peer, directory)).is_some_and(|(n, _)| *n == number) {
+                    streams.by_peer.remove(&(peer, directory));
+                }
+            }
             _ = superseded => {
                 tracing::debug!(%peer, "a newer connection took over");
             }
         }
+    }
+
+    fn streams(&self) -> std::sync::MutexGuard<'_, Streams> {
+        // Nothing in the critical sections can panic half way.
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn welcome(&self, stream: TcpStream) -> Result<(Caller, PeerStream), HandshakeError> {
@@ -312,10 +337,19 @@ pub(super) mod tests {
         peers: [u64; N],
         addr: &str,
     ) -> SharedRoster {
+        roster_in(own as u8, own, peers, addr)
+    }
+
+    fn roster_in<const N: usize>(
+        directory: u8,
+        own: u64,
+        peers: [u64; N],
+        addr: &str,
+    ) -> SharedRoster {
         let node = |n| NodeId::new(n).unwrap();
-        let (cluster, directory) = (ClusterId::from_bytes([7; 16]), [own as u8; 16]);
+        let cluster = ClusterId::from_bytes([7; 16]);
         let addresses = peers.map(|n| (node(n), addr.to_owned()));
-        let directory = DirectoryId::from_bytes(directory);
+        let directory = DirectoryId::from_bytes([directory; 16]);
         Arc::new(ArcSwap::from_pointee(Roster::founding(cluster, node(own), directory, addresses)))
     }
 
@@ -348,6 +382,38 @@ pub(super) mod tests {
             assert!(ended.is_err(), "it is closed, and nothing is said");
         }
         assert_eq!(told.try_recv().ok(), None);
+        accepting.abort();
+    }
+
+    /// To see it fail: never take a stream out, or know it by its node alone.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn two_directories_of_a_node_are_heard_and_neither_leaves_anything_behind() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let config = LoopConfig::default();
+        let acceptor =
+            Acceptor::new(roster(1, [2, 3], &addr), Arc::new(Nobody), Presence::new(), &config);
+        let accepting = tokio::spawn(acceptor.clone().run(listener));
+        let one = NodeId::new(1).unwrap();
+        let (old, new) = (roster_in(2, 2, [1], &addr), roster_in(9, 2, [1], &addr));
+        let known = async |expected: usize| {
+            let reached = async {
+                while acceptor.streams().by_peer.len() != expected {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, reached).await.unwrap();
+        };
+        let mut first = dial(&old, one, false, PATIENCE).await.unwrap();
+        known(1).await;
+        let second = dial(&new, one, false, PATIENCE).await.unwrap();
+        known(2).await;
+        // A newer connection of the same directory takes over, and the older one is closed.
+        let third = dial(&old, one, false, PATIENCE).await.unwrap();
+        assert!(tokio::time::timeout(PATIENCE, first.read_u8()).await.unwrap().is_err());
+        known(2).await;
+        drop((second, third));
+        known(0).await;
         accepting.abort();
     }
 }

@@ -1,6 +1,6 @@
 //! The handshake: both sides name cluster, node and directory before anything else is said.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -42,6 +42,11 @@ pub(crate) enum HandshakeError {
     Protocol,
     #[error("no TLS with the peer: {0}; check its certificate, and that both nodes use TLS")]
     Tls(#[source] std::io::Error),
+    #[error(
+        "{0} is another host, and this node has no certificates: give it some (tls), or set \
+         allow_plaintext where every host of the network is trusted"
+    )]
+    Plaintext(IpAddr),
     #[error(transparent)]
     Frame(#[from] FrameError),
 }

@@ -14,8 +14,8 @@ use super::transfer::receive_frame;
 use crate::frame::{Frame, FrameCodec, FrameError};
 use crate::join_wire::{JoinAnswerWire, JoinWire};
 
-/// Longest frame of such a connection: a member table of several hundred members.
-const FRAME_BYTES_MAX: usize = 64 << 10;
+/// Longest frame of such a connection: the largest member table.
+pub(crate) const FRAME_BYTES_MAX: usize = 64 << 10;
 
 /// Asks the node at `addr`, whichever it is.
 ///

@@ -39,6 +39,8 @@ use tokio::task::AbortHandle;
 pub(crate) use self::acceptor::{Acceptor, Ingress};
 pub(crate) use self::calls::Calls;
 pub(crate) use self::dialler::jittered;
+#[cfg(test)]
+pub(crate) use self::join::FRAME_BYTES_MAX as JOIN_FRAME_BYTES_MAX;
 pub(crate) use self::join::ask_to_join;
 pub(crate) use self::presence::Presence;
 pub(crate) use self::receiving::Receiving;

@@ -1,6 +1,7 @@
 //! [`Roster`]: who this node is, and which nodes it talks to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -28,6 +29,8 @@ pub(crate) struct Roster {
     standing: Standing,
     /// The certificates of this node, where connections are encrypted.
     pub(crate) tls: Option<Tls>,
+    /// Whether they may go without encryption to other hosts.
+    pub(crate) allow_plaintext: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -59,18 +62,20 @@ impl Roster {
     ) -> Roster {
         let others = addresses.into_iter().filter(|(peer, _)| *peer != node);
         let peers = others.map(|(peer, addr)| (peer, Peer { addr, ..Peer::default() })).collect();
-        Roster { cluster, node, directory, peers, standing: Standing::Founding, tls: None }
+        Roster { peers, standing: Standing::Founding, ..Roster::outside(cluster, node, directory) }
     }
 
-    /// The same, with certificates: every connection is encrypted.
-    pub(crate) fn with_tls(self, tls: Option<Tls>) -> Roster {
-        Roster { tls, ..self }
+    /// The same, with certificates: every connection is encrypted. Without, only loopback is
+    /// connected, unless `allow_plaintext` says otherwise.
+    pub(crate) fn with_tls(self, tls: Option<Tls>, allow_plaintext: bool) -> Roster {
+        Roster { tls, allow_plaintext, ..self }
     }
 
     /// A roster that knows nobody yet.
     pub(crate) fn outside(cluster: ClusterId, node: NodeId, directory: DirectoryId) -> Roster {
         let (peers, standing) = (BTreeMap::new(), Standing::Outside);
-        Roster { cluster, node, directory, peers, standing, tls: None }
+        let (tls, allow_plaintext) = (None, false);
+        Roster { cluster, node, directory, peers, standing, tls, allow_plaintext }
     }
 
     /// The same, with the directories of the initial voters as they were heard of.
@@ -92,6 +97,11 @@ impl Roster {
             peer.directories.insert(member.binding.directory_id);
         }
         Roster { peers, standing: Standing::Member { index: members.index() }, ..self.clone() }
+    }
+
+    /// Whether a connection without encryption may lead to this host.
+    pub(crate) fn may_speak_plainly_to(&self, host: IpAddr) -> bool {
+        self.allow_plaintext || host.to_canonical().is_loopback()
     }
 
     /// All other nodes.
@@ -267,6 +277,19 @@ mod tests {
         assert_eq!(code(me.check(&other)), RefusalCode::UnknownNode);
         let other = Hello { to_node_id: 3, ..hello };
         assert_eq!(code(me.check(&other)), RefusalCode::WrongNode);
+    }
+
+    #[test]
+    fn without_certificates_no_other_host_is_spoken_to() {
+        let plain = roster(1, 7);
+        for host in ["127.0.0.1", "127.4.5.6", "::1", "::ffff:127.0.0.1"] {
+            assert!(plain.may_speak_plainly_to(host.parse().unwrap()), "{host}");
+        }
+        let trusting = plain.clone().with_tls(None, true);
+        for host in ["10.0.0.1", "::ffff:10.0.0.1", "fd00::1"] {
+            assert!(!plain.may_speak_plainly_to(host.parse().unwrap()), "{host}");
+            assert!(trusting.may_speak_plainly_to(host.parse().unwrap()), "{host}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use super::handshake::HandshakeError;
 use super::roster::Roster;
 use super::tls;
+use crate::frame::FrameError;
 
 /// The bytes between two nodes. Where the node has certificates every connection is encrypted, and
 /// each end has verified that of the other; where it has none, no connection is.
@@ -24,6 +25,16 @@ pub(crate) enum PeerStream {
 }
 
 impl PeerStream {
+    /// A connection without encryption. The addresses of members change while a node runs, so where
+    /// a connection leads is looked at when it is there, and before anything is said on it.
+    fn plain(stream: TcpStream, roster: &Roster) -> Result<PeerStream, HandshakeError> {
+        let host = stream.peer_addr().map_err(FrameError::Io)?.ip();
+        match roster.may_speak_plainly_to(host) {
+            true => Ok(PeerStream::Plain(stream)),
+            false => Err(HandshakeError::Plaintext(host)),
+        }
+    }
+
     /// Begins a connection that this node dialled. The peer shows a certificate that names it, and
     /// no other node.
     pub(super) async fn dialled(
@@ -32,7 +43,7 @@ impl PeerStream {
         peer: NodeId,
         timeout: Duration,
     ) -> Result<PeerStream, HandshakeError> {
-        let Some(tls) = &roster.tls else { return Ok(PeerStream::Plain(stream)) };
+        let Some(tls) = &roster.tls else { return PeerStream::plain(stream, roster) };
         let name = tls::server_name(roster.cluster, peer).map_err(|_| HandshakeError::Protocol)?;
         let beginning = TlsConnector::from(tls.client.clone()).connect(name, stream);
         let begun = tokio::time::timeout(timeout, beginning).await;
@@ -46,7 +57,7 @@ impl PeerStream {
         stream: TcpStream,
         roster: &Roster,
     ) -> Result<PeerStream, HandshakeError> {
-        let Some(tls) = &roster.tls else { return Ok(PeerStream::Plain(stream)) };
+        let Some(tls) = &roster.tls else { return PeerStream::plain(stream, roster) };
         // Names nobody in particular: the peer's is not known, and not looked at here.
         let name =
             tls::server_name(roster.cluster, roster.node).map_err(|_| HandshakeError::Protocol)?;
@@ -62,7 +73,7 @@ impl PeerStream {
         roster: &Roster,
         timeout: Duration,
     ) -> Result<PeerStream, HandshakeError> {
-        let Some(tls) = &roster.tls else { return Ok(PeerStream::Plain(stream)) };
+        let Some(tls) = &roster.tls else { return PeerStream::plain(stream, roster) };
         let beginning = TlsAcceptor::from(tls.server.clone()).accept(stream);
         let begun = tokio::time::timeout(timeout, beginning).await;
         let stream = begun.map_err(|_| HandshakeError::TimedOut)?.map_err(HandshakeError::Tls)?;

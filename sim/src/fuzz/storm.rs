@@ -199,11 +199,11 @@ impl<'a> Storm<'a> {
         Ok(())
     }
 
-    /// Whether this storm tells that lie.
+    /// Whether this storm tells that lie. Nobody may speak for another node's member; for one that
+    /// the receiver has never heard of, whoever may know later members than it does.
     fn may_forge(&self, addressed: Addressed, message: &Message) -> bool {
-        let is_member = |id: u64| (1..=3).contains(&id);
-        let is_refused = message.from != addressed.from
-            && (is_member(addressed.from) || is_member(message.from));
+        let is_known = message.from <= 3;
+        let is_refused = is_known && message.from != addressed.from;
         let term = addressed.target.term;
         self.group.oracle.may_forge(message, term, is_refused)
     }

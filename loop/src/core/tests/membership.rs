@@ -416,3 +416,293 @@ fn the_leader_knows_who_answers_and_an_observer_knows_that_nobody_leads_it() {
     let status = net.peer(4).core.status();
     assert_eq!((status.role, status.leader), (Role::Observer, None));
 }
+
+/// Ticks two nodes, and lets them settle between themselves, until one of them leads.
+fn elect_between(net: &mut Net, [a, b]: [u64; 2]) -> u64 {
+    for _ in 0..100 {
+        for n in [a, b] {
+            net.step(n, Input::Tick);
+            net.sync(n);
+        }
+        for _ in 0..4 {
+            while net.deliver(a, b) || net.deliver(b, a) {}
+            net.sync(a);
+            net.sync(b);
+        }
+        net.links.retain(|link, _| *link == (a, b) || *link == (b, a));
+        if let Some(leads) =
+            [a, b].into_iter().find(|n| net.peers[n].core.status().role == Role::Leader)
+        {
+            return leads;
+        }
+    }
+    panic!("neither {a} nor {b} was elected");
+}
+
+/// A leader that is cut off proposes commands, and a change after them; another one takes over, and
+/// none of it is ever committed.
+fn a_change_that_is_lost(commands: u64) -> (Net, u64, u64) {
+    let (mut net, old) = three();
+    for command in 0..commands {
+        net.propose(old, 100 + command);
+    }
+    let demote = change(&[MemberChange::Demote(node(others(old)[0]))]);
+    net.step(old, Input::Membership { request: demote, dry_run: false, caller: 1 });
+    net.sync(old);
+    net.links.clear();
+    let next = elect_between(&mut net, others(old));
+    assert_eq!(answer(&mut net, old, 1), None);
+    net.tick_all(3);
+    assert_eq!(net.peer(old).core.status().leader, Some(node(next)));
+    (net, old, next)
+}
+
+/// To see it fail: let `is_under_way` look at the index of the change alone.
+#[test]
+fn a_change_that_was_lost_with_its_term_bars_no_later_one() {
+    let (mut net, old, next) = a_change_that_is_lost(20);
+    net.step(next, Input::TransferLeader { to: Some(node(old)) });
+    net.tick_all(3);
+    let status = net.peer(old).core.status();
+    assert_eq!(status.role, Role::Leader);
+    assert!(status.last_index < 20, "the log is shorter than it was: {status:?}");
+    let demote = change(&[MemberChange::Demote(node(others(old)[0]))]);
+    assert!(matches!(ask(&mut net, old, demote), Some(Ok(_))));
+}
+
+/// To see it fail: have only an entry that changes the membership end the wait.
+#[test]
+fn whoever_waits_for_a_change_is_told_when_another_entry_has_its_place() {
+    let (mut net, old, next) = a_change_that_is_lost(0);
+    let lost = MembershipError::NotLeader { leader: Some(node(next)) };
+    assert_eq!(answer(&mut net, old, 1), Some(Err(lost)));
+}
+
+/// To see it fail: have `step_snapshot` remember the members before raft-rs has looked at it.
+#[test]
+fn a_snapshot_that_raft_ignores_brings_no_members() {
+    let (mut net, leader) = three();
+    let [lags, moved] = others(leader);
+    let mut announced = Vec::new();
+    for addr in ["127.0.0.1:71", "127.0.0.1:72"] {
+        let request = MembershipRequest::Address { node: node(moved), addr: addr.to_owned() };
+        net.step(leader, Input::Membership { request, dry_run: false, caller: 1 });
+        for _ in 0..4 {
+            net.sync(leader);
+            while net.deliver(leader, moved) {}
+            net.sync(moved);
+            while net.deliver(moved, leader) {}
+        }
+        net.links.clear();
+        net.take_snapshot(leader);
+        let status = net.peer(leader).core.status();
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgSnapshot);
+        (message.from, message.to, message.term) = (leader, lags, status.term);
+        let meta = message.mut_snapshot().mut_metadata();
+        (meta.index, meta.term) = (status.applied_index, status.term);
+        meta.set_conf_state(status.members.conf_state().clone());
+        let members = net.copy_snapshot(leader, lags, &PeerMessage::Raft(message.clone()));
+        announced.push((message, members));
+    }
+    let [older, newer] = announced.try_into().unwrap();
+    let known = newer.1.clone();
+    assert!(older.1.index() < known.index());
+    for (message, members) in [newer, older] {
+        let from = node(leader);
+        net.peer(lags).core.step(Input::SnapshotReceived { from, message, members });
+    }
+    net.turn(lags);
+    net.sync(lags);
+    assert_eq!(members(&mut net, lags), known);
+    assert_eq!(net.peers[&lags].members, known);
+}
+
+/// To see it fail: keep the first strangers instead of the last.
+#[test]
+fn whoever_makes_members_up_keeps_no_later_member_from_being_answered() {
+    let (mut net, leader) = three();
+    let [lags, liar] = others(leader);
+    net.tick_all(1);
+    let term = net.peer(lags).core.status().term;
+    let heartbeat = |net: &mut Net, from: u64, member: u64| {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgHeartbeat);
+        (message.from, message.to, message.term) = (member, lags, term);
+        net.step(lags, Input::Peer { from: node(from), message: PeerMessage::Raft(message) });
+    };
+    for made_up in 1_000..1_200 {
+        heartbeat(&mut net, liar, made_up);
+    }
+    net.links.clear();
+    // The leader's node has another member by now.
+    heartbeat(&mut net, leader, 7);
+    let answers: Vec<u64> = net.links[&(lags, leader)]
+        .iter()
+        .filter_map(|answer| match answer {
+            PeerMessage::Raft(answer) => Some(answer.to),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(answers, [7]);
+}
+
+/// To see it fail: let every attempt stay until one of them has caught up.
+#[test]
+fn a_node_that_is_formatted_again_and_again_has_two_members_at_most() {
+    let (mut net, leader) = three();
+    let [gone, _] = others(leader);
+    for attempt in 4..10 {
+        net.kill(gone);
+        net.tick_all(config().election_ticks + 2);
+        assert_eq!(join(&mut net, leader, gone, None), Ok(attempt));
+        net.tick_all(1);
+        let now = members(&mut net, leader);
+        let of_node: Vec<u64> = now.all_of_node(node(gone)).map(|m| m.member_id).collect();
+        assert_eq!((of_node, now.is_joint()), (vec![gone, attempt], false));
+        assert_eq!(now.get(attempt).unwrap().promotion, Promotion::Replacing(gone));
+    }
+    tick_with_snapshots(&mut net, 8);
+    let now = members(&mut net, leader);
+    assert_eq!((now.role(9), now.len()), (Some(MemberRole::Voter), 3));
+}
+
+/// To see it fail: have a change speak of the newest member of its node.
+#[test]
+fn a_role_is_that_of_the_place_while_somebody_waits_to_take_it() {
+    let (mut net, leader) = three();
+    let [gone, _] = others(leader);
+    net.kill(gone);
+    net.tick_all(config().election_ticks + 2);
+    assert_eq!(join(&mut net, leader, gone, None), Ok(4));
+    net.kill(gone);
+    for promote in [MemberChange::Promote(node(gone)), MemberChange::Add(node(gone))] {
+        let refused = ask(&mut net, leader, change(&[promote])).unwrap();
+        assert_eq!(refused, Err(MembershipError::NoChange(node(gone))), "it has its vote");
+    }
+    ask(&mut net, leader, change(&[MemberChange::Demote(node(gone))])).unwrap().unwrap();
+    assert_eq!(members(&mut net, leader).conf_state().voters.len(), 2);
+    net.start(gone);
+    tick_with_snapshots(&mut net, 8);
+    let now = members(&mut net, leader);
+    assert_eq!((now.get(gone), now.role(4)), (None, Some(MemberRole::Observer)));
+    ask(&mut net, leader, change(&[MemberChange::Add(node(gone))])).unwrap().unwrap();
+    net.tick_all(3);
+    assert_eq!(role_on(&mut net, leader, gone), Some(MemberRole::Voter));
+}
+
+#[test]
+fn there_are_as_many_members_as_fit_into_a_table() {
+    let (mut net, leader) = three();
+    let join = |net: &mut Net, n: u64| {
+        let directory_id = DirectoryId::from_bytes([n as u8; 16]);
+        let binding = Binding { node_id: node(n), directory_id, incarnation: 1 };
+        let join = Join { binding, addr: format!("127.0.0.1:{n}"), was: None };
+        ask(net, leader, MembershipRequest::Join(join)).unwrap().map(|_| ())
+    };
+    for n in 4..=128 {
+        assert_eq!(join(&mut net, n), Ok(()));
+    }
+    assert_eq!(join(&mut net, 129), Err(MembershipError::TooMany(128)));
+    ask(&mut net, leader, change(&[MemberChange::Remove(node(77))])).unwrap().unwrap();
+    assert_eq!(join(&mut net, 129), Ok(()));
+}
+
+fn said_by(net: &mut Net, from: (u64, u64), to: (u64, u64), kind: MessageType) -> Input<u64, u64> {
+    let mut message = Message::default();
+    message.set_msg_type(kind);
+    (message.from, message.to, message.term) = (from.1, to.1, net.peer(to.0).core.status().term);
+    Input::Peer { from: node(from.0), message: PeerMessage::Raft(message) }
+}
+
+/// To see it fail: let `promoting` not look at the old member.
+#[test]
+fn a_member_that_comes_back_in_time_keeps_its_place() {
+    let (mut net, leader) = three();
+    let [gone, _] = others(leader);
+    net.kill(gone);
+    net.tick_all(config().election_ticks + 2);
+    assert_eq!(join(&mut net, leader, gone, None), Ok(4));
+    for _ in 0..10 {
+        // The old directory answers, from wherever it is.
+        let kind = MessageType::MsgHeartbeatResponse;
+        let alive = said_by(&mut net, (gone, gone), (leader, leader), kind);
+        net.step(leader, alive);
+        tick_with_snapshots(&mut net, 1);
+    }
+    let now = members(&mut net, leader);
+    assert_eq!((now.role(gone), now.role(4)), (Some(MemberRole::Voter), Some(MemberRole::Learner)));
+    tick_with_snapshots(&mut net, config().election_ticks + 3);
+    let now = members(&mut net, leader);
+    assert_eq!((now.role(gone), now.role(4)), (None, Some(MemberRole::Voter)));
+}
+
+/// To see it fail: have a removal take only the newest member of the node.
+#[test]
+fn whoever_removes_a_member_removes_what_waits_to_take_its_place() {
+    let (mut net, leader) = three();
+    let [gone, _] = others(leader);
+    let old = net.bindings[&gone];
+    net.kill(gone);
+    net.tick_all(config().election_ticks + 2);
+    assert_eq!(join(&mut net, leader, gone, Some(old.directory_id)), Ok(4));
+    net.kill(gone);
+    ask(&mut net, leader, change(&[MemberChange::Remove(node(gone))])).unwrap().unwrap();
+    net.tick_all(2);
+    let now = members(&mut net, leader);
+    assert_eq!((now.all_of_node(node(gone)).count(), now.is_joint()), (0, false));
+    let refused = join(&mut net, leader, gone, Some(old.directory_id));
+    assert_eq!(refused, Err(MembershipError::Retired(node(gone))));
+}
+
+/// To see it fail: let `step_raft` pass votes to a log without a snapshot.
+#[test]
+fn a_newcomer_votes_for_nobody_before_its_first_snapshot() {
+    let (mut net, leader) = three();
+    let [candidate, _] = others(leader);
+    join(&mut net, leader, 4, None).unwrap();
+    let asks = |net: &mut Net| {
+        net.links.clear();
+        let mut asked = said_by(net, (candidate, candidate), (4, 4), MessageType::MsgRequestVote);
+        if let Input::Peer { message: PeerMessage::Raft(message), .. } = &mut asked {
+            // As in a transfer, so that no lease is in the way, and with a log that is no worse.
+            message.term += 1;
+            (message.index, message.log_term) = (1_000, message.term);
+            message.context = Bytes::from_static(b"CampaignTransfer");
+        }
+        net.step(4, asked);
+        net.sync(4);
+        let is_vote = |said: &PeerMessage| {
+            let kind = kind(said) == Some(MessageType::MsgRequestVoteResponse);
+            kind && matches!(said, PeerMessage::Raft(vote) if !vote.reject)
+        };
+        net.waiting(4).into_iter().filter(|said| is_vote(said)).count()
+    };
+    assert_eq!(asks(&mut net), 0);
+    tick_with_snapshots(&mut net, 5);
+    ask(&mut net, leader, change(&[MemberChange::Promote(node(4))])).unwrap().unwrap();
+    net.tick_all(2);
+    assert_eq!(asks(&mut net), 1, "it is the snapshot that it lacked");
+}
+
+/// To see it fail: take what a newcomer says for its address, whatever it is.
+#[test]
+fn a_newcomer_that_does_not_know_its_address_is_reached_where_the_old_member_was() {
+    let (mut net, leader) = three();
+    let [gone, _] = others(leader);
+    net.kill(gone);
+    net.tick_all(config().election_ticks + 2);
+    let enter = |net: &mut Net, n: u64, addr: &str| {
+        let directory_id = DirectoryId::from_bytes([9; 16]);
+        let binding = Binding { node_id: node(n), directory_id, incarnation: 1 };
+        let join = Join { binding, addr: addr.to_owned(), was: None };
+        ask(net, leader, MembershipRequest::Join(join)).unwrap()
+    };
+    assert_eq!(enter(&mut net, 9, ""), Err(MembershipError::NoAddress(node(9))));
+    for (said, known) in
+        [("", format!("127.0.0.1:{gone}")), ("b:2", "b:2".into()), ("", "b:2".into())]
+    {
+        let members = enter(&mut net, gone, said).unwrap().members;
+        assert_eq!(members.get(4).unwrap().addr, known);
+    }
+}

@@ -54,7 +54,7 @@ fn without_certificate(files: &Files) -> Tls {
 fn roster(own: u64, addr: SocketAddr, tls: Option<Tls>) -> Roster {
     let directory = DirectoryId::from_bytes([own as u8; 16]);
     let addresses = [1, 2, 3].map(|n| (node(n), addr.to_string()));
-    Roster::founding(cluster(7), node(own), directory, addresses).with_tls(tls)
+    Roster::founding(cluster(7), node(own), directory, addresses).with_tls(tls, false)
 }
 
 /// Node 2 dials node 1: what each of them says.
