@@ -16,7 +16,9 @@ use prost::Message as _;
 use quorate_engine::NodeId;
 use quorate_loop::{Node, ProposeError, ReadError, Role, Service};
 use quorate_statemachine::placement::{TopicShape, plan};
-use quorate_statemachine::{BrokerId, Brokers, Command, ErrorCode, Metadata, NewTopic, Rejection};
+use quorate_statemachine::{
+    BrokerId, Brokers, Command, ErrorCode, Metadata, NewTopic, Outcome, Rejection,
+};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use uuid::Uuid;
 
@@ -30,6 +32,9 @@ use crate::wire::{
 /// Requests that a leader works on at a time, heartbeats not counted. Beyond it nodes are told
 /// `Overloaded`; it is far above what one log can commit within the time of a request.
 const REQUESTS_MAX: usize = 8_192;
+
+/// Placements that are planned for one topic at most: each but the last was overtaken by a fence.
+const PLANS_MAX: usize = 3;
 
 /// Heartbeats and registrations that wait for the duties: several for each of a thousand brokers.
 pub(crate) const CALLS_MAX: usize = 4_096;
@@ -191,11 +196,32 @@ pub(crate) async fn confirm(node: &Node<Metadata>) -> Result<u64, Refusal> {
     }
 }
 
+/// A broker that was planned with may be fenced before the topic is in the log. Then nothing was
+/// created, and whoever left the placement to the leader did nothing wrong: it is planned anew, on the
+/// image that shows the fence.
 async fn create_topic(node: &Node<Metadata>, request: CreateTopicRequest) -> Response {
+    let mut plans = 1;
+    loop {
+        let response = plan_and_create(node, &request).await;
+        if plans == PLANS_MAX || !request.assignment.is_empty() || !is_overtaken(&response) {
+            return response;
+        }
+        plans += 1;
+    }
+}
+
+/// Whether the log has refused a placement.
+fn is_overtaken(response: &Response) -> bool {
+    let Some(ResponseKind::Applied(applied)) = &response.kind else { return false };
+    matches!(Outcome::decode(&applied.outcome), Ok(Outcome::Rejected(rejection))
+        if rejection.code == ErrorCode::InvalidReplicaAssignment)
+}
+
+async fn plan_and_create(node: &Node<Metadata>, request: &CreateTopicRequest) -> Response {
     if node.status().role != Role::Leader {
         return Refusal::NotLeader.into();
     }
-    let topic = match planned(node, &request) {
+    let topic = match planned(node, request) {
         Ok(topic) => topic,
         Err(_) => {
             // The refusal is not written down anywhere, so it must not come from an image of the
@@ -203,7 +229,7 @@ async fn create_topic(node: &Node<Metadata>, request: CreateTopicRequest) -> Res
             if let Err(refusal) = confirm(node).await {
                 return refusal.into();
             }
-            match planned(node, &request) {
+            match planned(node, request) {
                 Ok(topic) => topic,
                 Err(rejection) => return rejected(rejection, node.image().applied),
             }

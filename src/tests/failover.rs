@@ -66,3 +66,35 @@ async fn trap_R16_a_broker_is_fenced_when_the_process_of_its_node_is_gone_and_no
     cluster.join(dead).await;
     cluster.everywhere("the broker is back", |image| !is_fenced(image, dead)).await;
 }
+
+/// To see it fail: plan once only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_whose_placement_a_fence_has_overtaken_is_placed_elsewhere() {
+    let mut cluster = Cluster::start_with_endless_sessions().await;
+    for n in 1..=3 {
+        cluster.join(n).await;
+    }
+    let leader = cluster.leader().await;
+    let (dead, other) = (leader % 3 + 1, cluster.nodes[&leader].clone());
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let clients: Vec<_> = (0..16)
+        .map(|client| {
+            let (quorum, stopped) = (other.clone(), stopped.clone());
+            tokio::spawn(async move {
+                for number in 0.. {
+                    let topic = TopicSpec::new(format!("t-{client}-{number}"), 1, 1);
+                    quorum.create_topic(topic).await.unwrap();
+                    if *stopped.borrow() {
+                        break;
+                    }
+                }
+            })
+        })
+        .collect();
+    cluster.stop(dead).await;
+    cluster.everywhere("the broker is fenced", |image| is_fenced(image, dead)).await;
+    stop.send_replace(true);
+    for client in clients {
+        timeout(PATIENCE, client).await.unwrap().unwrap();
+    }
+}
