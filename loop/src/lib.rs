@@ -17,7 +17,8 @@
 //!
 //! - **Storage first.** No message leaves, and no caller is answered, before the batch it speaks
 //!   of is durable. Heartbeats and their answers speak of the term only, and wait for the last
-//!   batch that changed term or vote. That a forwarded command was given a position is said at
+//!   batch that changed term or vote; with [`AppendMode::Parallel`] so do a leader's appends, whose
+//!   entries it counts as its own only when they are durable. That a forwarded command was given a position is said at
 //!   once: it promises nothing, and no position is given twice, even if a crash forgets it.
 //! - **One answer.** Every proposal and read ends exactly once: applied, refused (surely without
 //!   effect), or unknown. See [`ProposeError`].
@@ -76,7 +77,7 @@ mod transport;
 mod turnover;
 
 pub use self::change::{ChangeError, Step, steps_of};
-pub use self::config::LoopConfig;
+pub use self::config::{AppendMode, LoopConfig};
 pub use self::core::{Apply, Committed, Core, Effects, Input};
 pub use self::error::{
     CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,

@@ -55,7 +55,9 @@ use crate::status::{CoreStatus, Role};
 /// One group's Raft and everything that waits for it.
 ///
 /// Invariants:
-/// - No message leaves before the batch it speaks of is durable (see `Outbox`).
+/// - No message leaves before the batch it speaks of is durable (see `Outbox`). With
+///   [`AppendMode::Parallel`](crate::AppendMode::Parallel) a leader's append carries entries that
+///   are being written, and claims nothing of them.
 /// - Nothing touches the RawNode between its `ready` and its `advance` (trap R03): both are in
 ///   one function, in `ready.rs`.
 /// - Every caller that came in goes out once: through `apply`, `failed` or `reads`.
