@@ -43,6 +43,7 @@ mod config;
 mod contacts;
 mod core;
 mod driver;
+mod drops;
 mod entrances;
 mod error;
 mod founding;
@@ -55,6 +56,7 @@ mod groups;
 mod guard;
 mod heartbeat;
 mod heartbeats;
+mod histogram;
 mod inbox;
 mod join_wire;
 mod joining;
@@ -64,6 +66,7 @@ mod machine;
 mod members;
 mod membership;
 mod message;
+mod meters;
 mod node;
 mod publish;
 mod purges;
@@ -75,21 +78,26 @@ mod snapshot_worker;
 mod status;
 mod transport;
 mod turnover;
+mod wait;
 
 pub use self::change::{ChangeError, Step, steps_of};
 pub use self::config::{AppendMode, LoopConfig};
 pub use self::core::{Apply, Committed, Core, Effects, Input};
+pub use self::drops::{CloseCause, DropCause};
 pub use self::error::{
     CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
 };
 pub use self::group::Group;
+pub use self::histogram::Distribution;
 pub use self::inbox::Applied;
 pub use self::members::{Binding, Member, MemberRole, Members, MembersError, Promotion};
 pub use self::membership::{
     Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
 };
 pub use self::message::{Envelope, PeerMessage, Refused};
+pub use self::meters::{Metrics, PeerMetrics};
 pub use self::node::Node;
 pub use self::publish::{Published, Update, Updates};
 pub use self::status::{CoreStatus, GroupStatus, LastAnswer, Role};
 pub use self::transport::{Service, TlsConfig, TlsError};
+pub use self::wait::{Wait, WaitError};

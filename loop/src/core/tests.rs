@@ -661,7 +661,10 @@ fn a_message_for_a_lost_log_stops_the_group() {
     heartbeat.commit = last + 1;
     let message = PeerMessage::Raft(heartbeat);
     net.peer(1).core.step(Input::Peer { from: node(2), message });
-    let fatal = net.peer(1).core.effects().fatal.unwrap();
+    let effects = net.peer(1).core.effects();
+    assert!(effects.log_is_lost);
+    assert_eq!(effects.dropped, [DropCause::LostLog]);
+    let fatal = effects.fatal.unwrap();
     assert!(fatal.contains("format a new one"), "{fatal}");
 }
 
