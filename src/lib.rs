@@ -113,8 +113,9 @@ pub use quorate_engine::{
     Voter, format,
 };
 pub use quorate_loop::{
-    GroupStatus, LoopConfig, Member, MemberChange, MemberRole, Members, MembershipError, Role,
-    TlsConfig, TlsError,
+    AppendMode, CloseCause, Distribution, DropCause, GroupStatus, LoopConfig, Member, MemberChange,
+    MemberRole, Members, MembershipError, Metrics, PeerMetrics, Role, TlsConfig, TlsError, Wait,
+    WaitError,
 };
 pub use quorate_statemachine::{
     AlterPartition, BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Delta, ErrorCode,

@@ -1,9 +1,10 @@
 //! [`Quorum`]: a node of the quorum, running.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use quorate_engine::{DefaultFileSystem, Disk, Formatted, Identity};
-use quorate_loop::{GroupStatus, LoopConfig, Node, Role};
+use quorate_loop::{GroupStatus, LoopConfig, Metrics, Node, Role, Wait};
 use quorate_statemachine::{
     AlterPartition, BrokerId, BrokerSession as RegisteredBroker, Command, ErrorCode, Metadata,
     PartitionAltered, ProducerId, Rejection, Reply, TopicId,
@@ -314,6 +315,17 @@ impl Quorum {
     /// as one.
     pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
         self.inner.node.watch_status()
+    }
+
+    /// What this node has counted since it was opened.
+    pub fn metrics(&self) -> Metrics {
+        self.inner.node.metrics()
+    }
+
+    /// Waits until something is so on this node, for at most `timeout`:
+    /// `quorum.wait(timeout).leader().await`.
+    pub fn wait(&self, timeout: Duration) -> Wait {
+        self.inner.node.wait(timeout)
     }
 
     /// Whether this node can be given work.

@@ -24,6 +24,15 @@ pub enum NotReady {
         /// Why.
         fatal: String,
     },
+    /// The node's log was damaged: it may have lost what the node acknowledged.
+    #[error(
+        "the log of this node is damaged ({damaged}): where the other voters can do without it, the \
+         node is on its way back as another member"
+    )]
+    Damaged {
+        /// What was found.
+        damaged: String,
+    },
     /// The cluster was never complete yet.
     #[error("the cluster is not founded yet: every initial voter must be started once")]
     NotFounded,
@@ -71,6 +80,9 @@ impl StallWatch {
         // It has stopped for that reason, or is about to.
         if status.serving && status.role == Role::Removed {
             return vec![NotReady::Removed];
+        }
+        if let Some(damaged) = &status.damaged {
+            return vec![NotReady::Damaged { damaged: damaged.clone() }];
         }
         if let Some(fatal) = &status.fatal {
             return vec![NotReady::Stopped { fatal: fatal.clone() }];
@@ -139,6 +151,7 @@ mod tests {
             log_disk_bytes: 0,
             serving: true,
             fatal: None,
+            damaged: None,
         }
     }
 
@@ -171,6 +184,9 @@ mod tests {
         let fatal = String::from("disk");
         let stopped = GroupStatus { fatal: Some(fatal.clone()), ..behind };
         assert_eq!(stall.reasons(&stopped, now), [NotReady::Stopped { fatal }]);
+        let damaged = String::from("a lost log");
+        let renewed = GroupStatus { damaged: Some(damaged.clone()), ..status(0, 0) };
+        assert_eq!(stall.reasons(&renewed, now), [NotReady::Damaged { damaged }]);
     }
 
     #[test]

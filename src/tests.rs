@@ -105,11 +105,10 @@ impl Cluster {
 
     async fn leader(&self) -> u64 {
         let any = self.nodes.values().next().unwrap();
-        let mut status = any.watch_status();
         let known = |status: &crate::GroupStatus| {
             status.leader.is_some_and(|leader| self.nodes.contains_key(&leader.get()))
         };
-        let status = timeout(PATIENCE, status.wait_for(known)).await.unwrap().unwrap();
+        let status = any.wait(PATIENCE).until("a leader that runs", known).await.unwrap();
         status.leader.unwrap().get()
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate::metadata::{self, Image as _};
-use quorate::{BrokerId, GroupStatus, Identity, MetadataImage, QuorumMember, Snapshot};
+use quorate::{BrokerId, GroupStatus, Identity, MetadataImage, Metrics, QuorumMember, Snapshot};
 use uuid::Uuid;
 
 use crate::views::{
@@ -12,7 +12,13 @@ use crate::views::{
 
 /// The node and its group. `applied_index`, `feature_level` and `state_hash` are of one and the same
 /// image. Costs a pass over the whole state, for the hash.
-pub(crate) fn status(identity: &Identity, group: &GroupStatus, snapshot: &Snapshot) -> Status {
+pub(crate) fn status(
+    identity: &Identity,
+    group: &GroupStatus,
+    snapshot: &Snapshot,
+    metrics: &Metrics,
+) -> Status {
+    let happened = |cause: &str, count: u64| (count > 0).then(|| (cause.to_owned(), count));
     let votes = |member: &quorate::Member| group.members.is_voter(member.member_id);
     Status {
         cluster_id: Uuid::from_bytes(*identity.cluster_id.as_bytes()),
@@ -31,9 +37,19 @@ pub(crate) fn status(identity: &Identity, group: &GroupStatus, snapshot: &Snapsh
         feature_level: snapshot.image.feature_level().get(),
         state_hash: snapshot.image.state_hash().to_string(),
         fatal: group.fatal.clone(),
-        damaged: None,
+        damaged: group.damaged.clone(),
         storage_full: group.storage_full,
         log_disk_bytes: group.log_disk_bytes,
+        dropped: metrics
+            .dropped
+            .iter()
+            .filter_map(|(cause, count)| happened(cause.as_str(), *count))
+            .collect(),
+        closed: metrics
+            .closed
+            .iter()
+            .filter_map(|(cause, count)| happened(cause.as_str(), *count))
+            .collect(),
     }
 }
 

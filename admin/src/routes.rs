@@ -126,11 +126,15 @@ async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) ->
 }
 
 async fn status(State(quorum): State<Quorum>) -> Result<Json<Status>, Fault> {
-    beside(move || Json(render::status(quorum.identity(), &quorum.status(), &quorum.image()))).await
+    beside(move || {
+        let (status, image, metrics) = (quorum.status(), quorum.image(), quorum.metrics());
+        Json(render::status(quorum.identity(), &status, &image, &metrics))
+    })
+    .await
 }
 
 async fn metrics(State(quorum): State<Quorum>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&quorum.status()))
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&quorum.status(), &quorum.metrics()))
 }
 
 async fn live(State(quorum): State<Quorum>) -> Response {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::{
-    BrokerId, BrokerSession, ClusterId, Founding, Listener, NodeId, Quorum, QuorumConfig,
-    Registration, Voter,
+    BrokerId, BrokerSession, CloseCause, ClusterId, Founding, Listener, NodeId, Quorum,
+    QuorumConfig, Registration, Voter,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -328,7 +328,20 @@ async fn health_tells_ready_from_live_and_the_server_stops_when_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_prometheus_text_and_agree_with_the_status() {
     let server = Server::start().await;
-    server.quorum.read_index().await.unwrap();
+    let registration =
+        Registration::without_data_plane(BrokerId(1), server.quorum.identity().directory_id);
+    let _session = server.quorum.register_broker(registration).await.unwrap();
+    // A frame that says that it is longer than any.
+    let mut foreign = TcpStream::connect(server.quorum.listen_addr()).await.unwrap();
+    foreign.write_all(&[0xff; 8]).await.unwrap();
+    let mut said = Vec::new();
+    timeout(PATIENCE, foreign.read_to_end(&mut said)).await.unwrap().unwrap();
+    let counted = async {
+        while !server.quorum.metrics().closed.contains(&(CloseCause::Oversized, 1)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, counted).await.unwrap();
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -341,6 +354,7 @@ async fn metrics_are_prometheus_text_and_agree_with_the_status() {
     );
     let status = server.get::<Status>("/status").await;
     assert!(status.log_disk_bytes > 0 && !status.storage_full);
+    assert_eq!((status.closed.len(), status.closed["oversized"]), (1, 1));
     let lines: Vec<&str> = body.lines().collect();
     for (name, value) in [
         ("quorate_role{group=\"1\",role=\"leader\"}", 1),
@@ -351,12 +365,32 @@ async fn metrics_are_prometheus_text_and_agree_with_the_status() {
         ("quorate_log_disk_bytes{group=\"1\"}", status.log_disk_bytes),
         ("quorate_storage_full{group=\"1\"}", 0),
         ("quorate_fatal{group=\"1\"}", 0),
+        ("quorate_damaged{group=\"1\"}", 0),
+        ("quorate_member_trails_leader_by{group=\"1\",node=\"1\"}", 0),
+        ("quorate_inbox_requests", 0),
+        ("quorate_apply_queue_entries", 0),
+        ("quorate_groups", 1),
+        ("quorate_dropped_messages_total{cause=\"bad_term\"}", 0),
+        ("quorate_closed_connections_total{cause=\"malformed\"}", 0),
+        ("quorate_closed_connections_total{cause=\"oversized\"}", 1),
     ] {
         assert!(lines.contains(&format!("{name} {value}").as_str()), "{name} {value} in {body}");
     }
+    // The registration of the broker, at least, was committed.
+    for name in ["commit_seconds", "log_write_seconds", "log_write_entries", "apply_seconds"] {
+        let count = format!("quorate_{name}_count ");
+        let counted = lines.iter().find_map(|line| line.strip_prefix(&count)).unwrap();
+        assert!(counted.parse::<u64>().unwrap() > 0, "{name} in {body}");
+        let all = format!("quorate_{name}_bucket{{le=\"+Inf\"}} {counted}");
+        assert!(lines.contains(&all.as_str()), "{all} in {body}");
+    }
     // Every sample has its help and type before it, once.
     for line in lines.iter().filter(|line| !line.starts_with('#')) {
-        let name = line.split('{').next().unwrap();
+        let name = line.split(['{', ' ']).next().unwrap();
+        let name = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|part| name.strip_suffix(part))
+            .unwrap_or(name);
         for kind in ["HELP", "TYPE"] {
             let told = lines.iter().filter(|l| l.starts_with(&format!("# {kind} {name} "))).count();
             assert_eq!(told, 1, "{kind} of {name}");

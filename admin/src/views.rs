@@ -46,7 +46,8 @@ pub struct Status {
     pub state_hash: String,
     /// Why the node has stopped for good, if it has.
     pub fatal: Option<String>,
-    /// Why the node's group does not act because its log may have lost what it acknowledged.
+    /// What was found damaged, so that the node may have lost what it acknowledged. It does not act
+    /// then, until it has come back as another member, with its first snapshot.
     pub damaged: Option<String>,
     /// Whether the node has no room on its disk: it refuses changes, and goes on by itself when
     /// there is.
@@ -55,6 +56,13 @@ pub struct Status {
     /// Bytes of the log's files on disk, counted in whole files.
     #[serde(default)]
     pub log_disk_bytes: u64,
+    /// How many messages from and to peers the node has dropped since it started, by cause; causes
+    /// that did not occur are left out.
+    #[serde(default)]
+    pub dropped: BTreeMap<String, u64>,
+    /// How many connections of peers it has closed or refused, in the same way.
+    #[serde(default)]
+    pub closed: BTreeMap<String, u64>,
 }
 
 /// What a node is in its group.

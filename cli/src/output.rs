@@ -1,5 +1,6 @@
 //! What goes to stdout: one line of JSON for programs, or a table for people.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -115,6 +116,8 @@ pub(crate) fn status_fields(status: &Status) -> Vec<(&'static str, String)> {
         ("damaged", status.damaged.clone().unwrap_or_else(|| "no".to_owned())),
         ("storage_full", if status.storage_full { "yes" } else { "no" }.to_owned()),
         ("log_disk_bytes", status.log_disk_bytes.to_string()),
+        ("dropped", pairs(&status.dropped)),
+        ("closed", pairs(&status.closed)),
     ]
 }
 
@@ -128,7 +131,7 @@ fn optional(value: Option<u64>) -> String {
     value.map_or_else(|| "none".to_owned(), |v| v.to_string())
 }
 
-fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+fn pairs<'a, V: Display + 'a>(pairs: impl IntoIterator<Item = (&'a String, &'a V)>) -> String {
     let shown: Vec<String> = pairs.into_iter().map(|(k, v)| format!("{k}={v}")).collect();
     if shown.is_empty() { "-".to_owned() } else { shown.join(" ") }
 }

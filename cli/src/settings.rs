@@ -226,9 +226,11 @@ mod tests {
             session_ms = 9000
             [loop]
             tick_ms = 50
+            append_mode = "parallel"
         "#;
         let plain = settings("", Some(file)).unwrap();
         assert_eq!((plain.quorum.session_ms, plain.quorum.group.tick_ms), (9000, 50));
+        assert_eq!(plain.quorum.group.append_mode, quorate::AppendMode::Parallel);
         assert!(!plain.broker);
         let over = settings("--session-ms 4000", Some(file)).unwrap();
         assert_eq!(over.quorum.session_ms, 4000);

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
 use quorate_engine::{GroupId, SnapshotError, SnapshotStore};
 use quorate_statemachine::StateMachine;
@@ -10,6 +11,7 @@ use quorate_statemachine::StateMachine;
 use crate::core::{Apply, Input};
 use crate::inbox::{Event, Inbox, ProposeCaller, panic_text};
 use crate::machine::{Machine, RestoreFailure, SnapshotTrigger, described};
+use crate::meters::Meters;
 use crate::snapshot_worker::SnapshotWorker;
 
 /// Work for the apply thread.
@@ -40,6 +42,7 @@ pub(crate) struct Applier<S: StateMachine> {
     pub(crate) snapshots: SnapshotStore,
     pub(crate) worker: SnapshotWorker<S>,
     pub(crate) trigger: SnapshotTrigger,
+    pub(crate) meters: Arc<Meters>,
 }
 
 impl<S: StateMachine> Applier<S> {
@@ -47,6 +50,9 @@ impl<S: StateMachine> Applier<S> {
     /// has failed is dropped, and those who wait for it with it.
     pub(crate) fn run(mut self, queue: &mpsc::Receiver<(GroupId, ApplyWork<S>)>) {
         while let Ok((group, work)) = queue.recv() {
+            if let ApplyWork::Apply(work) = &work {
+                self.meters.apply_taken(work);
+            }
             // A panic of a state machine is its own: nothing of it is used again.
             let done = catch_unwind(AssertUnwindSafe(|| self.work(group, work)));
             match done.unwrap_or_else(|panic| Err(Fault::Group(panic_text(&*panic)))) {
@@ -82,7 +88,12 @@ impl<S: StateMachine> Applier<S> {
     fn apply(&mut self, group: GroupId, work: Apply<ProposeCaller<S>>) -> Result<(), Fault> {
         let Some(machine) = self.machines.get_mut(&group) else { return Ok(()) };
         let applied = match work {
-            Apply::Entries(entries) => machine.apply(entries).map_err(Fault::Group)?,
+            Apply::Entries(entries) => {
+                let begun = Instant::now();
+                let applied = machine.apply(entries).map_err(Fault::Group)?;
+                self.meters.apply.record_time(begun.elapsed());
+                applied
+            }
             Apply::Restore(id) => {
                 machine.restore(&self.snapshots, id)?;
                 id.index

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +30,7 @@ use crate::log_writer::{self, LogWork};
 use crate::members::Members;
 use crate::membership::MembershipError;
 use crate::message::{Envelope, PeerMessage};
+use crate::meters::Meters;
 use crate::purges::Purges;
 use crate::registry::Registry;
 use crate::slot::{GroupEffects, answer};
@@ -72,8 +72,7 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) transport: Arc<Transport>,
     pub(crate) roster: SharedRoster,
     pub(crate) sending: Sending,
-    /// Bytes of the log on disk; the log writer sets it.
-    pub(crate) log_disk_bytes: Arc<AtomicU64>,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) purges: Purges,
 }
 
@@ -135,10 +134,10 @@ impl<S: StateMachine> Driver<S> {
             None => bootstrap.founded.take(),
         };
         let Bootstrap { writer, founding, queue, others, .. } = bootstrap;
-        let (inbox, disk_bytes) = (self.inbox.clone(), self.log_disk_bytes.clone());
+        let (inbox, meters) = (self.inbox.clone(), self.meters.clone());
         let writing = std::thread::Builder::new()
             .name("quorate-log-writer".to_owned())
-            .spawn(move || inbox.guard(|| log_writer::run(writer, &queue, &inbox, &disk_bytes)));
+            .spawn(move || inbox.guard(|| log_writer::run(writer, &queue, &inbox, &meters)));
         let writing = match writing {
             Ok(writing) => writing,
             Err(error) => return End::Fatal(format!("cannot start a thread: {error}")),
@@ -422,7 +421,7 @@ impl<S: StateMachine> Driver<S> {
             // Should the writer be gone, its fault is in the inbox.
             let _ = self.log.send(LogWork::Write(writes));
         }
-        let disk_bytes = self.log_disk_bytes.load(Ordering::Relaxed);
+        let disk_bytes = self.meters.log_disk_bytes();
         let mut purges = self.purges.is_due(disk_bytes);
         for (group, effects) in all {
             purges |= effects.retain.is_some();
@@ -443,7 +442,11 @@ impl<S: StateMachine> Driver<S> {
         for envelope in effects.snapshots.drain(..) {
             self.send_snapshot(group, envelope);
         }
+        for cause in effects.dropped.drain(..) {
+            self.meters.dropped(cause);
+        }
         for work in effects.apply.drain(..) {
+            self.meters.apply_queued(&work);
             // As above.
             let _ = self.apply.send((group, ApplyWork::Apply(work)));
         }

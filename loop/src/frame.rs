@@ -233,6 +233,8 @@ pub(crate) enum FrameError {
     UnknownKind(u8),
     #[error("a frame of kind {kind} cannot be decoded: {why}")]
     Malformed { kind: u8, why: String },
+    #[error("a frame that does not belong into this stream")]
+    Unexpected,
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }

@@ -11,6 +11,7 @@ use raft::eraftpb::MessageType;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::core::Input;
+use crate::drops::DropCause;
 use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
 use crate::heartbeat::Heartbeat;
 use crate::inbox::{Event, Inbox};
@@ -18,6 +19,7 @@ use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::members::{Binding, Members};
 use crate::membership::{MembershipError, MembershipRequest};
 use crate::message::PeerMessage;
+use crate::meters::Meters;
 use crate::registry::Registry;
 use crate::transport::{Calls, Ingress, PeerStream, Receiving, Service, SharedRoster, Transport};
 
@@ -34,6 +36,7 @@ pub(crate) struct Front<S: StateMachine> {
     pub(crate) roster: SharedRoster,
     pub(crate) receiving: Arc<Receiving>,
     pub(crate) limits: Limits,
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// What bounds the work that peers can cause.
@@ -110,6 +113,7 @@ impl<S: StateMachine> Ingress for Front<S> {
     fn call(&self, from: NodeId, request: u64, payload: Bytes) {
         let Ok(permit) = self.limits.calls.clone().try_acquire_owned() else {
             tracing::debug!(%from, "a call was dropped: too many run already");
+            self.meters.dropped(DropCause::Busy);
             return;
         };
         let answer = self.service.call(from, payload);

@@ -1,7 +1,7 @@
 //! [`Group`]: what one can ask of one group of a node.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_engine::{GroupId, NodeId};
@@ -12,8 +12,10 @@ use crate::core::Input;
 use crate::error::{ProposeError, ReadError, Stopped};
 use crate::inbox::{Applied, Closed, Event, Inbox};
 use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
+use crate::meters::Meters;
 use crate::publish::{Published, Publisher, Updates};
 use crate::status::{GroupStatus, LastAnswer};
+use crate::wait::Wait;
 
 /// One group on a node. Clones are handles to the same group; none of them keeps the node running.
 ///
@@ -38,7 +40,7 @@ struct Inner<S: StateMachine> {
     inbox: Inbox<S>,
     publisher: Arc<Publisher<S>>,
     status: watch::Receiver<GroupStatus>,
-    log_disk_bytes: Arc<AtomicU64>,
+    meters: Arc<Meters>,
 }
 
 impl<S: StateMachine> Group<S> {
@@ -47,9 +49,9 @@ impl<S: StateMachine> Group<S> {
         inbox: Inbox<S>,
         publisher: Arc<Publisher<S>>,
         status: watch::Receiver<GroupStatus>,
-        log_disk_bytes: Arc<AtomicU64>,
+        meters: Arc<Meters>,
     ) -> Self {
-        Group(Arc::new(Inner { id, inbox, publisher, status, log_disk_bytes }))
+        Group(Arc::new(Inner { id, inbox, publisher, status, meters }))
     }
 
     /// Which group it is.
@@ -69,9 +71,15 @@ impl<S: StateMachine> Group<S> {
     /// [`ProposeError`]; [`ProposeError::never_applied`] tells whether it may be tried again.
     pub async fn propose(&self, command: Bytes) -> Result<Applied<S::Outcome>, ProposeError> {
         let (caller, answer) = oneshot::channel();
+        let begun = Instant::now();
         match self.0.inbox.request(self.0.id, Input::Propose { command, caller }) {
             Ok(()) => match answer.await {
-                Ok(result) => result,
+                Ok(result) => {
+                    if result.is_ok() {
+                        self.0.meters.commit.record_time(begun.elapsed());
+                    }
+                    result
+                }
                 Err(_) => Err(self.ended().await),
             },
             Err(Closed::Full) => Err(ProposeError::Overloaded),
@@ -128,7 +136,7 @@ impl<S: StateMachine> Group<S> {
 
     /// The group as this node sees it now.
     pub fn status(&self) -> GroupStatus {
-        let log_disk_bytes = self.0.log_disk_bytes.load(Ordering::Relaxed);
+        let log_disk_bytes = self.0.meters.log_disk_bytes();
         GroupStatus { log_disk_bytes, ..self.0.status.borrow().clone() }
     }
 
@@ -139,6 +147,12 @@ impl<S: StateMachine> Group<S> {
     /// is as of the group's last change here, but for group 1, which is always told.
     pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
         self.0.status.clone()
+    }
+
+    /// Waits until something is so in the group, for at most `timeout`:
+    /// `group.wait(timeout).leader().await`.
+    pub fn wait(&self, timeout: Duration) -> Wait {
+        Wait::new(self.0.status.clone(), timeout)
     }
 
     /// Hands leadership to the voter on the node `to`, or else to the most advanced other voter, if

@@ -226,8 +226,17 @@ impl<S: StateMachine> Groups<S> {
                 Ok(Some(mut effects)) => match effects.fatal.take() {
                     None => all.push((group, effects)),
                     Some(reason) => {
+                        let (dropped, log_is_lost) =
+                            (std::mem::take(&mut effects.dropped), effects.log_is_lost);
                         answer(effects);
-                        self.fail(group, &reason);
+                        all.push((
+                            group,
+                            GroupEffects::<S> { dropped, ..GroupEffects::<S>::default() },
+                        ));
+                        match log_is_lost {
+                            true => self.condemn(group, &reason),
+                            false => self.fail(group, &reason),
+                        }
                     }
                 },
                 Err(reason) => self.fail(group, &reason),
@@ -259,6 +268,14 @@ impl<S: StateMachine> Groups<S> {
     pub(crate) fn fail(&mut self, group: GroupId, reason: &str) {
         if let Some(slot) = self.slots.get_mut(&group) {
             slot.stop(&ProposeError::Fatal(reason.to_owned()));
+            self.failed.push((group, reason.to_owned()));
+        }
+    }
+
+    /// Stops a group for good, of which this node has lost what it once held.
+    fn condemn(&mut self, group: GroupId, reason: &str) {
+        if let Some(slot) = self.slots.get_mut(&group) {
+            slot.condemn(reason);
             self.failed.push((group, reason.to_owned()));
         }
     }

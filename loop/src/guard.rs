@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use raft::eraftpb::{ConfState, Message, MessageType};
 
 use crate::change::Change;
+use crate::drops::DropCause;
 
 /// How far ahead of ours a term may be: no honest cluster holds 2^32 elections between two
 /// messages, and a term near the end of the range would leave no election after it.
@@ -42,44 +43,6 @@ pub(crate) struct View {
     pub(crate) is_persisted: bool,
 }
 
-/// Why a message was kept from raft-rs.
-///
-/// Dropping is harmless: Raft sends again whatever mattered. Only [`Dropped::LostLog`] and
-/// [`Dropped::FarTerm`] say something about this node itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub(crate) enum Dropped {
-    #[error("it is addressed to another member")]
-    NotForUs,
-    #[error("its sender is not the peer that the connection belongs to")]
-    ForgedSender,
-    #[error("peers may not send this type")]
-    LocalType,
-    #[error("it comes from a node that is no member")]
-    NotMember,
-    #[error("its term is zero or absurd")]
-    BadTerm,
-    /// The sender is, or pretends to be, further ahead than one message may bring this node. It
-    /// goes there in steps: refused for ever, a peer that was made to jump could never be heard
-    /// again.
-    #[error("its term is too far ahead: this node follows in steps")]
-    FarTerm,
-    #[error("its entries do not follow one another, or change the membership")]
-    BadEntries,
-    #[error("it contradicts what is committed")]
-    Conflict,
-    #[error("it acknowledges entries that this node never had")]
-    BeyondLog,
-    #[error("it answers a vote request that was not sent yet")]
-    NotAsked,
-    #[error("its snapshot names no position, or no membership that can be")]
-    BadSnapshot,
-    /// A leader knows that this node once held more than it holds now.
-    #[error(
-        "the leader counts on entries that this node no longer has: the log was lost or rolled back"
-    )]
-    LostLog,
-}
-
 /// Checks one message and clears what must not be believed in it. `term_at` gives the term of an
 /// index of this node's log, as far as it is known.
 ///
@@ -90,19 +53,19 @@ pub(crate) fn admit(
     message: &mut Message,
     view: View,
     term_at: impl Fn(u64) -> Option<u64>,
-) -> Result<(), Dropped> {
+) -> Result<(), DropCause> {
     use MessageType::*;
 
     if message.to != view.own_id {
-        return Err(Dropped::NotForUs);
+        return Err(DropCause::NotForUs);
     }
     if message.from == view.own_id || message.from == 0 {
-        return Err(Dropped::ForgedSender);
+        return Err(DropCause::ForgedSender);
     }
     match view.sender_id {
-        Some(id) if id != message.from => return Err(Dropped::ForgedSender),
+        Some(id) if id != message.from => return Err(DropCause::ForgedSender),
         // Who is no member speaks for no member either.
-        None if view.from_is_member => return Err(Dropped::ForgedSender),
+        None if view.from_is_member => return Err(DropCause::ForgedSender),
         _ => {}
     }
     let kind = message.get_msg_type();
@@ -116,17 +79,17 @@ pub(crate) fn admit(
             // A member that lags may not know the newest members, so requests are taken from
             // any peer of the cluster; an answer counts towards a quorum, and must not.
             if view.sender_id.is_none() {
-                return Err(Dropped::NotMember);
+                return Err(DropCause::NotMember);
             }
         }
         MsgHup | MsgBeat | MsgPropose | MsgSnapStatus | MsgUnreachable | MsgCheckQuorum
-        | MsgTransferLeader | MsgReadIndex | MsgReadIndexResp => return Err(Dropped::LocalType),
+        | MsgTransferLeader | MsgReadIndex | MsgReadIndexResp => return Err(DropCause::LocalType),
     }
     if message.term == 0 || message.term > TERM_MAX {
-        return Err(Dropped::BadTerm);
+        return Err(DropCause::BadTerm);
     }
     if message.term > view.term_reach {
-        return Err(Dropped::FarTerm);
+        return Err(DropCause::FarTerm);
     }
     // raft-rs fast-forwards its commit index by what votes say; nobody acknowledged that to us.
     if matches!(
@@ -145,8 +108,8 @@ pub(crate) fn admit(
         // Of whoever is a member here. A stranger may know later members than this node does, but
         // nobody stops it who is not known.
         MsgHeartbeat if message.commit > view.last_index => match view.sender_id {
-            Some(_) => Err(Dropped::LostLog),
-            None => Err(Dropped::Conflict),
+            Some(_) => Err(DropCause::LostLog),
+            None => Err(DropCause::Conflict),
         },
         MsgAppendResponse | MsgHeartbeatResponse => {
             // Of a rejection, `index` and the hint echo what we asked; of an acceptance, `index`
@@ -156,36 +119,36 @@ pub(crate) fn admit(
                 .max(message.reject_hint)
                 .max(message.commit)
                 .max(message.request_snapshot);
-            if highest > view.last_index { Err(Dropped::BeyondLog) } else { Ok(()) }
+            if highest > view.last_index { Err(DropCause::BeyondLog) } else { Ok(()) }
         }
         // raft-rs asserts that whoever wins has persisted its log. Our request waits for that, so
         // that no answer to it can come sooner.
-        MsgRequestVoteResponse if !view.is_persisted => Err(Dropped::NotAsked),
+        MsgRequestVoteResponse if !view.is_persisted => Err(DropCause::NotAsked),
         MsgSnapshot => snapshot_fits(message, view, term_at),
         _ => Ok(()),
     }
 }
 
-fn entries_in_order(message: &Message) -> Result<(), Dropped> {
+fn entries_in_order(message: &Message) -> Result<(), DropCause> {
     let mut index = message.index;
     let mut term = message.log_term;
     // Only the beginning of all logs has term 0. raft-rs takes 0 for the term of any index that it
     // does not have, so that a hole in the log would match.
     if (index == 0) != (term == 0) {
-        return Err(Dropped::BadEntries);
+        return Err(DropCause::BadEntries);
     }
     for entry in message.get_entries() {
         let next = index.checked_add(1);
         // Once it is committed, whoever cannot read a change of the membership must stop.
         let known = Change::of_entry(entry).is_ok();
         if Some(entry.index) != next || entry.term < term || entry.term == 0 || !known {
-            return Err(Dropped::BadEntries);
+            return Err(DropCause::BadEntries);
         }
         index = entry.index;
         term = entry.term;
     }
     if term > message.term || index >= INDEX_MAX {
-        return Err(Dropped::BadEntries);
+        return Err(DropCause::BadEntries);
     }
     Ok(())
 }
@@ -195,14 +158,14 @@ fn agrees(
     append: &Message,
     view: View,
     term_at: impl Fn(u64) -> Option<u64>,
-) -> Result<(), Dropped> {
+) -> Result<(), DropCause> {
     let entries = append.get_entries().iter().map(|entry| (entry.index, entry.term));
     let committed = std::iter::once((append.index, append.log_term))
         .chain(entries)
         .take_while(|(index, _)| *index <= view.commit);
     for (index, term) in committed {
         if term_at(index).is_some_and(|ours| ours != term) {
-            return Err(Dropped::Conflict);
+            return Err(DropCause::Conflict);
         }
     }
     Ok(())
@@ -212,12 +175,12 @@ fn snapshot_fits(
     message: &Message,
     view: View,
     term_at: impl Fn(u64) -> Option<u64>,
-) -> Result<(), Dropped> {
+) -> Result<(), DropCause> {
     let meta = message.get_snapshot().get_metadata();
     let is_position =
         (1..INDEX_MAX).contains(&meta.index) && (1..=message.term).contains(&meta.term);
     if !is_position || !is_membership(meta.get_conf_state()) {
-        return Err(Dropped::BadSnapshot);
+        return Err(DropCause::BadSnapshot);
     }
     // A snapshot beyond the commit index follows it, also in its term; one at the commit index is
     // the same entry. raft-rs ignores those before it.
@@ -226,7 +189,7 @@ fn snapshot_fits(
         Some(ours) if meta.index > view.commit => meta.term >= ours,
         _ => true,
     };
-    if fits { Ok(()) } else { Err(Dropped::Conflict) }
+    if fits { Ok(()) } else { Err(DropCause::Conflict) }
 }
 
 /// Whether raft-rs can restore this membership: it panics over one that it cannot.
@@ -272,7 +235,7 @@ mod tests {
     };
 
     /// As the core asks, of a log whose entries up to 7 are of term 4, and the others of term 5.
-    fn admit(message: &mut Message, view: View) -> Result<(), Dropped> {
+    fn admit(message: &mut Message, view: View) -> Result<(), DropCause> {
         super::admit(message, view, |index| match index {
             3..=7 => Some(4),
             8..=10 => Some(5),
@@ -298,12 +261,12 @@ mod tests {
         let mut m = message(MessageType::MsgHeartbeat);
         assert_eq!(admit(&mut m, VIEW), Ok(()));
         m.from = 3;
-        assert_eq!(admit(&mut m, VIEW), Err(Dropped::ForgedSender));
+        assert_eq!(admit(&mut m, VIEW), Err(DropCause::ForgedSender));
         m.from = 1;
-        assert_eq!(admit(&mut m, VIEW), Err(Dropped::ForgedSender));
+        assert_eq!(admit(&mut m, VIEW), Err(DropCause::ForgedSender));
         m.from = 2;
         m.to = 3;
-        assert_eq!(admit(&mut m, VIEW), Err(Dropped::NotForUs));
+        assert_eq!(admit(&mut m, VIEW), Err(DropCause::NotForUs));
     }
 
     #[test]
@@ -320,19 +283,19 @@ mod tests {
             MsgReadIndexResp,
             MsgTransferLeader,
         ] {
-            assert_eq!(admit(&mut message(kind), VIEW), Err(Dropped::LocalType), "{kind:?}");
+            assert_eq!(admit(&mut message(kind), VIEW), Err(DropCause::LocalType), "{kind:?}");
         }
     }
 
     #[test]
     fn trap_R13_terms_are_neither_zero_nor_absurd() {
         for (term, expected) in [
-            (0, Err(Dropped::BadTerm)),
+            (0, Err(DropCause::BadTerm)),
             (5 + TERM_JUMP_MAX, Ok(())),
-            (6 + TERM_JUMP_MAX, Err(Dropped::FarTerm)),
-            (1 << 63, Err(Dropped::FarTerm)),
-            ((1 << 63) + 1, Err(Dropped::BadTerm)),
-            (u64::MAX, Err(Dropped::BadTerm)),
+            (6 + TERM_JUMP_MAX, Err(DropCause::FarTerm)),
+            (1 << 63, Err(DropCause::FarTerm)),
+            ((1 << 63) + 1, Err(DropCause::BadTerm)),
+            (u64::MAX, Err(DropCause::BadTerm)),
         ] {
             let mut m = message(MessageType::MsgHeartbeat);
             m.term = term;
@@ -347,10 +310,10 @@ mod tests {
             m.index = 10;
             assert_eq!(admit(&mut m, VIEW), Ok(()));
             m.index = 11;
-            assert_eq!(admit(&mut m, VIEW), Err(Dropped::BeyondLog));
+            assert_eq!(admit(&mut m, VIEW), Err(DropCause::BeyondLog));
             m.index = 4;
             m.reject_hint = 11;
-            assert_eq!(admit(&mut m, VIEW), Err(Dropped::BeyondLog));
+            assert_eq!(admit(&mut m, VIEW), Err(DropCause::BeyondLog));
         }
     }
 
@@ -358,11 +321,11 @@ mod tests {
     fn trap_R13_who_is_no_member_acknowledges_nothing_and_speaks_for_no_member() {
         let stranger = View { sender_id: None, from_is_member: false, ..VIEW };
         let mut m = message(MessageType::MsgAppendResponse);
-        assert_eq!(admit(&mut m, stranger), Err(Dropped::NotMember));
+        assert_eq!(admit(&mut m, stranger), Err(DropCause::NotMember));
         let mut m = message(MessageType::MsgHeartbeat);
         assert_eq!(admit(&mut m, stranger), Ok(()), "a lagging member takes them");
         let pretender = View { sender_id: None, ..VIEW };
-        assert_eq!(admit(&mut m, pretender), Err(Dropped::ForgedSender));
+        assert_eq!(admit(&mut m, pretender), Err(DropCause::ForgedSender));
     }
 
     #[test]
@@ -370,11 +333,11 @@ mod tests {
         let good = [entry(8, 4), entry(9, 5)];
         for (entries, log_term, expected) in [
             (&good[..], 4, Ok(())),
-            (&[entry(9, 5)][..], 4, Err(Dropped::BadEntries)),
-            (&[entry(8, 3)][..], 4, Err(Dropped::BadEntries)),
-            (&[entry(8, 5), entry(9, 4)][..], 4, Err(Dropped::BadEntries)),
-            (&[entry(8, 6)][..], 4, Err(Dropped::BadEntries)),
-            (&[entry(8, 4), entry(10, 4)][..], 4, Err(Dropped::BadEntries)),
+            (&[entry(9, 5)][..], 4, Err(DropCause::BadEntries)),
+            (&[entry(8, 3)][..], 4, Err(DropCause::BadEntries)),
+            (&[entry(8, 5), entry(9, 4)][..], 4, Err(DropCause::BadEntries)),
+            (&[entry(8, 6)][..], 4, Err(DropCause::BadEntries)),
+            (&[entry(8, 4), entry(10, 4)][..], 4, Err(DropCause::BadEntries)),
         ] {
             let mut m = message(MessageType::MsgAppend);
             m.index = 7;
@@ -386,7 +349,7 @@ mod tests {
             let mut m = message(MessageType::MsgAppend);
             (m.index, m.log_term) = (index, 4);
             m.entries = vec![entry(index.wrapping_add(1), 5)].into();
-            assert_eq!(admit(&mut m, VIEW), Err(Dropped::BadEntries));
+            assert_eq!(admit(&mut m, VIEW), Err(DropCause::BadEntries));
         }
     }
 
@@ -395,9 +358,9 @@ mod tests {
         // raft-rs finds term 0 at an index that it does not have.
         let mut m = message(MessageType::MsgAppend);
         (m.index, m.log_term, m.commit) = (40, 0, 40);
-        assert_eq!(admit(&mut m, VIEW), Err(Dropped::BadEntries));
+        assert_eq!(admit(&mut m, VIEW), Err(DropCause::BadEntries));
         (m.index, m.log_term) = (0, 3);
-        assert_eq!(admit(&mut m, VIEW), Err(Dropped::BadEntries));
+        assert_eq!(admit(&mut m, VIEW), Err(DropCause::BadEntries));
         (m.index, m.log_term, m.commit) = (0, 0, 0);
         assert_eq!(admit(&mut m, VIEW), Ok(()), "the beginning of every log");
     }
@@ -410,8 +373,8 @@ mod tests {
             admit(&mut m, VIEW)
         };
         assert_eq!(append(5, 4, &[entry(6, 4), entry(7, 5)]), Ok(()), "7 is not committed");
-        assert_eq!(append(5, 4, &[entry(6, 5), entry(7, 5)]), Err(Dropped::Conflict));
-        assert_eq!(append(6, 3, &[entry(7, 4)]), Err(Dropped::Conflict));
+        assert_eq!(append(5, 4, &[entry(6, 5), entry(7, 5)]), Err(DropCause::Conflict));
+        assert_eq!(append(6, 3, &[entry(7, 4)]), Err(DropCause::Conflict));
         assert_eq!(append(1, 1, &[entry(2, 2)]), Ok(()), "compacted: nothing is known of it");
     }
 
@@ -419,7 +382,7 @@ mod tests {
     fn trap_R13_nobody_votes_before_it_was_asked() {
         let in_flight = View { is_persisted: false, ..VIEW };
         let mut m = message(MessageType::MsgRequestVoteResponse);
-        assert_eq!(admit(&mut m, in_flight), Err(Dropped::NotAsked));
+        assert_eq!(admit(&mut m, in_flight), Err(DropCause::NotAsked));
         assert_eq!(admit(&mut m, VIEW), Ok(()));
     }
 
@@ -427,9 +390,13 @@ mod tests {
     fn trap_R13_a_heartbeat_beyond_the_log_means_that_the_log_was_lost() {
         let mut m = message(MessageType::MsgHeartbeat);
         m.commit = 11;
-        assert_eq!(admit(&mut m, VIEW), Err(Dropped::LostLog));
+        assert_eq!(admit(&mut m, VIEW), Err(DropCause::LostLog));
         let stranger = View { sender_id: None, from_is_member: false, ..VIEW };
-        assert_eq!(admit(&mut m, stranger), Err(Dropped::Conflict), "nobody whom it knows says so");
+        assert_eq!(
+            admit(&mut m, stranger),
+            Err(DropCause::Conflict),
+            "nobody whom it knows says so"
+        );
         m.term = 4;
         assert_eq!(admit(&mut m, VIEW), Ok(()), "a stale leader's is ignored by raft-rs");
     }
@@ -453,10 +420,10 @@ mod tests {
         m.set_snapshot(snapshot.clone());
         assert_eq!(admit(&mut m, VIEW), Ok(()));
         for (index, term, expected) in [
-            (20, 6, Err(Dropped::BadSnapshot)),
-            (INDEX_MAX, 5, Err(Dropped::BadSnapshot)),
-            (20, 3, Err(Dropped::Conflict)),
-            (6, 5, Err(Dropped::Conflict)),
+            (20, 6, Err(DropCause::BadSnapshot)),
+            (INDEX_MAX, 5, Err(DropCause::BadSnapshot)),
+            (20, 3, Err(DropCause::Conflict)),
+            (6, 5, Err(DropCause::Conflict)),
             (6, 4, Ok(())),
             (5, 5, Ok(())),
         ] {

@@ -166,6 +166,11 @@ impl<S: StateMachine> Inbox<S> {
         }
     }
 
+    /// Requests that wait for the loop.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed) as u64
+    }
+
     /// The loop took a request out.
     pub(crate) fn taken(&self) {
         self.requests.fetch_sub(1, Ordering::Relaxed);

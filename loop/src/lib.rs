@@ -17,7 +17,8 @@
 //!
 //! - **Storage first.** No message leaves, and no caller is answered, before the batch it speaks
 //!   of is durable. Heartbeats and their answers speak of the term only, and wait for the last
-//!   batch that changed term or vote. That a forwarded command was given a position is said at
+//!   batch that changed term or vote; with [`AppendMode::Parallel`] so do a leader's appends, whose
+//!   entries it counts as its own only when they are durable. That a forwarded command was given a position is said at
 //!   once: it promises nothing, and no position is given twice, even if a crash forgets it.
 //! - **One answer.** Every proposal and read ends exactly once: applied, refused (surely without
 //!   effect), or unknown. See [`ProposeError`].
@@ -42,6 +43,7 @@ mod config;
 mod contacts;
 mod core;
 mod driver;
+mod drops;
 mod entrances;
 mod error;
 mod founding;
@@ -54,6 +56,7 @@ mod groups;
 mod guard;
 mod heartbeat;
 mod heartbeats;
+mod histogram;
 mod inbox;
 mod join_wire;
 mod joining;
@@ -63,6 +66,7 @@ mod machine;
 mod members;
 mod membership;
 mod message;
+mod meters;
 mod node;
 mod publish;
 mod purges;
@@ -74,21 +78,26 @@ mod snapshot_worker;
 mod status;
 mod transport;
 mod turnover;
+mod wait;
 
 pub use self::change::{ChangeError, Step, steps_of};
-pub use self::config::LoopConfig;
+pub use self::config::{AppendMode, LoopConfig};
 pub use self::core::{Apply, Committed, Core, Effects, Input};
+pub use self::drops::{CloseCause, DropCause};
 pub use self::error::{
     CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
 };
 pub use self::group::Group;
+pub use self::histogram::Distribution;
 pub use self::inbox::Applied;
 pub use self::members::{Binding, Member, MemberRole, Members, MembersError, Promotion};
 pub use self::membership::{
     Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
 };
 pub use self::message::{Envelope, PeerMessage, Refused};
+pub use self::meters::{Metrics, PeerMetrics};
 pub use self::node::Node;
 pub use self::publish::{Published, Update, Updates};
 pub use self::status::{CoreStatus, GroupStatus, LastAnswer, Role};
 pub use self::transport::{Service, TlsConfig, TlsError};
+pub use self::wait::{Wait, WaitError};

@@ -1,7 +1,6 @@
 //! The log writer's thread: everything that waits, in one record, with one fsync.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use quorate_statemachine::StateMachine;
 
 use crate::core::Input;
 use crate::inbox::{Event, Inbox};
+use crate::meters::Meters;
 
 /// Writes merged into one record. The loop gives out a bounded number of bytes; this bounds how
 /// long the first of them waits for the last.
@@ -48,12 +48,12 @@ pub(crate) fn run<F: Disk + 'static, S: StateMachine>(
     writer: LogWriter<F>,
     queue: &mpsc::Receiver<LogWork>,
     inbox: &Inbox<S>,
-    disk_bytes: &AtomicU64,
+    meters: &Meters,
 ) -> Result<(), WriteError> {
     let mut rounds = Rounds {
         writer,
         inbox,
-        disk_bytes,
+        meters,
         witness_due: None,
         retry_at: None,
         told_full: BTreeSet::new(),
@@ -95,7 +95,7 @@ pub(crate) fn run<F: Disk + 'static, S: StateMachine>(
 struct Rounds<'a, F: Disk, S: StateMachine> {
     writer: LogWriter<F>,
     inbox: &'a Inbox<S>,
-    disk_bytes: &'a AtomicU64,
+    meters: &'a Meters,
     /// When the witness must be synced; `None` while it is.
     witness_due: Option<Instant>,
     /// When to try again what there was no room for; `None` while there is.
@@ -130,7 +130,7 @@ impl<F: Disk + 'static, S: StateMachine> Rounds<'_, F, S> {
         if !self.removals.is_empty() && !self.writer.is_waiting() {
             self.remove()?;
         }
-        self.disk_bytes.store(self.writer.disk_bytes(), Ordering::Relaxed);
+        self.meters.set_log_disk_bytes(self.writer.disk_bytes());
         if self.writer.is_witness_synced() {
             self.witness_due = None;
         } else if self.witness_due.is_none() {
@@ -141,8 +141,15 @@ impl<F: Disk + 'static, S: StateMachine> Rounds<'_, F, S> {
 
     fn write(&mut self, waiting: &mut Vec<GroupWrite>) -> Result<(), WriteError> {
         let groups: Vec<_> = waiting.iter().map(|write| write.group).collect();
+        let entries = waiting.iter().flat_map(|write| &write.entries);
+        let (count, bytes) = entries
+            .fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.data.len() as u64));
+        let begun = Instant::now();
         match self.writer.write(std::mem::take(waiting)) {
             Ok(receipts) => {
+                self.meters.log_write.record_time(begun.elapsed());
+                self.meters.log_write_bytes.record(bytes);
+                self.meters.log_write_entries.record(count);
                 if self.retry_at.take().is_some() {
                     tracing::info!("there is room on the disk again");
                 }

@@ -2,16 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use quorate_engine::{
-    DefaultFileSystem, DirectoryId, Disk, EngineConfig, Formatted, GroupId, Identity, NodeId,
-};
+use quorate_engine::{DefaultFileSystem, Disk, EngineConfig, Formatted, GroupId, Identity, NodeId};
 use quorate_statemachine::StateMachine;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -35,17 +32,19 @@ use crate::inbox::{Applied, Event, Inbox};
 use crate::joining::Joining;
 use crate::machine::SnapshotTrigger;
 use crate::membership::{Join, MembershipChanged, MembershipError, MembershipRequest};
+use crate::meters::{Meters, Metrics};
 use crate::publish::{Published, Publisher, Updates};
 use crate::purges::Purges;
 use crate::recovered::Recovered;
 use crate::registry::Registry;
-use crate::renewal;
+use crate::renewal::{self, Renewed};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::{GroupStatus, LastAnswer};
 use crate::transport::{
     Acceptor, Calls, LinkEvent, Presence, Receiving, Sending, Service, SharedRoster, Tls, Transport,
 };
-use crate::turnover::Turnover;
+use crate::turnover::{Found, Turnover};
+use crate::wait::Wait;
 
 /// The metadata quorum is group 1. It is founded with the cluster.
 pub(crate) const FIRST_GROUP: GroupId = match GroupId::new(1) {
@@ -84,6 +83,7 @@ struct Inner<S: StateMachine> {
     presence: Arc<Presence>,
     calls: Calls,
     service: Arc<dyn Service>,
+    meters: Arc<Meters>,
     acceptor: AbortHandle,
     /// Ends with the listener; taken by whoever shuts the node down.
     accepting: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -164,7 +164,7 @@ impl<S: StateMachine> Node<S> {
 
     fn start<F: Disk + 'static>(
         recovered: Recovered<S, F>,
-        (renewed, tls): (BTreeMap<GroupId, DirectoryId>, Option<Tls>),
+        (renewed, tls): (BTreeMap<GroupId, Renewed>, Option<Tls>),
         listener: TcpListener,
         listen_addr: SocketAddr,
         config: LoopConfig,
@@ -197,8 +197,10 @@ impl<S: StateMachine> Node<S> {
             links.send(Event::Link(event));
         };
         let presence = Presence::new();
+        let meters = Arc::new(Meters::new(engine.writer.disk_bytes()));
         let on_link = Arc::new(on_link) as _;
-        let transport = Arc::new(Transport::start(&roster, &config, &presence, &on_link));
+        let transport = Transport::start(&roster, &config, &presence, &on_link, meters.clone());
+        let transport = Arc::new(transport);
 
         let (log, queue) = mpsc::channel();
         let turnover = Turnover::new(engine.cache.clone(), quarantined);
@@ -210,8 +212,6 @@ impl<S: StateMachine> Node<S> {
             queue,
             (first, others),
         );
-        let disk_bytes = bootstrap.writer.disk_bytes();
-        let log_disk_bytes = Arc::new(AtomicU64::new(disk_bytes));
         let publishers: Vec<_> =
             machines.iter().map(|(id, machine)| (*id, machine.publisher().clone())).collect();
         let (worker, worker_thread) =
@@ -227,6 +227,7 @@ impl<S: StateMachine> Node<S> {
                 entries_max: config.snapshot_entries,
                 bytes_max: config.snapshot_bytes,
             },
+            meters: meters.clone(),
         };
         let guard = inbox.clone();
         let apply_thread = thread("quorate-apply", move || {
@@ -242,7 +243,7 @@ impl<S: StateMachine> Node<S> {
         let entrances = Entrances::new(joining, config.advertise.clone(), inbox.clone());
         for (group, binding) in waiting {
             let addr = reached_at(&config, listen_addr);
-            let was = renewed.get(&group).copied();
+            let was = renewed.get(&group).map(|renewed| renewed.was);
             entrances.ask(group, Join { binding, addr, was });
         }
         let mut driver = Driver {
@@ -269,16 +270,22 @@ impl<S: StateMachine> Node<S> {
             roster: roster.clone(),
             sending,
             purges,
-            log_disk_bytes,
+            meters: meters.clone(),
         };
         for (id, publisher) in publishers {
-            driver.enter(id, publisher, None);
+            let found = match renewed.get(&id) {
+                None => Found::Sound,
+                Some(Renewed { damage, .. }) => Found::SetAside(format!(
+                    "{damage}; it was set aside, and this node joins anew as another member"
+                )),
+            };
+            driver.enter(id, publisher, found);
         }
         for (id, reason) in damaged {
             // Nobody may see what it holds: it shows nothing, and ends at once.
             let publisher = Arc::new(Publisher::new(S::new().image(), 0));
             publisher.stop();
-            driver.enter(id, publisher, Some(reason));
+            driver.enter(id, publisher, Found::Damaged(reason));
         }
         let Some(first) = registry.get(FIRST_GROUP) else {
             return Err(OpenError::Restore("group 1 has no state machine".to_owned()));
@@ -295,10 +302,11 @@ impl<S: StateMachine> Node<S> {
             service: service.clone(),
             transport: transport.clone(),
             roster: roster.clone(),
-            receiving: Receiving::new(engine.snapshots, silence),
+            receiving: Receiving::new(engine.snapshots, silence, meters.clone()),
             limits: Limits::default(),
+            meters: meters.clone(),
         });
-        let acceptor = Acceptor::new(roster, front, presence.clone(), &config);
+        let acceptor = Acceptor::new(roster, front, presence.clone(), &config, meters.clone());
         let mut ended = ended;
         let accepting = tokio::spawn(async move {
             tokio::select! {
@@ -317,6 +325,7 @@ impl<S: StateMachine> Node<S> {
             presence,
             calls,
             service,
+            meters,
             acceptor: accepting.abort_handle(),
             accepting: Mutex::new(Some(accepting)),
             threads: Mutex::new(vec![loop_thread, apply_thread, worker_thread]),
@@ -381,6 +390,21 @@ impl<S: StateMachine> Node<S> {
     /// loop cannot publish the next, and waits.
     pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
         self.0.first.watch_status()
+    }
+
+    /// Waits until something is so in group 1, for at most `timeout`; see [`Group::wait`].
+    pub fn wait(&self, timeout: Duration) -> Wait {
+        self.0.first.wait(timeout)
+    }
+
+    /// What this node has counted since it was opened, all its groups taken together.
+    pub fn metrics(&self) -> Metrics {
+        Metrics {
+            inbox_requests: self.0.inbox.waiting(),
+            peers: self.0.transport.metrics(),
+            groups: self.groups().len(),
+            ..self.0.meters.metrics()
+        }
     }
 
     /// Founds a group with these voters, of which this node is one. It must be called on each of

@@ -22,7 +22,7 @@ use quorate_engine::{
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use crate::error::OpenError;
+use crate::error::{OpenError, listed};
 use crate::joining::{Joining, NotLetIn, rehearsal};
 
 /// Between two times of asking whether this node would be let in.
@@ -34,8 +34,15 @@ const BLANK_WRITE: u64 = 1;
 /// An open engine in which nothing is damaged that could be replaced.
 pub(crate) struct Opened<F: Disk> {
     pub(crate) engine: Engine<F>,
-    /// The groups that are to follow a member of before, with the directory that it is bound to.
-    pub(crate) renewed: BTreeMap<GroupId, DirectoryId>,
+    pub(crate) renewed: BTreeMap<GroupId, Renewed>,
+}
+
+/// A group that was set aside, and is to follow the member that it was before.
+pub(crate) struct Renewed {
+    /// The directory that this member is bound to.
+    pub(crate) was: DirectoryId,
+    /// What is wrong with what was set aside.
+    pub(crate) damage: String,
 }
 
 /// How to find out whether the cluster would let this node in.
@@ -72,7 +79,8 @@ pub(crate) async fn open<F: Disk + 'static>(
             }
             tracing::warn!(%error, "this directory is damaged: it becomes another member");
             let formatted = renewed_directory(&dir).await?;
-            renewed.insert(first, identity.directory_id);
+            let (was, damage) = (identity.directory_id, error.to_string());
+            renewed.insert(first, Renewed { was, damage });
             open_engine(formatted, config, disk).await?.map_err(OpenError::Engine)?
         }
         Err(error) => return Err(error.into()),
@@ -80,8 +88,9 @@ pub(crate) async fn open<F: Disk + 'static>(
     for group in engine.damaged.keys().copied().collect::<Vec<_>>() {
         match rehearsal.would_be_let_in(group, &engine.identity).await {
             Ok(()) => {
+                let damage = engine.damaged.get(&group).map(|it| listed(it)).unwrap_or_default();
                 engine = renewed_group(engine, group).await?;
-                renewed.insert(group, identity.directory_id);
+                renewed.insert(group, Renewed { was: identity.directory_id, damage });
             }
             Err(why) if group == first => {
                 let findings = engine.damaged.remove(&group).unwrap_or_default();

@@ -147,7 +147,12 @@ impl<S: StateMachine> Slot<S> {
             return;
         }
         self.published = Some(vitals);
-        self.status.send_replace(GroupStatus::serving(core.status(), log_disk_bytes));
+        let core = core.status();
+        self.status.send_modify(|status| {
+            // The first snapshot brings what was set aside.
+            let damaged = status.damaged.take().filter(|_| core.applied_index == 0);
+            *status = GroupStatus { damaged, ..GroupStatus::serving(core, log_disk_bytes) };
+        });
     }
 
     /// The log's files take another amount of room.
@@ -185,6 +190,12 @@ impl<S: StateMachine> Slot<S> {
     /// As [`Slot::stop`], of a group that this node does not belong to any more.
     pub(crate) fn expel(&mut self, reason: &str) {
         self.status.send_modify(|status| status.role = Role::Removed);
+        self.stop(&ProposeError::Fatal(reason.to_owned()));
+    }
+
+    /// As [`Slot::stop`], of a group whose log on this node has lost something.
+    pub(crate) fn condemn(&mut self, reason: &str) {
+        self.status.send_modify(|status| status.damaged = Some(reason.to_owned()));
         self.stop(&ProposeError::Fatal(reason.to_owned()));
     }
 

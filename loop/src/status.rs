@@ -1,5 +1,6 @@
 //! [`GroupStatus`]: what a node knows of its group and of itself.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,6 +113,39 @@ pub struct GroupStatus {
     pub serving: bool,
     /// Why the node has stopped for good; `None` while it runs.
     pub fatal: Option<String>,
+    /// What was found damaged: this node's log of the group may have lost what the node
+    /// acknowledged or voted, and does not act any more. Either the group stays down here, and
+    /// `fatal` says so too; or what was there was set aside, and the node is on its way back as
+    /// another member: until it has its first snapshot.
+    pub damaged: Option<String>,
+}
+
+impl fmt::Display for GroupStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = match self.role {
+            Role::Leader => "the leader",
+            Role::Follower => "a follower",
+            Role::Candidate => "a candidate",
+            Role::Learner => "a learner",
+            Role::Observer => "an observer",
+            Role::Removed => "no member",
+        };
+        match self.leader {
+            _ if self.role == Role::Leader => write!(f, "{role}")?,
+            Some(leader) => write!(f, "{role} of node {leader}")?,
+            None => write!(f, "{role} without a leader")?,
+        }
+        let GroupStatus { term, commit_index, applied_index, last_index, .. } = self;
+        write!(
+            f,
+            " in term {term}, commit index {commit_index}, applied index {applied_index}, \
+             last index {last_index}"
+        )?;
+        match &self.fatal {
+            Some(fatal) => write!(f, ", stopped: {fatal}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl GroupStatus {
@@ -132,6 +166,7 @@ impl GroupStatus {
             log_disk_bytes,
             serving: false,
             fatal: None,
+            damaged: None,
         }
     }
 
@@ -151,6 +186,7 @@ impl GroupStatus {
             log_disk_bytes,
             serving: true,
             fatal: None,
+            damaged: None,
         }
     }
 }

@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use quorate_engine::{CacheBudget, GroupId, GroupLog, GroupWrite, SnapshotMeta};
 use quorate_statemachine::StateMachine;
@@ -45,6 +44,16 @@ pub(crate) struct Turnover {
     quarantined: BTreeSet<GroupId>,
     coming: BTreeMap<GroupId, Coming>,
     going: BTreeMap<GroupId, RemoveCaller>,
+}
+
+/// What a node found of a group when it opened, or founded.
+pub(crate) enum Found {
+    /// Nothing is wrong with it.
+    Sound,
+    /// It was damaged for this reason, was set aside, and begins anew as another member.
+    SetAside(String),
+    /// It is damaged for this reason, and stays where it is.
+    Damaged(String),
 }
 
 struct Coming {
@@ -130,7 +139,7 @@ impl<S: StateMachine> Driver<S> {
         let Coming { members, own_id, first, caller } = coming;
         let Some((meta, log)) = first else { return false };
         let machine = Machine::new(S::new(), meta);
-        self.enter(group, machine.publisher().clone(), None);
+        self.enter(group, machine.publisher().clone(), Found::Sound);
         let _ = self.apply.send((group, ApplyWork::Begin(Box::new(machine))));
         self.begin(Founded { log, members, own_id, restore: None });
         let _ = caller.send(Ok(()));
@@ -176,18 +185,18 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// Makes a group known to those who ask; it has yet to begin, or never will, for a reason.
-    pub(crate) fn enter(
-        &mut self,
-        id: GroupId,
-        publisher: Arc<Publisher<S>>,
-        fatal: Option<String>,
-    ) {
-        let disk_bytes = self.log_disk_bytes.load(Ordering::Relaxed);
-        let status = GroupStatus { fatal, ..GroupStatus::founding(disk_bytes) };
+    /// Makes a group known to those who ask; it has yet to begin, or never will.
+    pub(crate) fn enter(&mut self, id: GroupId, publisher: Arc<Publisher<S>>, found: Found) {
+        let disk_bytes = self.meters.log_disk_bytes();
+        let (damaged, fatal) = match found {
+            Found::Sound => (None, None),
+            Found::SetAside(what) => (Some(what), None),
+            Found::Damaged(what) => (Some(what.clone()), Some(what)),
+        };
+        let status = GroupStatus { damaged, fatal, ..GroupStatus::founding(disk_bytes) };
         let (status, receiver) = watch::channel(status);
         self.groups.insert(id, Slot::new(id, status));
-        let (inbox, disk_bytes) = (self.inbox.clone(), self.log_disk_bytes.clone());
-        self.registry.insert(Group::new(id, inbox, publisher, receiver, disk_bytes));
+        let (inbox, meters) = (self.inbox.clone(), self.meters.clone());
+        self.registry.insert(Group::new(id, inbox, publisher, receiver, meters));
     }
 }

@@ -135,19 +135,14 @@ impl Cluster {
 
     /// Waits until the status of a node is as wanted.
     async fn until(&self, n: u64, wanted: impl FnMut(&GroupStatus) -> bool) -> GroupStatus {
-        let mut status = self.nodes[&n].watch_status();
-        let waiting = tokio::time::timeout(PATIENCE, status.wait_for(wanted)).await;
-        waiting.unwrap_or_else(|_| panic!("{:?}", self.nodes[&n].status())).unwrap().clone()
+        let waiting = self.nodes[&n].wait(PATIENCE).until("what the test is about", wanted);
+        waiting.await.unwrap_or_else(|error| panic!("node {n}: {error}"))
     }
 
     async fn leader(&self) -> u64 {
-        let any = self.nodes.values().next().unwrap();
-        let mut status = any.watch_status();
-        let known = |s: &quorate_loop::GroupStatus| {
-            s.leader.is_some_and(|leader| self.nodes.contains_key(&leader.get()))
-        };
-        let waiting = status.wait_for(known);
-        let status = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+        let any = *self.nodes.keys().next().unwrap();
+        let runs = |leader: NodeId| self.nodes.contains_key(&leader.get());
+        let status = self.until(any, |status| status.leader.is_some_and(runs)).await;
         status.leader.unwrap().get()
     }
 
@@ -259,10 +254,8 @@ async fn trap_I02_every_node_knows_all_voters_and_their_directories() {
             (node_id.get(), Binding { node_id, directory_id, incarnation: 0 })
         })
         .collect();
-    for (n, node) in &cluster.nodes {
-        let mut status = node.watch_status();
-        let serving = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.serving)).await;
-        let members = serving.unwrap().unwrap().members.clone();
+    for n in cluster.nodes.keys() {
+        let members = cluster.until(*n, |status| status.serving).await.members;
         let known: Vec<_> = members.iter().map(|m| (m.member_id, m.binding)).collect();
         assert_eq!(known, expected, "node {n}");
     }
@@ -426,9 +419,8 @@ async fn a_wiped_voter_is_refused_and_told_the_remedy() {
     )
     .unwrap();
     cluster.open(follower).await;
-    let mut status = cluster.nodes[&follower].watch_status();
-    let fatal = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.fatal.is_some())).await;
-    let reason = fatal.unwrap().unwrap().fatal.clone().unwrap();
+    let status = cluster.until(follower, |status| status.fatal.is_some()).await;
+    let reason = status.fatal.unwrap();
     assert!(reason.contains("quorate format --join"), "{reason}");
     assert_eq!(cluster.add(leader, 1).await.1, 2, "the others go on");
 }
@@ -520,9 +512,8 @@ async fn a_voter_that_lost_its_log_is_not_founded_again() {
     std::fs::remove_dir_all(cluster.dirs[&follower].join("quarantine")).unwrap();
     std::fs::write(witness(&cluster, follower), &as_formatted[&follower]).unwrap();
     cluster.open(follower).await;
-    let mut status = cluster.nodes[&follower].watch_status();
-    let fatal = tokio::time::timeout(PATIENCE, status.wait_for(|s| s.fatal.is_some())).await;
-    let reason = fatal.unwrap().unwrap().fatal.clone().unwrap();
+    let status = cluster.until(follower, |status| status.fatal.is_some()).await;
+    let reason = status.fatal.unwrap();
     assert!(reason.contains("has lost its log"), "{reason}");
     assert!(!cluster.nodes[&follower].status().serving);
     assert_eq!(cluster.add(leader, 1).await.1, 2, "the others go on");

@@ -74,9 +74,7 @@ async fn members_are_changed_through_any_node_and_refusals_are_told_at_once() {
     let changed = changed.unwrap();
     assert_eq!(voters(&changed.members), BTreeSet::from([leader, first]));
     assert_eq!(voters(&quorum.members_here()), BTreeSet::from([leader, first]));
-    let mut status = cluster.nodes[&second].watch_status();
-    let observes = status.wait_for(|status| status.role == Role::Observer);
-    timeout(PATIENCE, observes).await.unwrap().unwrap();
+    cluster.nodes[&second].wait(PATIENCE).role(Role::Observer).await.unwrap();
     assert_eq!(cluster.nodes[&second].readiness(), Ok(()));
     let error = quorum.transfer_leadership(Some(node(second))).await.unwrap_err();
     assert_eq!(error, TransferError::NoVote(node(second)));
@@ -110,9 +108,7 @@ async fn leadership_is_handed_over_to_whom_it_was_asked_for() {
     // Through a node that is neither of the two.
     assert_eq!(quorum.transfer_leadership(Some(node(second))).await, Ok(node(second)));
     assert_eq!(quorum.status().leader, Some(node(second)));
-    let mut status = cluster.nodes[&second].watch_status();
-    let leads = status.wait_for(|status| status.role == Role::Leader);
-    timeout(PATIENCE, leads).await.unwrap().unwrap();
+    cluster.nodes[&second].wait(PATIENCE).role(Role::Leader).await.unwrap();
     // Said again, nothing moves.
     let term = quorum.status().term;
     assert_eq!(quorum.transfer_leadership(Some(node(second))).await, Ok(node(second)));

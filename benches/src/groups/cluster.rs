@@ -72,9 +72,7 @@ impl Cluster {
             disks.push(disk);
         }
         for node in &nodes {
-            let mut status = node.watch_status();
-            let serves = status.wait_for(|status| status.serving && status.leader.is_some());
-            tokio::time::timeout(ELECTION_MAX, serves).await??;
+            node.wait(ELECTION_MAX).leader().await?;
         }
         Ok(Cluster { nodes, disks, voters, next: 2 })
     }
@@ -98,9 +96,7 @@ impl Cluster {
         }
         for id in &ids {
             for node in &self.nodes {
-                let mut status = handle(node, *id)?.watch_status();
-                let led = status.wait_for(|status| status.leader.is_some());
-                tokio::time::timeout(ELECTION_MAX, led).await??;
+                handle(node, *id)?.wait(ELECTION_MAX).leader().await?;
             }
         }
         Ok(ids)

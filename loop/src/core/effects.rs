@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_engine::{Fetch, GroupWrite, LogId};
 
+use crate::drops::DropCause;
 use crate::error::{ProposeError, ReadError};
 use crate::members::Members;
 use crate::membership::{MembershipChanged, MembershipError};
@@ -64,8 +65,13 @@ pub struct Effects<P, R, M = R> {
     /// Step [`Input::Campaign`](super::Input::Campaign) when this time is over: the leader's process
     /// is gone, and it is not the turn of this node yet.
     pub campaign_after: Option<Duration>,
+    /// Why messages of peers were dropped, one for each.
+    pub dropped: Vec<DropCause>,
     /// Why this group must stop at once.
     pub fatal: Option<String>,
+    /// Whether that is because the log has lost what this node once held: the member that it was
+    /// must never act again.
+    pub log_is_lost: bool,
 }
 
 impl<P, R, M> Default for Effects<P, R, M> {
@@ -84,7 +90,9 @@ impl<P, R, M> Default for Effects<P, R, M> {
             members: None,
             removed: None,
             campaign_after: None,
+            dropped: Vec::new(),
             fatal: None,
+            log_is_lost: false,
         }
     }
 }
@@ -105,6 +113,7 @@ impl<P, R, M> Effects<P, R, M> {
             && self.members.is_none()
             && self.removed.is_none()
             && self.campaign_after.is_none()
+            && self.dropped.is_empty()
             && self.fatal.is_none()
     }
 }

@@ -6,7 +6,8 @@ use quorate_engine::NodeId;
 use raft::eraftpb::Message;
 
 use super::Core;
-use crate::guard::{self, Dropped, TERM_JUMP_MAX, View};
+use crate::drops::DropCause;
+use crate::guard::{self, TERM_JUMP_MAX, View};
 use crate::members::Member;
 
 /// Members that are remembered although they are not known: more than could lead or campaign
@@ -65,22 +66,24 @@ impl<P, R, M> Core<P, R, M> {
                 }
                 true
             }
-            Err(Dropped::FarTerm) => {
-                self.drop_message(from, &Dropped::FarTerm.to_string());
+            Err(DropCause::FarTerm) => {
+                self.drop_message(from, DropCause::FarTerm);
                 if view.term < view.term_reach {
                     self.raw.raft.become_follower(view.term_reach, raft::INVALID_ID);
                 }
                 false
             }
-            Err(Dropped::LostLog) => {
+            Err(DropCause::LostLog) => {
+                self.drop_message(from, DropCause::LostLog);
                 self.effects.fatal = Some(format!(
                     "{}; this directory must not vote again: format a new one for this node",
-                    Dropped::LostLog
+                    DropCause::LostLog
                 ));
+                self.effects.log_is_lost = true;
                 false
             }
-            Err(dropped) => {
-                self.drop_message(from, &dropped.to_string());
+            Err(cause) => {
+                self.drop_message(from, cause);
                 false
             }
         }
@@ -104,8 +107,9 @@ impl<P, R, M> Core<P, R, M> {
         }
     }
 
-    pub(super) fn drop_message(&mut self, from: NodeId, why: &str) {
+    pub(super) fn drop_message(&mut self, from: NodeId, cause: DropCause) {
         self.dropped += 1;
-        tracing::debug!(group = %self.group, %from, why, "a message was dropped");
+        self.effects.dropped.push(cause);
+        tracing::debug!(group = %self.group, %from, why = %cause, "a message was dropped");
     }
 }

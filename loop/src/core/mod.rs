@@ -45,6 +45,7 @@ use self::proposals::{Proposals, Proposer};
 use self::reads::{Reader, Reads};
 use self::tail::Tail;
 use crate::config::LoopConfig;
+use crate::drops::DropCause;
 use crate::error::{ProposeError, ReadError};
 use crate::founding::FOUNDING_WRITES;
 use crate::logger;
@@ -55,7 +56,9 @@ use crate::status::{CoreStatus, Role};
 /// One group's Raft and everything that waits for it.
 ///
 /// Invariants:
-/// - No message leaves before the batch it speaks of is durable (see `Outbox`).
+/// - No message leaves before the batch it speaks of is durable (see `Outbox`). With
+///   [`AppendMode::Parallel`](crate::AppendMode::Parallel) a leader's append carries entries that
+///   are being written, and claims nothing of them.
 /// - Nothing touches the RawNode between its `ready` and its `advance` (trap R03): both are in
 ///   one function, in `ready.rs`.
 /// - Every caller that came in goes out once: through `apply`, `failed` or `reads`.
@@ -360,15 +363,15 @@ impl<P, R, M> Core<P, R, M> {
         }
         match message.get_msg_type() {
             // Its file comes on a connection of its own, and both together as an input.
-            MessageType::MsgSnapshot => self.drop_message(from, "a snapshot without its file"),
+            MessageType::MsgSnapshot => self.drop_message(from, DropCause::NoFile),
             MessageType::MsgTimeoutNow if self.must_not_campaign() => {}
             MessageType::MsgAppend if self.has_no_place_for(&message) => {
-                self.drop_message(from, "there is no place for more entries");
+                self.drop_message(from, DropCause::NoRoom);
             }
             // Nothing that this node could compare a candidate with: it has yet to become what
             // its leader has let in.
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if self.is_blank() => {
-                self.drop_message(from, "this node waits for its first snapshot");
+                self.drop_message(from, DropCause::Blank);
             }
             kind => {
                 if is_answer(kind) {
@@ -473,7 +476,7 @@ impl<P, R, M> Core<P, R, M> {
             return;
         }
         if members.conf_state() != message.get_snapshot().get_metadata().get_conf_state() {
-            return self.drop_message(from, "its file is of another membership");
+            return self.drop_message(from, DropCause::OtherMembership);
         }
         if self.outbox.is_idle() {
             self.step_snapshot(message, members);

@@ -422,11 +422,16 @@ impl Net {
 
     /// Ticks everybody, and lets everything happen in between.
     pub(super) fn tick_all(&mut self, ticks: u32) {
+        self.tick_all_but(0, ticks);
+    }
+
+    /// As [`Net::tick_all`], with one node's disk stuck.
+    pub(super) fn tick_all_but(&mut self, stuck: u64, ticks: u32) {
         for _ in 0..ticks {
             for n in self.peers.keys().copied().collect::<Vec<_>>() {
                 self.step(n, Input::Tick);
             }
-            self.settle();
+            self.settle_but(stuck);
         }
     }
 

@@ -25,7 +25,8 @@ struct InFlight {
     write: u64,
     /// The latest Ready that is persisted once this write is.
     ready: u64,
-    /// Whether the write changes term or vote: heartbeats and their answers wait for it.
+    /// Whether the write changes term or vote: heartbeats, their answers and whatever else reveals
+    /// a term wait for it.
     changes_vote: bool,
     install: Option<LogId>,
     retain: Option<LogId>,
@@ -127,9 +128,10 @@ impl Outbox {
         Self::hold_behind(self.in_flight.back_mut(), message)
     }
 
-    /// Holds a message that speaks of the term only, such as a heartbeat or its answer: it waits
-    /// for the last write that changed term or vote and for no other, so that a slow or full disk
-    /// silences nobody.
+    /// Holds a message that speaks of nothing on the disk but the term, such as a heartbeat or its
+    /// answer: it waits for the last write that changed term or vote and for no other, so that a
+    /// slow or full disk silences nobody. So does a leader's append that needs not wait for its own
+    /// write.
     #[must_use]
     pub(super) fn hold_for_vote(&mut self, message: Envelope) -> Option<Envelope> {
         Self::hold_behind(self.in_flight.iter_mut().rev().find(|w| w.changes_vote), message)

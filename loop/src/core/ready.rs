@@ -8,6 +8,7 @@ use super::outbox::Submitted;
 use super::proposals::Proposer;
 use super::reads::Reader;
 use super::{Apply, Committed, Core, Effects};
+use crate::config::AppendMode;
 use crate::error::ProposeError;
 use crate::message::{Envelope, PeerMessage, Refused};
 
@@ -261,19 +262,28 @@ impl<P, R, M> Core<P, R, M> {
         self.submit(submitted, Vec::new());
     }
 
+    /// Sends a message as soon as all that it depends on is durable.
+    ///
+    /// Each kind of message always takes the same way, so those of a kind keep their order. Kinds
+    /// may overtake each other, as on any network: a heartbeat the appends before it, and with
+    /// [`AppendMode::Parallel`] an append the leader's answers to other nodes.
     pub(super) fn hold(&mut self, message: Message) {
         let Some(to) = self.node_of(message.to) else {
             tracing::debug!(group = %self.group, to = message.to, "no such member to send to");
             return;
         };
-        let speaks_of_term_only = matches!(
-            message.get_msg_type(),
+        let waits_for_vote_only = match message.get_msg_type() {
             MessageType::MsgHeartbeat
-                | MessageType::MsgHeartbeatResponse
-                | MessageType::MsgTimeoutNow
-        );
+            | MessageType::MsgHeartbeatResponse
+            | MessageType::MsgTimeoutNow => true,
+            // It claims nothing of this node's disk: a leader counts itself when it has written.
+            MessageType::MsgAppend => {
+                self.leads() && self.config.append_mode == AppendMode::Parallel
+            }
+            _ => false,
+        };
         let envelope = Envelope { to, message: PeerMessage::Raft(message) };
-        let free = if speaks_of_term_only {
+        let free = if waits_for_vote_only {
             self.outbox.hold_for_vote(envelope)
         } else {
             self.outbox.hold(envelope)

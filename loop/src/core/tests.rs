@@ -11,6 +11,7 @@ mod membership;
 
 use super::net::{Net, config, kind, node};
 use super::*;
+use crate::config::AppendMode;
 
 #[test]
 fn trap_R01_I07_no_append_and_no_acknowledgement_before_the_batch_is_durable() {
@@ -68,6 +69,113 @@ fn trap_R02_a_single_voter_with_learners_reveals_nothing_before_its_vote_is_dura
     net.settle();
     assert_eq!(net.peer(1).answers, vec![(5, Ok(3))]);
     assert_eq!(net.peer(2).applied.last().unwrap().0.index, 3);
+}
+
+fn parallel() -> LoopConfig {
+    LoopConfig { append_mode: AppendMode::Parallel, ..config() }
+}
+
+#[test]
+fn trap_R01_I16_in_parallel_an_entry_is_on_its_way_while_the_leader_writes_it() {
+    let mut net = Net::new(&[1, 2, 3], &[], parallel());
+    let leader = net.elect();
+    let (second, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let before = net.peer(leader).core.status();
+    // The answer to another node's proposal goes first: it knows what it waits for.
+    net.propose(second, 7);
+    assert!(net.deliver(second, leader));
+    assert_eq!(net.peer(leader).writes.len(), 1, "its own write has not come back");
+    let to_second = &net.links[&(leader, second)];
+    assert!(matches!(to_second[0], PeerMessage::Proposed { .. }), "{to_second:?}");
+    assert_eq!(kind(&to_second[1]), Some(MessageType::MsgAppend));
+    assert_eq!(to_second.len(), 2);
+
+    // One follower has it, and the leader has not: that is no majority.
+    assert!(net.deliver(leader, second) && net.deliver(leader, second));
+    assert_eq!(net.waiting(second), Vec::<&PeerMessage>::new(), "an answer waits as ever");
+    net.sync(second);
+    assert!(net.deliver(second, leader));
+    assert_eq!(net.peer(leader).core.status().commit_index, before.commit_index);
+    // Both have it: it is committed, and not applied where it is not durable.
+    assert!(net.deliver(leader, third));
+    net.sync(third);
+    assert!(net.deliver(third, leader));
+    let status = net.peer(leader).core.status();
+    assert_eq!(status.commit_index, before.commit_index + 1);
+    assert_eq!(status.applied_index, before.applied_index);
+    net.sync(leader);
+    assert_eq!(net.peer(leader).core.status().applied_index, before.applied_index + 1);
+    net.settle();
+    net.tick_all(1);
+    assert_eq!(net.peer(second).answers, vec![(7, Ok(before.commit_index + 1))]);
+}
+
+/// To see it fail, count the leader's own entries before they are durable, or let it answer an
+/// append before its write: then what is committed is lost with it.
+#[test]
+fn a_leader_that_crashes_without_what_the_others_committed_takes_it_from_them() {
+    let mut net = Net::new(&[1, 2, 3], &[], parallel());
+    let leader = net.elect();
+    let (second, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    for caller in 0..5 {
+        net.propose(leader, caller);
+    }
+    net.settle_but(leader);
+    let committed = net.peer(leader).core.status().commit_index;
+    assert_eq!(net.peer(leader).writes.len(), 5, "nothing of it is durable on the leader");
+    net.tick_all_but(leader, 1);
+    for follower in [second, third] {
+        assert_eq!(net.peer(follower).core.status().applied_index, committed);
+    }
+    let term = net.peer(leader).core.status().term;
+    net.kill(leader);
+    net.start(leader);
+    let restarted = net.peer(leader).core.status();
+    assert_eq!((restarted.term, restarted.last_index), (term, committed - 5));
+    // No heartbeat of the next leader counts on what it has lost: that would be taken for damage.
+    let next = net.elect();
+    assert_ne!(next, leader, "whoever lags is not elected");
+    net.propose(next, 9);
+    net.settle();
+    net.tick_all(5);
+    for n in 1..=3 {
+        assert_eq!(net.peers[&n].applied, net.peers[&next].applied, "node {n}");
+        assert_eq!(net.peers[&n].applied.last().unwrap().0.index, committed + 2, "node {n}");
+    }
+}
+
+#[test]
+fn trap_R02_in_parallel_a_single_voter_waits_for_its_vote_and_for_nothing_else() {
+    let mut net = Net::new(&[1], &[2], parallel());
+    for _ in 0..100 {
+        net.step(1, Input::Tick);
+        if net.peer(1).core.status().role == Role::Leader {
+            break;
+        }
+    }
+    assert_eq!(net.peer(1).core.status().role, Role::Leader, "it won by itself, in memory");
+    // Its first entry is part of the same write as its vote; one more is not.
+    net.propose(1, 5);
+    assert_eq!(net.peer(1).writes.len(), 2);
+    assert_eq!(net.waiting(1), Vec::<&PeerMessage>::new(), "the vote is not durable");
+    let vote = net.peer(1).writes.pop_front().unwrap();
+    let receipts = net.peer(1).writer.write(vec![vote]).unwrap();
+    for durable in receipts {
+        net.peer(1).core.step(Input::Durable(durable));
+    }
+    net.turn(1);
+    let kinds: Vec<_> = net.waiting(1).into_iter().map(kind).collect();
+    assert_eq!(kinds, [Some(MessageType::MsgAppend)]);
+    assert!(net.deliver(1, 2));
+    net.sync(2);
+    assert!(net.deliver(2, 1));
+    net.propose(1, 6);
+    let kinds: Vec<_> = net.waiting(1).into_iter().map(kind).collect();
+    assert_eq!(kinds, [Some(MessageType::MsgAppend); 2], "5 and 6, which are not durable here");
+    assert_eq!(net.peer(1).writes.len(), 2);
+    net.settle();
+    assert_eq!(net.peer(1).answers, vec![(5, Ok(3)), (6, Ok(4))]);
+    assert_eq!(net.peer(2).applied.last().unwrap().0.index, 4);
 }
 
 #[test]
@@ -553,7 +661,10 @@ fn a_message_for_a_lost_log_stops_the_group() {
     heartbeat.commit = last + 1;
     let message = PeerMessage::Raft(heartbeat);
     net.peer(1).core.step(Input::Peer { from: node(2), message });
-    let fatal = net.peer(1).core.effects().fatal.unwrap();
+    let effects = net.peer(1).core.effects();
+    assert!(effects.log_is_lost);
+    assert_eq!(effects.dropped, [DropCause::LostLog]);
+    let fatal = effects.fatal.unwrap();
     assert!(fatal.contains("format a new one"), "{fatal}");
 }
 
@@ -605,7 +716,7 @@ fn acknowledged(net: &Net) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     /// Any order of ticks, fsyncs, full disks, deliveries, losses, snapshots and kills: never two leaders in
     /// a term, never two entries at an index, never a term that goes back; and once the schedule
@@ -613,8 +724,10 @@ proptest! {
     #[test]
     fn trap_R03_R04_R05_any_schedule_is_safe_and_ends_well(
         acts in proptest::collection::vec(act(), 1..400),
+        append_mode in prop_oneof![Just(AppendMode::AfterWrite), Just(AppendMode::Parallel)],
     ) {
-        let mut net = Net::new(&[1, 2, 3], &[], LoopConfig { tail_entries: 3, ..config() });
+        let config = LoopConfig { tail_entries: 3, append_mode, ..config() };
+        let mut net = Net::new(&[1, 2, 3], &[], config);
         let mut next = 0;
         let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
         let mut asked: BTreeMap<u64, u64> = BTreeMap::new();

@@ -24,6 +24,7 @@ use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError};
 use crate::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
 use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::message::PeerMessage;
+use crate::meters::Meters;
 
 /// Connections at a time, handshakes included: a few per node of the largest sensible cluster.
 const CONNECTIONS_MAX: usize = 256;
@@ -99,6 +100,7 @@ pub(crate) struct Acceptor<I> {
     timeout: Duration,
     peer_inbox_bytes_max: usize,
     connections: Arc<Semaphore>,
+    meters: Arc<Meters>,
     streams: Mutex<Streams>,
     logged: Mutex<BTreeSet<String>>,
 }
@@ -109,6 +111,7 @@ impl<I: Ingress> Acceptor<I> {
         ingress: Arc<I>,
         presence: Arc<Presence>,
         config: &LoopConfig,
+        meters: Arc<Meters>,
     ) -> Arc<Self> {
         Arc::new(Acceptor {
             roster,
@@ -117,6 +120,7 @@ impl<I: Ingress> Acceptor<I> {
             timeout: Duration::from_millis(config.connect_timeout_ms),
             peer_inbox_bytes_max: config.peer_inbox_bytes_max,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            meters,
             streams: Mutex::default(),
             logged: Mutex::default(),
         })
@@ -150,11 +154,15 @@ impl<I: Ingress> Acceptor<I> {
         let host = stream.peer_addr().map(|addr| addr.ip().to_string()).unwrap_or_default();
         let (caller, stream) = match self.welcome(stream).await {
             Ok(welcomed) => welcomed,
-            Err(error) => return self.log_refusal(&host, &error),
+            Err(error) => {
+                self.meters.closed((&error).into());
+                return self.log_refusal(&host, &error);
+            }
         };
         if caller.hello.joins {
             let decide = |request| self.ingress.join(caller.node, caller.directory, request);
             if let Err(error) = join::answer(stream, self.timeout, decide).await {
+                self.meters.closed((&error).into());
                 tracing::info!(peer = %caller.node, %error, "a request to join was not answered");
             }
             return;
@@ -175,6 +183,7 @@ impl<I: Ingress> Acceptor<I> {
         tokio::select! {
             ended = self.read(caller, stream) => {
                 if let Err(error) = ended {
+                    self.meters.closed((&error).into());
                     tracing::info!(%peer, %error, "a connection was closed");
                 }
                 let mut streams = self.streams();
@@ -210,7 +219,7 @@ impl<I: Ingress> Acceptor<I> {
         }
     }
 
-    async fn read(&self, caller: Caller, mut stream: PeerStream) -> Result<(), FrameError> {
+    async fn read(&self, caller: Caller, mut stream: PeerStream) -> Result<(), HandshakeError> {
         let from = caller.node;
         // Bytes of this connection that the loop has not stepped yet. When they run out the
         // connection is not read, and the peer's own queue fills: no other peer notices.
@@ -224,7 +233,7 @@ impl<I: Ingress> Acceptor<I> {
                 // that is mute is gone, or its network is: it must not keep its place for ever.
                 let reading = tokio::time::timeout(2 * self.timeout, stream.read_buf(&mut bytes));
                 let silent = |_| FrameError::Io(std::io::ErrorKind::TimedOut.into());
-                if reading.await.map_err(silent)?? == 0 {
+                if reading.await.map_err(silent)?.map_err(FrameError::Io)? == 0 {
                     return Ok(());
                 }
                 continue;
@@ -233,9 +242,7 @@ impl<I: Ingress> Acceptor<I> {
             let roster = self.roster.load();
             if roster.index() != members_index {
                 members_index = roster.index();
-                if roster.check(&caller.hello).is_err() {
-                    return Err(FrameError::Io(std::io::ErrorKind::ConnectionAborted.into()));
-                }
+                roster.check(&caller.hello).map_err(HandshakeError::Refused)?;
             }
             drop(roster);
             match frame {
@@ -268,12 +275,7 @@ impl<I: Ingress> Acceptor<I> {
                 | Frame::Join(_)
                 | Frame::JoinAnswer(_)
                 | Frame::Chunk(_)
-                | Frame::Received => {
-                    return Err(FrameError::Malformed {
-                        kind: 0,
-                        why: "it does not belong into this stream".into(),
-                    });
-                }
+                | Frame::Received => return Err(FrameError::Unexpected.into()),
             }
         }
     }
@@ -292,6 +294,7 @@ pub(super) mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::drops::CloseCause;
     use crate::transport::dialler::dial;
     use crate::transport::{Roster, Transport};
 
@@ -358,8 +361,10 @@ pub(super) mod tests {
         let config = LoopConfig { connect_timeout_ms: 1_000, ..LoopConfig::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
+        let meters = Arc::new(Meters::new(0));
+        let (one_of_three, presence) = (roster(1, [2, 3], &addr), Presence::new());
         let acceptor =
-            Acceptor::new(roster(1, [2, 3], &addr), Arc::new(Nobody), Presence::new(), &config);
+            Acceptor::new(one_of_three, Arc::new(Nobody), presence, &config, meters.clone());
         let accepting = tokio::spawn(acceptor.run(listener));
         let one = NodeId::new(1).unwrap();
 
@@ -367,7 +372,8 @@ pub(super) mod tests {
         let on_link: crate::transport::OnLink = Arc::new(move |event| {
             let _ = tell.send(event);
         });
-        let idle = Transport::start(&roster(2, [1], &addr), &config, &Presence::new(), &on_link);
+        let (two, presence) = (roster(2, [1], &addr), Presence::new());
+        let idle = Transport::start(&two, &config, &presence, &on_link, meters.clone());
         let connected = async {
             while idle.send(one, Frame::Alive).is_err() {
                 tokio::task::yield_now().await;
@@ -381,6 +387,12 @@ pub(super) mod tests {
             let ended = tokio::time::timeout(PATIENCE, mute.read_u8()).await.unwrap();
             assert!(ended.is_err(), "it is closed, and nothing is said");
         }
+        let counted = async {
+            while !meters.metrics().closed.contains(&(CloseCause::Silent, 2)) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, counted).await.unwrap();
         assert_eq!(told.try_recv().ok(), None);
         accepting.abort();
     }
@@ -391,8 +403,13 @@ pub(super) mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let config = LoopConfig::default();
-        let acceptor =
-            Acceptor::new(roster(1, [2, 3], &addr), Arc::new(Nobody), Presence::new(), &config);
+        let acceptor = Acceptor::new(
+            roster(1, [2, 3], &addr),
+            Arc::new(Nobody),
+            Presence::new(),
+            &config,
+            Arc::new(Meters::new(0)),
+        );
         let accepting = tokio::spawn(acceptor.clone().run(listener));
         let one = NodeId::new(1).unwrap();
         let (old, new) = (roster_in(2, 2, [1], &addr), roster_in(9, 2, [1], &addr));

@@ -248,6 +248,7 @@ mod tests {
 
     use super::*;
     use crate::config::LoopConfig;
+    use crate::meters::Meters;
     use crate::transport::acceptor::Acceptor;
     use crate::transport::acceptor::tests::{Nobody, roster};
     use crate::transport::{LinkEvent, Transport};
@@ -271,7 +272,9 @@ mod tests {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let roster = roster(own, [1, 2, 3].map(|n| if n == own { 4 } else { n }), "127.0.0.1:1");
         let (config, nobody) = (LoopConfig::default(), Arc::new(Nobody));
-        tokio::spawn(Acceptor::new(roster, nobody, presence.clone(), &config).run(listener))
+        let meters = Arc::new(Meters::new(0));
+        let acceptor = Acceptor::new(roster, nobody, presence.clone(), &config, meters);
+        tokio::spawn(acceptor.run(listener))
     }
 
     /// A node that dials one peer, and what it is told.
@@ -288,7 +291,8 @@ mod tests {
                 let _ = tell.send(event);
             });
             let (roster, config) = (roster(own, [peer], addr), LoopConfig::default());
-            let transport = Transport::start(&roster, &config, &presence, &on_link);
+            let meters = Arc::new(Meters::new(0));
+            let transport = Transport::start(&roster, &config, &presence, &on_link, meters);
             let up = async {
                 while transport.send(node(peer), Frame::Alive).is_err() {
                     tokio::task::yield_now().await;

@@ -39,6 +39,7 @@ use tokio::task::AbortHandle;
 pub(crate) use self::acceptor::{Acceptor, Ingress};
 pub(crate) use self::calls::Calls;
 pub(crate) use self::dialler::jittered;
+pub(crate) use self::handshake::HandshakeError;
 #[cfg(test)]
 pub(crate) use self::join::FRAME_BYTES_MAX as JOIN_FRAME_BYTES_MAX;
 pub(crate) use self::join::ask_to_join;
@@ -49,9 +50,12 @@ pub(crate) use self::sending::{Outgoing, Sending};
 pub(crate) use self::stream::PeerStream;
 pub(crate) use self::tls::Tls;
 pub use self::tls::{TlsConfig, TlsError};
+pub(crate) use self::transfer::TransferError;
 use crate::config::LoopConfig;
+use crate::drops::DropCause;
 use crate::error::CallError;
 use crate::frame::{FRAME_BYTES_MAX, Frame, RefusalCode};
+use crate::meters::{Meters, PeerMetrics};
 
 /// What a node answers to requests of the application on other nodes.
 ///
@@ -94,6 +98,7 @@ pub(crate) struct Transport {
     queue_max: usize,
     presence: Arc<Presence>,
     on_link: OnLink,
+    meters: Arc<Meters>,
 }
 
 /// Dropping it ends the connection.
@@ -123,6 +128,7 @@ impl Transport {
         config: &LoopConfig,
         presence: &Arc<Presence>,
         on_link: &OnLink,
+        meters: Arc<Meters>,
     ) -> Self {
         let transport = Transport {
             peers: ArcSwap::default(),
@@ -132,6 +138,7 @@ impl Transport {
             queue_max: config.peer_queue_max,
             presence: presence.clone(),
             on_link: on_link.clone(),
+            meters,
         };
         transport.follow_roster();
         transport
@@ -174,10 +181,29 @@ impl Transport {
     pub(crate) fn send(&self, to: NodeId, frame: Frame) -> Result<(), Frame> {
         match self.peers.load().get(&to) {
             Some(peer) if peer.connected.load(Ordering::Acquire) => {
-                peer.queue.try_send(frame).map_err(mpsc::error::TrySendError::into_inner)
+                peer.queue.try_send(frame).map_err(|error| {
+                    self.meters.dropped(match error {
+                        mpsc::error::TrySendError::Full(_) => DropCause::QueueFull,
+                        mpsc::error::TrySendError::Closed(_) => DropCause::Disconnected,
+                    });
+                    error.into_inner()
+                })
             }
-            _ => Err(frame),
+            _ => {
+                self.meters.dropped(DropCause::Disconnected);
+                Err(frame)
+            }
         }
+    }
+
+    /// The state of every connection that this node dials.
+    pub(crate) fn metrics(&self) -> Vec<PeerMetrics> {
+        let metrics = |(node, peer): (&NodeId, &Arc<Peer>)| PeerMetrics {
+            node: *node,
+            connected: peer.connected.load(Ordering::Acquire),
+            queue: peer.queue.max_capacity() - peer.queue.capacity(),
+        };
+        self.peers.load().iter().map(metrics).collect()
     }
 
     /// Ends every connection; whatever is sent after this comes back.

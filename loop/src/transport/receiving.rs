@@ -13,6 +13,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
 
 use super::transfer::{Link, TransferError};
 use crate::frame::{Frame, Refusal, RefusalCode};
+use crate::meters::Meters;
 
 /// Transfers to this node at a time. More are refused, and their senders try again.
 const TRANSFERS_MAX: usize = 8;
@@ -28,6 +29,7 @@ pub(crate) struct Receiving {
     silence: Duration,
     slots: Semaphore,
     claims: Mutex<Claims>,
+    meters: Arc<Meters>,
     /// The file of each group that was received last.
     complete: Mutex<BTreeMap<GroupId, (LogId, SnapshotDigest)>>,
 }
@@ -59,10 +61,10 @@ struct Announced {
 }
 
 impl Receiving {
-    pub(crate) fn new(store: SnapshotStore, silence: Duration) -> Arc<Self> {
+    pub(crate) fn new(store: SnapshotStore, silence: Duration, meters: Arc<Meters>) -> Arc<Self> {
         let (claims, complete) = (Mutex::default(), Mutex::default());
         let slots = Semaphore::new(TRANSFERS_MAX);
-        Arc::new(Receiving { store, silence, slots, claims, complete })
+        Arc::new(Receiving { store, silence, slots, claims, meters, complete })
     }
 
     /// Receives the file of one connection of an authenticated peer, and hands the message that
@@ -83,6 +85,7 @@ impl Receiving {
             Err(error) => error,
         };
         tracing::warn!(%from, %error, "a snapshot was not received");
+        self.meters.closed((&error).into());
         let refusal = match error {
             TransferError::Refused(refusal) => refusal,
             error if error.is_cut() => return,

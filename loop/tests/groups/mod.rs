@@ -129,9 +129,8 @@ async fn trap_E08_the_writes_of_many_groups_share_one_fsync() {
         let waiting = group.clone();
         proposed.push(tokio::spawn(async move { waiting.propose(tally::add(1)).await }));
         // The write is with the log writer when the status shows the entry.
-        let mut status = group.watch_status();
-        let appended = status.wait_for(|status| status.last_index > last);
-        tokio::time::timeout(PATIENCE, appended).await.unwrap().unwrap();
+        let appended = |status: &GroupStatus| status.last_index > last;
+        group.wait(PATIENCE).until("the entry in the log", appended).await.unwrap();
     }
     assert!(proposed.iter().all(|proposed| !proposed.is_finished()), "nothing is durable");
     disk.hold_syncs(false);

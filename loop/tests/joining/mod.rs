@@ -1,5 +1,7 @@
 //! Nodes that join, come back in another directory, replace what is damaged, and are removed.
 
+use std::path::Path;
+
 use quorate_engine::Identity;
 use quorate_loop::{MemberChange, MemberRole, MembershipError, MembershipRequest};
 
@@ -125,6 +127,15 @@ async fn a_damaged_directory_replaces_itself_and_nothing_is_lost() {
     cluster.agree(12, index).await;
 }
 
+/// In the middle of the only snapshot of a group.
+fn flip_a_bit(folder: &Path) {
+    let file = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_group_replaces_itself_and_the_others_stay() {
     let mut cluster = Cluster::start(3, config()).await;
@@ -135,16 +146,15 @@ async fn a_damaged_group_replaces_itself_and_the_others_stay() {
         let damaged = cluster.leader().await;
         let before = cluster.identity(damaged);
         cluster.close(damaged).await;
-        let folder = cluster.dirs[&damaged].join("snapshots").join(group);
-        let file = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
-        let mut bytes = std::fs::read(&file).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        std::fs::write(&file, bytes).unwrap();
+        flip_a_bit(&cluster.dirs[&damaged].join("snapshots").join(group));
         cluster.open(damaged).await;
         assert_eq!(cluster.identity(damaged), before, "the directory is what it was");
+        let renewed = cluster.group(damaged, group.parse().unwrap());
+        let mended = |status: &GroupStatus| status.damaged.is_none();
+        let mended = renewed.wait(PATIENCE).until("nothing that is damaged", mended);
+        assert!(mended.await.unwrap().applied_index > 0, "it has what the others have");
         for number in [1, 2] {
-            let mut status = cluster.group(damaged, number).watch_status();
+            let waiting = cluster.group(damaged, number).wait(PATIENCE);
             let again = |status: &GroupStatus| {
                 let members = status.members.all_of_node(node(damaged));
                 let ids: Vec<u64> = members.map(|member| member.member_id).collect();
@@ -154,16 +164,30 @@ async fn a_damaged_group_replaces_itself_and_the_others_stay() {
                     && expected.contains(&ids[0])
                     && status.members.role(ids[0]) == Some(MemberRole::Voter)
             };
-            let waiting = tokio::time::timeout(PATIENCE, status.wait_for(again)).await;
-            waiting
-                .unwrap_or_else(|_| panic!("{:?}", cluster.group(damaged, number).status()))
-                .unwrap();
+            waiting.until("its voter again", again).await.unwrap();
         }
     }
     let (index, _) = cluster.add(1, 1).await;
     cluster.agree(4, index).await;
     let (index, _) = cluster.add_to(1, 2, 1).await;
     cluster.agree_in(2, 6, index).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_group_that_may_not_be_replaced_stays_down_and_says_why() {
+    let mut cluster = Cluster::start(3, config()).await;
+    cluster.create(2).await;
+    cluster.add_to(1, 2, 5).await;
+    cluster.close(1).await;
+    flip_a_bit(&cluster.dirs[&1].join("snapshots/2"));
+    cluster.config.replace_damaged = false;
+    cluster.open(1).await;
+    let down = cluster.group(1, 2).status();
+    assert!(down.damaged.is_some() && !down.serving);
+    assert_eq!(down.damaged, down.fatal);
+    assert_eq!(cluster.nodes[&1].status().damaged, None, "it is that group's own");
+    cluster.add_to(2, 2, 1).await;
+    cluster.add(1, 1).await;
 }
 
 /// Where the others are no quorum, what is left may be all that is left: it is not touched.

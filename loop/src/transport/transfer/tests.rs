@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::meters::Meters;
 use crate::transport::handshake;
 use crate::transport::{Outgoing, PeerStream, Receiving, Roster, Sending, SharedRoster};
 
@@ -195,7 +196,7 @@ impl Receiver {
         let disk = Disk::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let receiving = Receiving::new(disk.store.clone(), silence);
+        let receiving = Receiving::new(disk.store.clone(), silence, Arc::new(Meters::new(0)));
         let (deliver, delivered) = mpsc::unbounded_channel();
         let roster = roster(number, [(1, "127.0.0.1:1".to_owned())]);
         let mut task = JoinSet::new();
