@@ -8,7 +8,7 @@ use crate::damage::Damage;
 use crate::files::{Files, InFile, OutFile};
 use crate::snapshot::{
     BLOCK_HEADER_LEN, BLOCK_LEN, FOOTER_LEN, REMEDY, SnapshotDigest, SnapshotError, SnapshotMeta,
-    block_crc, footer, footer_crcs,
+    UNSYNCED_BYTES_MAX, block_crc, footer, footer_crcs,
 };
 use crate::snapshot_parser::{Parsed, SnapshotParser};
 use crate::temporary::Temporary;
@@ -29,6 +29,8 @@ pub struct SnapshotWriter {
     block: Vec<u8>,
     blocks: u64,
     data_len: u64,
+    /// The part of it that was synced.
+    synced: u64,
     data_hasher: crc32fast::Hasher,
 }
 
@@ -52,8 +54,14 @@ impl SnapshotWriter {
             block: empty_block(),
             blocks: 0,
             data_len: 0,
+            synced: 0,
             data_hasher: crc32fast::Hasher::new(),
         })
+    }
+
+    /// Bytes of state written so far.
+    pub fn data_bytes(&self) -> u64 {
+        self.data_len + self.block_len() as u64
     }
 
     /// Bytes of data in the block so far.
@@ -78,6 +86,10 @@ impl SnapshotWriter {
         self.data_len += u64::from(len);
         self.blocks += 1;
         self.block.truncate(BLOCK_HEADER_LEN);
+        if self.data_len - self.synced >= UNSYNCED_BYTES_MAX {
+            self.file.sync()?;
+            self.synced = self.data_len;
+        }
         Ok(())
     }
 
@@ -173,6 +185,11 @@ impl SnapshotReader {
     /// What the snapshot is of.
     pub fn meta(&self) -> &SnapshotMeta {
         &self.meta
+    }
+
+    /// Bytes of state that are read and verified.
+    pub fn data_bytes(&self) -> u64 {
+        self.parser.data_bytes()
     }
 
     /// Reads the file to its end and verifies all of it.

@@ -5,13 +5,11 @@ use std::sync::Arc;
 
 use crate::files::{Files, OutFile};
 use crate::ids::{GroupId, LogId};
-use crate::snapshot::{REMEDY_RECEIVED, SnapshotDigest, SnapshotError, SnapshotMeta};
+use crate::snapshot::{
+    REMEDY_RECEIVED, SnapshotDigest, SnapshotError, SnapshotMeta, UNSYNCED_BYTES_MAX,
+};
 use crate::snapshot_parser::SnapshotParser;
 use crate::temporary::Temporary;
-
-/// Bytes that are written before they are synced. A single sync at the end of a large file would
-/// keep the disk from the log's own for as long as all of it takes.
-const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 
 /// Receives a peer's snapshot file, byte for byte, and verifies it as it comes.
 ///
