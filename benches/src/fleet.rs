@@ -31,7 +31,8 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// Formats and starts the voters in `dir`, and waits until one of them leads.
-    pub(crate) fn start(dir: &Path) -> Result<Fleet, Failure> {
+    /// Where `more` is given, each is started with these arguments too.
+    pub(crate) fn start(dir: &Path, more: &[String]) -> Result<Fleet, Failure> {
         let addrs = free_addrs(VOTERS)?;
         let nodes = (1..=VOTERS).filter_map(NodeId::new);
         let voters: Vec<Voter> = nodes
@@ -43,7 +44,7 @@ impl Fleet {
             Fleet { dir, cluster, addrs: addrs.clone(), replicas, acknowledged: 0, unknown: 0 };
         for (node, addr) in (1..).zip(addrs) {
             let founding = Founding::Voters(voters.clone());
-            let replica = fleet.start_one(node, founding, addr, None)?;
+            let replica = fleet.start_one(node, founding, addr, more)?;
             fleet.replicas.push(replica);
         }
         fleet.replicas.iter_mut().try_for_each(|replica| replica.answer().map(drop))?;
@@ -56,18 +57,14 @@ impl Fleet {
         node: u64,
         founding: Founding,
         listen: SocketAddr,
-        advertise: Option<SocketAddr>,
+        more: &[String],
     ) -> Result<Process, Failure> {
         let data_dir = self.dir.join(node.to_string());
         let node_id = NodeId::new(node).ok_or("nodes are numbered from 1")?;
         format(&data_dir, self.cluster, node_id, founding)?;
         let (listen, data_dir) = (listen.to_string(), data_dir.to_string_lossy().into_owned());
-        let mut args = vec!["replica", "--listen", &listen, "--data-dir", &data_dir];
-        let advertise = advertise.map(|addr| addr.to_string());
-        if let Some(addr) = &advertise {
-            args.extend(["--advertise", addr]);
-        }
-        Process::start(node, args)
+        let args = ["replica", "--listen", &listen, "--data-dir", &data_dir];
+        Process::start(node, args.into_iter().chain(more.iter().map(String::as_str)))
     }
 
     /// Formats and starts one more, which asks to be let in, and is reached at `advertise`. Returns
@@ -79,7 +76,8 @@ impl Fleet {
     ) -> Result<usize, Failure> {
         let node = self.replicas.len() as u64 + 1;
         let others = self.addrs.iter().map(SocketAddr::to_string).collect();
-        let mut replica = self.start_one(node, Founding::Join(others), listen, Some(advertise))?;
+        let more = ["--advertise".to_owned(), advertise.to_string()];
+        let mut replica = self.start_one(node, Founding::Join(others), listen, &more)?;
         replica.answer()?;
         self.replicas.push(replica);
         Ok(self.replicas.len() - 1)

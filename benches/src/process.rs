@@ -15,6 +15,9 @@ pub(crate) type Failure = Box<dyn Error>;
 /// What an answer begins with that tells why the question was not.
 const FAILED: &str = "failed: ";
 
+/// Clock ticks of a second in /proc, the same on every machine that this runs on.
+const USER_HZ: u64 = 100;
+
 /// A node in a process of its own; it ends when its standard input is closed, or at the latest with
 /// this.
 pub(crate) struct Process {
@@ -39,11 +42,6 @@ impl Process {
             return Err("a node's process has no pipes".into());
         };
         Ok(Process { node, child, input, output: BufReader::new(output) })
-    }
-
-    /// The number of its node.
-    pub(crate) fn node(&self) -> u64 {
-        self.node
     }
 
     /// Says a line, and returns what it answers.
@@ -111,7 +109,7 @@ impl Process {
         let (_, fields) = stat.rsplit_once(')').ok_or("/proc/PID/stat has no name")?;
         let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
         let ticks = ticks.sum::<Result<u64, _>>()?;
-        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+        Ok(Duration::from_millis(ticks * 1_000 / USER_HZ))
     }
 
     fn proc(&self, file: &str) -> String {

@@ -10,7 +10,8 @@
 //! | `closed CLIENTS BYTES` | begins to propose with so many clients |
 //! | `lap` | tells what became of the proposals since the last lap: a [`Lap`](load::Lap) |
 //! | `halt` | ends the proposals, and tells the last lap |
-//! | `slow MILLIS` | makes every fsync take longer |
+//! | `slow-disk MILLIS` | makes every fsync take longer |
+//! | `slow-apply MICROS` | makes every command take longer to apply |
 //! | `hash INDEX` | waits until `INDEX` is applied; tells a hash of the state |
 
 pub(crate) mod ballast;
@@ -48,6 +49,8 @@ pub(crate) struct ReplicaArgs {
     listen: SocketAddr,
     #[arg(long)]
     advertise: Option<String>,
+    #[arg(long)]
+    apply_lag_max: Option<u64>,
 }
 
 /// How a node is.
@@ -56,6 +59,7 @@ pub(crate) struct Report {
     /// Whom it takes for the leader.
     pub(crate) leader: Option<u64>,
     pub(crate) first_index: u64,
+    pub(crate) last_index: u64,
     pub(crate) commit_index: u64,
     pub(crate) applied_index: u64,
     /// Commands that its state has seen.
@@ -79,7 +83,9 @@ pub(crate) fn run(args: ReplicaArgs) -> Result<(), Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let disk = Arc::<CountedDisk>::default();
-    let config = LoopConfig { advertise: args.advertise, ..LoopConfig::default() };
+    let config = LoopConfig::default();
+    let apply_lag_max = args.apply_lag_max.unwrap_or(config.apply_lag_max);
+    let config = LoopConfig { advertise: args.advertise, apply_lag_max, ..config };
     let formatted = Formatted::open(&args.data_dir)?;
     let engine = EngineConfig::default();
     let (silent, on) = (Arc::new(Silent), disk.clone());
@@ -128,8 +134,12 @@ impl Replica {
                 let load = self.load.take().ok_or("nothing is proposed")?;
                 Ok(serde_json::to_string(&load.halt()?)?)
             }
-            ["slow", millis] => {
+            ["slow-disk", millis] => {
                 self.disk.slow_down(Duration::from_millis(millis.parse()?));
+                Ok("slow".to_owned())
+            }
+            ["slow-apply", micros] => {
+                Ballast::slow_down(Duration::from_micros(micros.parse()?));
                 Ok("slow".to_owned())
             }
             ["hash", index] => {
@@ -153,6 +163,7 @@ impl Replica {
         Report {
             leader: status.leader.map(NodeId::get),
             first_index: status.first_index,
+            last_index: status.last_index,
             commit_index: status.commit_index,
             applied_index: newest.applied,
             commands: newest.image.commands(),

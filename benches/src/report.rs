@@ -47,6 +47,8 @@ pub(crate) struct Row {
     pub(crate) resumed: Option<bool>,
     /// Whether a snapshot was needed.
     pub(crate) by_snapshot: Option<bool>,
+    /// Entries that a node had still to apply.
+    pub(crate) lag_entries: Option<u64>,
     /// Proposals that had no effect, or of which it is unknown.
     pub(crate) refused: Option<u64>,
     /// Whether all nodes have the same state in the end, and in it all that was acknowledged.
@@ -92,7 +94,7 @@ impl Row {
 type Cell = fn(&Row) -> Option<String>;
 
 /// The columns of a table, and their names.
-const COLUMNS: [(&str, Cell); 30] = [
+const COLUMNS: [(&str, Cell); 31] = [
     ("SYSTEM", |row| Some(row.system.clone())),
     ("MODE", |row| Some(row.mode.clone())),
     ("WHAT", |row| row.what.clone()),
@@ -117,6 +119,7 @@ const COLUMNS: [(&str, Cell); 30] = [
     ("CUTS", |row| row.cuts.map(|cuts| cuts.to_string())),
     ("RESUMED", |row| yes_or_no(row.resumed)),
     ("BY SNAPSHOT", |row| yes_or_no(row.by_snapshot)),
+    ("LAG", |row| row.lag_entries.map(|entries| entries.to_string())),
     ("REFUSED", |row| row.refused.map(|refused| refused.to_string())),
     ("AGREED", |row| yes_or_no(row.agreed)),
     ("IDLE CPU %", |row| number(row.idle_cpu_percent, 1)),

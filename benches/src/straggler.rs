@@ -6,11 +6,13 @@
 //! | `stopped` | the same while one follower's process is suspended |
 //! | `returning` | the same until it has caught up again; `seconds` is how long that takes |
 //! | `slow-disk` | the same while every fsync of one follower takes longer |
+//! | `slow-apply` | the same while every command takes one follower longer to apply; `lag_entries` is what it has still to apply at the end |
 //!
 //! In turns, in one run: each phase is compared with the healthy ones before and behind it. With
 //! `mode` `closed`, clients wait each for its last proposal, and `ratio` is of proposals per second;
 //! with `open`, proposals come at a fixed rate, and `ratio` is of the p99. All nodes share the
-//! machine, and its disk: a follower that stands still leaves the others more of both.
+//! machine, and its disk: a follower that stands still leaves the others more of both. Resident memory is
+//! that of the leader, and its growth within the phase; with `slow-apply` the follower's.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -44,10 +46,16 @@ pub(crate) struct StragglerArgs {
     /// Milliseconds that every fsync of a slow disk takes longer.
     #[arg(long, default_value_t = 50)]
     delay_ms: u64,
+    /// Microseconds that every command takes a slow state machine to apply.
+    #[arg(long, default_value_t = 1_000)]
+    apply_us: u64,
+    /// Entries that a node may have still to apply; the default of the loop by default.
+    #[arg(long)]
+    apply_lag_max: Option<u64>,
     /// Seconds of a phase.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Rounds of healthy, stopped, returning, healthy, slow-disk.
+    /// Rounds of healthy, stopped, returning, healthy, slow-disk, healthy, slow-apply.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Where the nodes have their data; the current directory by default.
@@ -67,6 +75,7 @@ const HEALTHY: &str = "healthy";
 const STOPPED: &str = "stopped";
 const RETURNING: &str = "returning";
 const SLOW_DISK: &str = "slow-disk";
+const SLOW_APPLY: &str = "slow-apply";
 
 /// The nodes, and what became of the proposals to them.
 struct Run {
@@ -77,6 +86,14 @@ struct Run {
     phases: Vec<Phase>,
     /// How long the follower took to catch up, and whether it needed a snapshot.
     returns: Vec<(f64, bool)>,
+    /// Of a follower whose state machine is slow.
+    sluggish: Vec<Sluggish>,
+}
+
+struct Sluggish {
+    lag_entries: u64,
+    peak_bytes: u64,
+    growth_bytes: u64,
 }
 
 /// Measures.
@@ -96,7 +113,8 @@ pub(crate) fn run(args: &StragglerArgs) -> Result<Vec<Row>, Failure> {
 fn measure(args: &StragglerArgs, mode: Mode) -> Result<Vec<Row>, Failure> {
     let parent = args.dir.clone().unwrap_or_else(|| ".".into());
     let dir = tempfile::Builder::new().prefix("quorate-benches-").tempdir_in(parent)?;
-    let mut fleet = Fleet::start(dir.path())?;
+    let more = args.apply_lag_max.map(|max| ["--apply-lag-max".to_owned(), max.to_string()]);
+    let mut fleet = Fleet::start(dir.path(), more.as_ref().map_or(&[], |more| &more[..]))?;
     let leader = fleet.leader()?;
     let begin = match mode {
         Mode::Closed => format!("closed {} {}", args.clients, args.payload_bytes),
@@ -106,19 +124,20 @@ fn measure(args: &StragglerArgs, mode: Mode) -> Result<Vec<Row>, Failure> {
     std::thread::park_timeout(WARM_UP);
     let follower = (leader + 1) % VOTERS as usize;
     let pause = Duration::from_secs_f64(args.seconds);
-    let (phases, returns) = (Vec::new(), Vec::new());
-    let mut run = Run { fleet, leader, follower, pause, phases, returns };
+    let (phases, returns, sluggish) = (Vec::new(), Vec::new(), Vec::new());
+    let mut run = Run { fleet, leader, follower, pause, phases, returns, sluggish };
     for _ in 0..args.rounds {
         run.healthy()?;
         run.stopped()?;
         run.healthy()?;
         run.slow_disk(args.delay_ms)?;
+        run.healthy()?;
+        run.slow_apply(args.apply_us)?;
     }
     run.healthy()?;
     let agreed = run.fleet.agree(leader)?;
-    Ok([HEALTHY, STOPPED, RETURNING, SLOW_DISK]
-        .map(|what| row(args, mode, what, &run, agreed))
-        .into())
+    let all = [HEALTHY, STOPPED, RETURNING, SLOW_DISK, SLOW_APPLY];
+    Ok(all.map(|what| row(args, mode, what, &run, agreed)).into())
 }
 
 impl Run {
@@ -152,11 +171,29 @@ impl Run {
     fn slow_disk(&mut self, delay_ms: u64) -> Result<(), Failure> {
         let (follower, pause) = (self.follower, self.pause);
         self.phase(SLOW_DISK, |fleet| {
-            fleet.replicas[follower].ask(&format!("slow {delay_ms}"))?;
+            fleet.replicas[follower].ask(&format!("slow-disk {delay_ms}"))?;
             std::thread::park_timeout(pause);
             Ok(())
         })?;
-        self.fleet.replicas[follower].ask("slow 0")?;
+        self.fleet.replicas[follower].ask("slow-disk 0")?;
+        self.fleet.catch_up(follower, self.leader)
+    }
+
+    fn slow_apply(&mut self, apply_us: u64) -> Result<(), Failure> {
+        let (follower, pause) = (self.follower, self.pause);
+        let sluggish = self.phase(SLOW_APPLY, |fleet| {
+            let before_bytes = fleet.replicas[follower].memory()?.now_bytes;
+            fleet.replicas[follower].forget_peak()?;
+            fleet.replicas[follower].ask(&format!("slow-apply {apply_us}"))?;
+            std::thread::park_timeout(pause);
+            let report = fleet.report(follower)?;
+            let peak_bytes = fleet.replicas[follower].memory()?.peak_bytes;
+            let growth_bytes = peak_bytes.saturating_sub(before_bytes);
+            let lag_entries = report.last_index.saturating_sub(report.applied_index);
+            Ok(Sluggish { lag_entries, peak_bytes, growth_bytes })
+        })?;
+        self.sluggish.push(sluggish);
+        self.fleet.replicas[follower].ask("slow-apply 0")?;
         self.fleet.catch_up(follower, self.leader)
     }
 
@@ -202,6 +239,11 @@ fn row(args: &StragglerArgs, mode: Mode, what: &str, run: &Run, agreed: bool) ->
         let seconds = run.returns.iter().map(|(seconds, _)| *seconds);
         row.seconds = Spread::of(seconds).map(|seconds| seconds.median);
         row.by_snapshot = Some(run.returns.iter().all(|(_, by_snapshot)| *by_snapshot));
+    }
+    if what == SLOW_APPLY {
+        row.lag_entries = run.sluggish.iter().map(|sluggish| sluggish.lag_entries).max();
+        row.rss_bytes = run.sluggish.iter().map(|sluggish| sluggish.peak_bytes).max();
+        row.rss_growth_bytes = run.sluggish.iter().map(|sluggish| sluggish.growth_bytes).max();
     }
     row.agreed = Some(agreed);
     row

@@ -87,7 +87,7 @@ pub(crate) fn run(args: &TransferArgs) -> Result<Vec<Row>, Failure> {
 fn round(args: &TransferArgs, number: u32) -> Result<Round, Failure> {
     let parent = args.dir.clone().unwrap_or_else(|| ".".into());
     let dir = tempfile::Builder::new().prefix("quorate-benches-").tempdir_in(parent)?;
-    let mut fleet = Fleet::start(dir.path())?;
+    let mut fleet = Fleet::start(dir.path(), &[])?;
     let leader = fleet.leader()?;
     let state_bytes = args.state_mib << 20;
     fleet.fill(leader, u64::from(number), state_bytes)?;

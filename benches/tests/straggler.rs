@@ -14,6 +14,7 @@ fn the_others_go_on_and_the_straggler_catches_up() {
         .args(["straggler", "--output", "json", "--dir"])
         .arg(dir.path())
         .args(sizes)
+        .args(["--apply-lag-max", "20", "--apply-us", "100000"])
         .output()
         .unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
@@ -24,7 +25,7 @@ fn the_others_go_on_and_the_straggler_catches_up() {
         .iter()
         .map(|row| (row["mode"].as_str().unwrap(), row["what"].as_str().unwrap()))
         .collect();
-    let whats = ["healthy", "stopped", "returning", "slow-disk"];
+    let whats = ["healthy", "stopped", "returning", "slow-disk", "slow-apply"];
     let expected = ["closed", "open"].map(|mode| whats.map(|what| (mode, what)));
     assert_eq!(named, expected.concat(), "{words}");
     for row in &rows {
@@ -37,5 +38,10 @@ fn the_others_go_on_and_the_straggler_catches_up() {
             assert!(row[field].as_f64().unwrap() > 0.0, "{field} in {row}");
         }
         assert_eq!(row["ratio"].is_null(), row["what"] == "healthy", "{row}");
+        if row["what"] == "slow-apply" {
+            // Beyond the bound is what was on its way when it was reached.
+            let lag = row["lag_entries"].as_u64().unwrap();
+            assert!((15..=20 + 300).contains(&lag), "{row}");
+        }
     }
 }

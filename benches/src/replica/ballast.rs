@@ -2,6 +2,8 @@
 
 use std::io::{self, Read as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_statemachine::{Applied, ApplyError, Image, RestoreError, StateHash, StateMachine};
@@ -10,6 +12,9 @@ use crate::groups::count::Unwatched;
 
 /// What the state grows by at a time.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// What each command takes to apply, at least, in this process.
+static APPLY_MICROS: AtomicU64 = AtomicU64::new(0);
 
 /// The first byte of a command that makes state; any other command is only counted.
 const FILL: u8 = 1;
@@ -39,6 +44,12 @@ impl Ballast {
         vec![COUNT; len.max(1)].into()
     }
 
+    /// Makes every command of this process take so long to apply, from now on.
+    pub(crate) fn slow_down(each: Duration) {
+        let micros = u64::try_from(each.as_micros()).unwrap_or(u64::MAX);
+        APPLY_MICROS.store(micros, Ordering::Relaxed);
+    }
+
     /// Bytes of state.
     pub(crate) fn state_bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.len() as u64).sum()
@@ -60,6 +71,12 @@ impl StateMachine for Ballast {
     }
 
     fn apply(&mut self, index: u64, command: &[u8]) -> Result<Applied<u64, Unwatched>, ApplyError> {
+        let end = Instant::now() + Duration::from_micros(APPLY_MICROS.load(Ordering::Relaxed));
+        while let Some(left) = end.checked_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            std::thread::park_timeout(left);
+        }
         if command.first() == Some(&FILL) {
             let (seed, bytes) = (word(command, 1), word(command, 9));
             let chunks = Arc::make_mut(&mut self.chunks);
