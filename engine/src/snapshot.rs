@@ -37,11 +37,6 @@ pub(crate) const META_BYTES_MAX: u32 = 16 << 20;
 /// Snapshot files beyond this are refused from a peer: 64 GiB, far above what fits in memory.
 pub(crate) const FILE_BYTES_MAX: u64 = 64 << 30;
 
-/// Bytes of a snapshot file that are written before they are synced. The log shares the disk, and
-/// its fsyncs wait for what is written back by then: those of a file that is synced once, at its
-/// end, would wait for all of it.
-pub(crate) const UNSYNCED_BYTES_MAX: u64 = 1 << 20;
-
 /// What to do about a damaged snapshot file.
 pub(crate) const REMEDY: &str = "the file is damaged: keep it for inspection; the group needs a \
      snapshot of its leader, or must be replaced";

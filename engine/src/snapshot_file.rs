@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use crate::damage::Damage;
 use crate::files::{Files, InFile, OutFile};
+use crate::pace::Pace;
 use crate::snapshot::{
     BLOCK_HEADER_LEN, BLOCK_LEN, FOOTER_LEN, REMEDY, SnapshotDigest, SnapshotError, SnapshotMeta,
-    UNSYNCED_BYTES_MAX, block_crc, footer, footer_crcs,
+    block_crc, footer, footer_crcs,
 };
 use crate::snapshot_parser::{Parsed, SnapshotParser};
 use crate::temporary::Temporary;
@@ -29,8 +30,7 @@ pub struct SnapshotWriter {
     block: Vec<u8>,
     blocks: u64,
     data_len: u64,
-    /// The part of it that was synced.
-    synced: u64,
+    pace: Pace,
     data_hasher: crc32fast::Hasher,
 }
 
@@ -54,7 +54,7 @@ impl SnapshotWriter {
             block: empty_block(),
             blocks: 0,
             data_len: 0,
-            synced: 0,
+            pace: Pace::default(),
             data_hasher: crc32fast::Hasher::new(),
         })
     }
@@ -86,11 +86,7 @@ impl SnapshotWriter {
         self.data_len += u64::from(len);
         self.blocks += 1;
         self.block.truncate(BLOCK_HEADER_LEN);
-        if self.data_len - self.synced >= UNSYNCED_BYTES_MAX {
-            self.file.sync()?;
-            self.synced = self.data_len;
-        }
-        Ok(())
+        self.pace.keep(self.file.as_ref(), self.data_len)
     }
 
     /// Completes the file, makes it and its name durable, and returns what it is of. Only then
