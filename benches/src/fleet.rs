@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::process::{Failure, Process};
 use crate::replica::load::Lap;
 use crate::replica::{PATIENCE, Report};
+use crate::trio::free_port;
 
 /// Voters of the fleet.
 pub(crate) const VOTERS: u64 = 3;
@@ -168,7 +169,6 @@ impl Fleet {
 /// Addresses on which nothing listens.
 pub(crate) fn free_addrs(count: u64) -> Result<Vec<SocketAddr>, Failure> {
     // Held until all are chosen, so that none is chosen twice.
-    let held: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let held: Vec<TcpListener> = (0..count).map(|_| free_port()).collect();
     Ok(held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)
 }
