@@ -11,7 +11,7 @@
 //! machine: three real ones have three times the processors.
 
 mod cluster;
-mod count;
+pub(crate) mod count;
 mod idle;
 mod throughput;
 

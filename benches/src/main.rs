@@ -7,13 +7,18 @@ mod bare;
 mod commit;
 mod engine;
 mod failover;
+mod fleet;
 mod groups;
 mod latency;
 mod load;
 mod member;
+mod phase;
 mod process;
+mod replica;
 mod report;
 mod spread;
+mod straggler;
+mod transfer;
 mod trio;
 
 use std::net::SocketAddr;
@@ -56,10 +61,17 @@ enum Command {
     Failover(failover::FailoverArgs),
     /// Many groups on three nodes: proposals beside those of one group, and what idle ones cost.
     Groups(groups::GroupsArgs),
+    /// A large snapshot to a new learner while proposals go on, its connection cut on the way.
+    Transfer(transfer::TransferArgs),
+    /// What a follower that is stopped, or whose disk is slow, costs the others.
+    Straggler(straggler::StragglerArgs),
     /// Opens a store, and tells how long it took and what it holds.
     #[command(hide = true)]
     EngineOpen(engine::ChildArgs),
-    /// One node of a benchmark's cluster; it obeys lines on its standard input.
+    /// One node with much state, for `transfer` and `straggler`; it obeys lines on its standard input.
+    #[command(hide = true)]
+    Replica(replica::ReplicaArgs),
+    /// One node of the cluster of `commit`; it obeys lines on its standard input.
     #[command(hide = true)]
     Member {
         #[arg(long)]
@@ -73,10 +85,13 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let rows = match args.command {
         Command::Member { data_dir, listen } => return ended(member::run(data_dir, listen)),
+        Command::Replica(args) => return ended(replica::run(args)),
         Command::EngineOpen(args) => return ended(engine::run_child(&args)),
         Command::Engine(args) => engine::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Groups(args) => groups::run(&args),
+        Command::Transfer(args) => transfer::run(&args),
+        Command::Straggler(args) => straggler::run(&args),
         Command::Commit { proposals, dir } => commit::run(proposals, dir),
     };
     match rows {

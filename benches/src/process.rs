@@ -2,14 +2,21 @@
 
 use std::error::Error;
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What can go wrong in a measurement: it ends it, and is told.
 pub(crate) type Failure = Box<dyn Error>;
 
 /// What an answer begins with that tells why the question was not.
 const FAILED: &str = "failed: ";
+
+/// Clock ticks of a second in /proc, the same on every machine that this runs on.
+const USER_HZ: u64 = 100;
 
 /// A node in a process of its own; it ends when its standard input is closed, or at the latest with
 /// this.
@@ -62,6 +69,52 @@ impl Process {
             Err(error) => println!("{FAILED}{error}"),
         }
     }
+
+    /// Stops it where it is, as an overloaded host would.
+    pub(crate) fn suspend(&self) -> Result<(), Failure> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) -> Result<(), Failure> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        let pid = Pid::from_child(&self.child);
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Resident memory, now and at most since [`Process::forget_peak`].
+    pub(crate) fn memory(&self) -> Result<Memory, Failure> {
+        let status = fs::read_to_string(self.proc("status"))?;
+        let bytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            kib.map(|kib| kib * 1024).ok_or_else(|| format!("/proc/PID/status has no {name}"))
+        };
+        Ok(Memory { now_bytes: bytes("VmRSS:")?, peak_bytes: bytes("VmHWM:")? })
+    }
+
+    /// The peak of resident memory begins anew.
+    pub(crate) fn forget_peak(&self) -> Result<(), Failure> {
+        // proc_pid_clear_refs(5): 5 resets the high water mark.
+        Ok(fs::write(self.proc("clear_refs"), "5")?)
+    }
+
+    /// CPU time of all its threads.
+    pub(crate) fn cpu_time(&self) -> Result<Duration, Failure> {
+        let stat = fs::read_to_string(self.proc("stat"))?;
+        // The name before it may have blanks; user and system time are the 12th and 13th behind.
+        let (_, fields) = stat.rsplit_once(')').ok_or("/proc/PID/stat has no name")?;
+        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+        let ticks = ticks.sum::<Result<u64, _>>()?;
+        Ok(Duration::from_millis(ticks * 1_000 / USER_HZ))
+    }
+
+    fn proc(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.child.id())
+    }
 }
 
 impl Drop for Process {
@@ -70,4 +123,11 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Resident memory of a process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) now_bytes: u64,
+    pub(crate) peak_bytes: u64,
 }

@@ -35,6 +35,24 @@ pub(crate) struct Row {
     pub(crate) rss_bytes: Option<u64>,
     /// The longest time without an acknowledgement, in milliseconds.
     pub(crate) gap_ms: Option<f64>,
+    /// What resident memory grew by at most, beyond the state itself.
+    pub(crate) rss_growth_bytes: Option<u64>,
+    /// Bytes of the state machine.
+    pub(crate) state_bytes: Option<u64>,
+    /// Bytes that went over the wire for it.
+    pub(crate) wire_bytes: Option<u64>,
+    /// Connections that were cut meanwhile.
+    pub(crate) cuts: Option<u64>,
+    /// Whether it went on where it was cut, and did not begin anew.
+    pub(crate) resumed: Option<bool>,
+    /// Whether a snapshot was needed.
+    pub(crate) by_snapshot: Option<bool>,
+    /// Entries that a node had still to apply.
+    pub(crate) lag_entries: Option<u64>,
+    /// Proposals that had no effect, or of which it is unknown.
+    pub(crate) refused: Option<u64>,
+    /// Whether all nodes have the same state in the end, and in it all that was acknowledged.
+    pub(crate) agreed: Option<bool>,
     /// CPU time of one node with nothing to do, in percent of one core.
     pub(crate) idle_cpu_percent: Option<f64>,
     /// Memory of a group above what it is compared with.
@@ -76,7 +94,7 @@ impl Row {
 type Cell = fn(&Row) -> Option<String>;
 
 /// The columns of a table, and their names.
-const COLUMNS: [(&str, Cell); 22] = [
+const COLUMNS: [(&str, Cell); 31] = [
     ("SYSTEM", |row| Some(row.system.clone())),
     ("MODE", |row| Some(row.mode.clone())),
     ("WHAT", |row| row.what.clone()),
@@ -95,6 +113,15 @@ const COLUMNS: [(&str, Cell); 22] = [
     ("SECONDS", |row| number(row.seconds, 3)),
     ("RSS BYTES", |row| row.rss_bytes.map(|bytes| bytes.to_string())),
     ("GAP MS", |row| number(row.gap_ms, 0)),
+    ("RSS GROWTH", |row| row.rss_growth_bytes.map(|bytes| bytes.to_string())),
+    ("STATE BYTES", |row| row.state_bytes.map(|bytes| bytes.to_string())),
+    ("WIRE BYTES", |row| row.wire_bytes.map(|bytes| bytes.to_string())),
+    ("CUTS", |row| row.cuts.map(|cuts| cuts.to_string())),
+    ("RESUMED", |row| yes_or_no(row.resumed)),
+    ("BY SNAPSHOT", |row| yes_or_no(row.by_snapshot)),
+    ("LAG", |row| row.lag_entries.map(|entries| entries.to_string())),
+    ("REFUSED", |row| row.refused.map(|refused| refused.to_string())),
+    ("AGREED", |row| yes_or_no(row.agreed)),
     ("IDLE CPU %", |row| number(row.idle_cpu_percent, 1)),
     ("BYTES/GROUP", |row| number(row.bytes_per_group, 0)),
     ("RATIO", |row| number(row.ratio, 3)),
@@ -106,6 +133,10 @@ const COLUMNS: [(&str, Cell); 22] = [
 
 fn number(value: Option<f64>, digits: usize) -> Option<String> {
     value.map(|value| format!("{value:.digits$}"))
+}
+
+fn yes_or_no(value: Option<bool>) -> Option<String> {
+    value.map(|value| if value { "yes" } else { "no" }.to_owned())
 }
 
 /// Prints the rows: one JSON array on one line, or a table.

@@ -106,7 +106,7 @@ impl Trio {
 
 /// A port below those from which the system takes outgoing connections': none of them takes it while
 /// its node is away.
-fn free_port() -> TcpListener {
+pub(crate) fn free_port() -> TcpListener {
     loop {
         let port = 15_000 + (uuid::Uuid::new_v4().as_u128() % 15_000) as u16;
         if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {

@@ -11,7 +11,7 @@ pub struct EngineConfig {
     ///
     /// Default 64 MiB, 0 to 64 GiB. What the cache lacks is read from disk when a follower is
     /// behind. Entries that are not yet both applied and on disk are kept above this, since Raft
-    /// reads them without waiting: bound the apply lag to bound them.
+    /// reads them without waiting: the loop bounds those of each group.
     pub cache_bytes_max: u64,
     /// Size at which a log file is closed and the next one begun, in bytes.
     ///

@@ -72,6 +72,7 @@ mod log_files;
 mod log_record;
 mod log_scan;
 mod open;
+mod pace;
 mod partials;
 mod quarantine;
 mod reader;

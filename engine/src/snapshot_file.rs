@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::damage::Damage;
 use crate::files::{Files, InFile, OutFile};
+use crate::pace::Pace;
 use crate::snapshot::{
     BLOCK_HEADER_LEN, BLOCK_LEN, FOOTER_LEN, REMEDY, SnapshotDigest, SnapshotError, SnapshotMeta,
     block_crc, footer, footer_crcs,
@@ -29,6 +30,7 @@ pub struct SnapshotWriter {
     block: Vec<u8>,
     blocks: u64,
     data_len: u64,
+    pace: Pace,
     data_hasher: crc32fast::Hasher,
 }
 
@@ -52,8 +54,14 @@ impl SnapshotWriter {
             block: empty_block(),
             blocks: 0,
             data_len: 0,
+            pace: Pace::default(),
             data_hasher: crc32fast::Hasher::new(),
         })
+    }
+
+    /// Bytes of state written so far.
+    pub fn data_bytes(&self) -> u64 {
+        self.data_len + self.block_len() as u64
     }
 
     /// Bytes of data in the block so far.
@@ -78,7 +86,7 @@ impl SnapshotWriter {
         self.data_len += u64::from(len);
         self.blocks += 1;
         self.block.truncate(BLOCK_HEADER_LEN);
-        Ok(())
+        self.pace.keep(self.file.as_ref(), self.data_len)
     }
 
     /// Completes the file, makes it and its name durable, and returns what it is of. Only then
@@ -173,6 +181,11 @@ impl SnapshotReader {
     /// What the snapshot is of.
     pub fn meta(&self) -> &SnapshotMeta {
         &self.meta
+    }
+
+    /// Bytes of state that are read and verified.
+    pub fn data_bytes(&self) -> u64 {
+        self.parser.data_bytes()
     }
 
     /// Reads the file to its end and verifies all of it.

@@ -94,6 +94,11 @@ impl SnapshotParser {
         }
     }
 
+    /// Bytes of state in the blocks that are verified.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.data_len
+    }
+
     /// Room for the next bytes of the file; none after the footer. The block before is gone.
     ///
     /// # Errors

@@ -5,13 +5,10 @@ use std::sync::Arc;
 
 use crate::files::{Files, OutFile};
 use crate::ids::{GroupId, LogId};
+use crate::pace::Pace;
 use crate::snapshot::{REMEDY_RECEIVED, SnapshotDigest, SnapshotError, SnapshotMeta};
 use crate::snapshot_parser::SnapshotParser;
 use crate::temporary::Temporary;
-
-/// Bytes that are written before they are synced. A single sync at the end of a large file would
-/// keep the disk from the log's own for as long as all of it takes.
-const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 
 /// Receives a peer's snapshot file, byte for byte, and verifies it as it comes.
 ///
@@ -26,7 +23,7 @@ pub struct SnapshotReceiver {
     expected: (GroupId, LogId),
     digest: SnapshotDigest,
     received: u64,
-    synced: u64,
+    pace: Pace,
     parser: SnapshotParser,
     target: PathBuf,
     // Before the temporary, to be closed before it is removed.
@@ -45,8 +42,8 @@ impl SnapshotReceiver {
         let (temporary, file) =
             Temporary::create(files, temporary).map_err(SnapshotError::io(temporary))?;
         let (path, len) = (temporary.path().to_owned(), digest.len_bytes);
-        let parser = SnapshotParser::new(path, REMEDY_RECEIVED, len);
-        Ok(Self { expected, digest, received: 0, synced: 0, parser, target, file, temporary })
+        let (parser, pace) = (SnapshotParser::new(path, REMEDY_RECEIVED, len), Pace::default());
+        Ok(Self { expected, digest, received: 0, pace, parser, target, file, temporary })
     }
 
     /// Bytes of memory held.
@@ -87,10 +84,8 @@ impl SnapshotReceiver {
         self.parser.push(bytes)?;
         self.meta()?;
         self.file.write_all(bytes).map_err(SnapshotError::io(self.temporary.path()))?;
-        if received - self.synced >= UNSYNCED_BYTES_MAX {
-            self.file.sync().map_err(SnapshotError::io(self.temporary.path()))?;
-            self.synced = received;
-        }
+        let kept = self.pace.keep(self.file.as_ref(), received);
+        kept.map_err(SnapshotError::io(self.temporary.path()))?;
         // Not before: after a failed write the parser is ahead of the file for good, and the
         // file can never be finished.
         self.received = received;

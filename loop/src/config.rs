@@ -61,10 +61,13 @@ pub struct LoopConfig {
     /// Bytes of committed entries handed to the state machine at a time; default 16 MiB, at least
     /// 4 KiB.
     pub apply_bytes_max: u64,
-    /// Entries committed and not yet applied at which a leader's proposals end with `Overloaded`;
-    /// default 65,536, at least 1. A follower whose state machine is slower than the leader's is
-    /// not held back yet: it holds what it has still to apply in memory.
+    /// Entries committed and not yet applied beyond which a node takes no more: a leader's proposals
+    /// end with `Overloaded`, and a follower whose state machine is slower than the leader's falls
+    /// behind in the log instead; default 65,536, at least 1.
     pub apply_lag_max: u64,
+    /// Bytes of those entries, whichever is less; default 64 MiB, at least 1. They are held in
+    /// memory, those of each group.
+    pub apply_lag_bytes_max: u64,
     /// Proposals and reads of all groups that wait in the inbox; default 16,384, at least 1. Beyond it callers
     /// get `Overloaded`.
     pub inbox_max: usize,
@@ -76,14 +79,17 @@ pub struct LoopConfig {
     /// are dropped and counted; Raft sends them again. At an election each group of the node may
     /// have one at the same time: with more groups, have it above their number.
     pub peer_queue_max: usize,
-    /// Applied entries after which a snapshot is taken; default 10,000, at least 1.
+    /// Applied entries after which a snapshot is taken; default 10,000, at least 1. In any case not
+    /// before a quarter of the last snapshot's bytes were applied: a large state is written seldom.
     pub snapshot_entries: u64,
-    /// Bytes of applied entries after which a snapshot is taken; default 64 MiB, at least 1.
+    /// Bytes of applied entries after which a snapshot is taken; default 64 MiB, at least 1. As
+    /// above.
     pub snapshot_bytes: u64,
-    /// Entries kept behind a snapshot for followers that lag a little; default 1,000. A follower
-    /// that lags more is sent the snapshot.
+    /// Entries kept behind a snapshot for followers that lag a little, or are away for a moment;
+    /// default 1,000. A leader keeps also what members lack that answer, or what follows the
+    /// snapshot on its way to them. Who lags more is sent the snapshot.
     pub tail_entries: u64,
-    /// Bytes of those entries, whichever is less; default 64 MiB. More of them than the engine's
+    /// Bytes of all those entries, whichever is less; default 64 MiB. More of them than the engine's
     /// `purge_threshold_bytes` are not kept in any case.
     pub tail_bytes: u64,
     /// Milliseconds for a connection attempt, a handshake, or a peer's silence during a snapshot
@@ -123,6 +129,7 @@ impl Default for LoopConfig {
             uncommitted_bytes_max: 64 << 20,
             apply_bytes_max: 16 << 20,
             apply_lag_max: 65_536,
+            apply_lag_bytes_max: 64 << 20,
             inbox_max: 16_384,
             peer_inbox_bytes_max: 32 << 20,
             peer_queue_max: 16_384,
@@ -211,6 +218,7 @@ impl LoopConfig {
             ("append_inflight_max", self.append_inflight_max as u64, 1),
             ("apply_bytes_max", self.apply_bytes_max, 4 << 10),
             ("apply_lag_max", self.apply_lag_max, 1),
+            ("apply_lag_bytes_max", self.apply_lag_bytes_max, 1),
             ("inbox_max", self.inbox_max as u64, 1),
             ("peer_inbox_bytes_max", self.peer_inbox_bytes_max as u64, 20 << 20),
             ("peer_queue_max", self.peer_queue_max as u64, 16),

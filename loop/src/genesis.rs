@@ -21,5 +21,5 @@ pub(crate) fn first_snapshot<S: StateMachine>(group: GroupId, members: &Members)
         conf_state: members.conf_state().clone(),
         members: members.encode(),
     };
-    Take { meta, image: S::new().image(), writing: Arc::new(()) }
+    Take { meta, image: S::new().image(), writing: Arc::new(()), state_bytes: Arc::default() }
 }

@@ -1,5 +1,6 @@
 //! [`Machine`]: one group's state machine, and what must happen around each of its commands.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore}
 use quorate_statemachine::{Changes as _, RestoreError, StateMachine};
 use raft::eraftpb::ConfState;
 
-use crate::core::Committed;
+use crate::core::{Committed, ENTRY_BYTES};
 use crate::inbox::{Applied, ProposeCaller};
 use crate::publish::Publisher;
 use crate::snapshot_worker::{SnapshotWorker, Take};
@@ -26,11 +27,15 @@ pub(crate) struct Machine<S: StateMachine> {
     /// Applied since the last snapshot that was begun.
     entries: u64,
     bytes: u64,
+    /// Bytes of the state in the last snapshot; the worker sets it.
+    state_bytes: Arc<AtomicU64>,
     /// Held by the snapshot that is being written, or waits for it.
     writing: Weak<()>,
 }
 
-/// When a snapshot is due: after so many entries or bytes since the last one that was begun.
+/// When a snapshot is due: after so many entries or bytes since the last one that was begun, and
+/// after bytes in proportion to the state. Written after every few entries, a large state would
+/// take the disk from the log.
 ///
 /// It is counted anew when a snapshot is handed to the worker, whatever becomes of it: a failing
 /// disk is not asked again for every entry (trap I11).
@@ -39,6 +44,10 @@ pub(crate) struct SnapshotTrigger {
     pub(crate) entries_max: u64,
     pub(crate) bytes_max: u64,
 }
+
+/// The part of the last snapshot's size that must have been applied since: for each byte of the log,
+/// no more than so many of snapshots are written. A start has as much to replay.
+const STATE_SHARE: u64 = 4;
 
 /// A snapshot that the state machine cannot be restored from.
 #[derive(Debug, thiserror::Error)]
@@ -49,22 +58,24 @@ pub(crate) enum RestoreFailure {
     Stream { id: LogId, source: RestoreError },
 }
 
-/// Reads the snapshot `id` and rebuilds the state machine from it.
+/// Reads the snapshot `id` and rebuilds the state machine from it. Returns also how many bytes its
+/// state has there.
 pub(crate) fn restore<S: StateMachine>(
     snapshots: &SnapshotStore,
     group: GroupId,
     id: LogId,
-) -> Result<(S, SnapshotMeta), RestoreFailure> {
+) -> Result<(S, SnapshotMeta, u64), RestoreFailure> {
     let mut reader = snapshots.open(group, id)?;
     let meta = reader.meta().clone();
     let machine =
         S::restore(&mut reader).map_err(|source| RestoreFailure::Stream { id, source })?;
-    Ok((machine, meta))
+    Ok((machine, meta, reader.data_bytes()))
 }
 
 impl<S: StateMachine> Machine<S> {
-    /// The state as of the snapshot `meta`, and its publisher; nothing is applied beyond it.
-    pub(crate) fn new(state: S, meta: SnapshotMeta) -> Self {
+    /// The state as of the snapshot `meta`, of `state_bytes`, and its publisher; nothing is applied
+    /// beyond it.
+    pub(crate) fn new(state: S, meta: SnapshotMeta, state_bytes: u64) -> Self {
         let publisher = Arc::new(Publisher::new(state.image(), meta.id.index));
         let SnapshotMeta { group, id, conf_state, members } = meta;
         Machine {
@@ -76,6 +87,7 @@ impl<S: StateMachine> Machine<S> {
             publisher,
             entries: 0,
             bytes: 0,
+            state_bytes: Arc::new(AtomicU64::new(state_bytes)),
             writing: Weak::new(),
         }
     }
@@ -100,7 +112,7 @@ impl<S: StateMachine> Machine<S> {
             assert_eq!(at.index, self.applied.index + 1, "entries are applied one by one");
             self.applied = at;
             self.entries += 1;
-            self.bytes += command.len() as u64;
+            self.bytes += command.len() as u64 + ENTRY_BYTES;
             if let Some(members) = members {
                 self.conf_state = members.conf_state().clone();
                 self.members = members.encode();
@@ -137,7 +149,8 @@ impl<S: StateMachine> Machine<S> {
         snapshots: &SnapshotStore,
         id: LogId,
     ) -> Result<(), RestoreFailure> {
-        let (state, meta) = restore::<S>(snapshots, self.group, id)?;
+        let (state, meta, state_bytes) = restore::<S>(snapshots, self.group, id)?;
+        self.state_bytes.store(state_bytes, Ordering::Relaxed);
         let before = self.state.image();
         self.state = state;
         self.applied = meta.id;
@@ -152,7 +165,8 @@ impl<S: StateMachine> Machine<S> {
 
     /// Whether so much was applied that a snapshot is due.
     pub(crate) fn is_due(&self, trigger: &SnapshotTrigger) -> bool {
-        self.entries >= trigger.entries_max || self.bytes >= trigger.bytes_max
+        let is_long = self.entries >= trigger.entries_max || self.bytes >= trigger.bytes_max;
+        is_long && self.bytes >= self.state_bytes.load(Ordering::Relaxed) / STATE_SHARE
     }
 
     /// Hands the image to the worker, which writes it while commands are applied on. One at a time:
@@ -169,7 +183,8 @@ impl<S: StateMachine> Machine<S> {
         };
         let writing = Arc::new(());
         self.writing = Arc::downgrade(&writing);
-        if worker.take(Take { meta, image: self.state.image(), writing }) {
+        let (image, state_bytes) = (self.state.image(), self.state_bytes.clone());
+        if worker.take(Take { meta, image, writing, state_bytes }) {
             (self.entries, self.bytes) = (0, 0);
         }
     }

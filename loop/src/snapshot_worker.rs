@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 
 use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
@@ -22,6 +23,8 @@ pub(crate) struct Take<S: StateMachine> {
     pub(crate) image: S::Image,
     /// Dropped when the file is written, or will not be.
     pub(crate) writing: Arc<()>,
+    /// Set to the bytes of the state when the file is written.
+    pub(crate) state_bytes: Arc<AtomicU64>,
 }
 
 enum Job<S: StateMachine> {
@@ -131,9 +134,12 @@ pub(crate) fn write<S: StateMachine>(
     store: &SnapshotStore,
     take: Take<S>,
 ) -> Result<SnapshotMeta, TakeFailure> {
-    let Take { meta, image, writing: _writing } = take;
+    let Take { meta, image, writing: _writing, state_bytes } = take;
     let id = meta.id;
     let mut writer = store.create(meta)?;
     image.write_snapshot(&mut writer).map_err(|source| TakeFailure::Stream { id, source })?;
-    Ok(writer.finish()?)
+    let written = writer.data_bytes();
+    let meta = writer.finish()?;
+    state_bytes.store(written, Ordering::Relaxed);
+    Ok(meta)
 }

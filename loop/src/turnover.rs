@@ -138,7 +138,7 @@ impl<S: StateMachine> Driver<S> {
         let Some(coming) = self.turnover.coming.remove(&group) else { return false };
         let Coming { members, own_id, first, caller } = coming;
         let Some((meta, log)) = first else { return false };
-        let machine = Machine::new(S::new(), meta);
+        let machine = Machine::new(S::new(), meta, 0);
         self.enter(group, machine.publisher().clone(), Found::Sound);
         let _ = self.apply.send((group, ApplyWork::Begin(Box::new(machine))));
         self.begin(Founded { log, members, own_id, restore: None });

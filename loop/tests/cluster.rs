@@ -315,7 +315,7 @@ async fn an_address_for_everybody_needs_encryption() {
 }
 
 fn config_of_short_logs() -> LoopConfig {
-    LoopConfig { snapshot_entries: 20, tail_entries: 5, ..config() }
+    LoopConfig { snapshot_entries: 20, tail_bytes: 0, ..config() }
 }
 
 async fn catches_up_by_snapshot(mut cluster: Cluster) {

@@ -1,9 +1,10 @@
-//! [`CountedDisk`]: the real file system, its fsyncs counted.
+//! [`CountedDisk`]: the real file system, its fsyncs counted, and slow where that is wanted.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use quorate_engine::{DefaultFileSystem, Disk, FileSystem, Handle, Permission};
 
@@ -12,24 +13,37 @@ type RealHandle = <DefaultFileSystem as FileSystem>::Handle;
 /// The real file system. Both stores run over one of their own, so that it costs both the same.
 #[derive(Debug, Default)]
 pub(crate) struct CountedDisk {
-    fsyncs: Arc<AtomicU64>,
+    syncs: Arc<Syncs>,
+}
+
+#[derive(Debug, Default)]
+struct Syncs {
+    count: AtomicU64,
+    /// What each takes longer.
+    delay_micros: AtomicU64,
 }
 
 impl CountedDisk {
     /// Fsyncs of files until now. Those of directories are not among them.
     pub(crate) fn fsyncs(&self) -> u64 {
-        self.fsyncs.load(Ordering::Relaxed)
+        self.syncs.count.load(Ordering::Relaxed)
+    }
+
+    /// Makes every fsync of a file take longer by so much, from now on.
+    pub(crate) fn slow_down(&self, delay: Duration) {
+        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        self.syncs.delay_micros.store(micros, Ordering::Relaxed);
     }
 
     fn handle(&self, inner: RealHandle) -> CountedHandle {
-        CountedHandle { inner: Arc::new(inner), fsyncs: self.fsyncs.clone() }
+        CountedHandle { inner: Arc::new(inner), syncs: self.syncs.clone() }
     }
 }
 
 /// An open file.
 pub(crate) struct CountedHandle {
     inner: Arc<RealHandle>,
-    fsyncs: Arc<AtomicU64>,
+    syncs: Arc<Syncs>,
 }
 
 impl FileSystem for CountedDisk {
@@ -78,7 +92,15 @@ impl Handle for CountedHandle {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.fsyncs.fetch_add(1, Ordering::Relaxed);
-        self.inner.sync()
+        self.syncs.count.fetch_add(1, Ordering::Relaxed);
+        let delay = Duration::from_micros(self.syncs.delay_micros.load(Ordering::Relaxed));
+        let end = Instant::now() + delay;
+        self.inner.sync()?;
+        while let Some(left) = end.checked_duration_since(Instant::now())
+            && !delay.is_zero()
+        {
+            std::thread::park_timeout(left);
+        }
+        Ok(())
     }
 }

@@ -49,10 +49,10 @@ impl Image for Count {
     }
 }
 
-impl Changes<Count> for Unwatched {
+impl<I> Changes<I> for Unwatched {
     fn merge(&mut self, _: Self) {}
 
-    fn between(_: &Count, _: &Count) -> Self {
+    fn between(_: &I, _: &I) -> Self {
         Unwatched
     }
 

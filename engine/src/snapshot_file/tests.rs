@@ -323,6 +323,29 @@ fn whatever_fails_while_receiving_leaves_nothing_or_a_whole_file() {
 }
 
 /// To see it fail: sync again in `Temporary::drop`.
+/// The log shares the disk: its fsyncs must not wait for all of a large file.
+#[test]
+fn a_large_file_is_synced_as_it_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (faults, files) = faulty();
+    let store = SnapshotStore::in_dir(dir.path().join("snapshots"), files);
+    let mut writer = store.create(meta(10)).unwrap();
+    writer.write_all(&vec![7; 3 << 20]).unwrap();
+    assert_eq!(faults.syncs(), 2, "a block waits to be full or the last");
+    writer.finish().unwrap();
+    assert_eq!(faults.syncs(), 4);
+
+    let bytes = std::fs::read(store.path(one(), meta(10).id)).unwrap();
+    let (faults, files) = faulty();
+    let store = SnapshotStore::in_dir(dir.path().join("received"), files);
+    let digest = SnapshotDigest::of(&bytes).unwrap();
+    let mut receiver = store.receive(one(), meta(10).id, digest).unwrap();
+    bytes.chunks(100_000).for_each(|chunk| receiver.write(chunk).unwrap());
+    assert_eq!(faults.syncs(), 2, "chunks do not end where slices do");
+    receiver.finish().unwrap();
+    assert_eq!(faults.syncs(), 3);
+}
+
 #[test]
 fn trap_E03_a_file_whose_fsync_failed_is_not_synced_again() {
     let dir = tempfile::tempdir().unwrap();

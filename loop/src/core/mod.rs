@@ -43,6 +43,7 @@ use self::membership::Proposed;
 use self::outbox::Outbox;
 use self::proposals::{Proposals, Proposer};
 use self::reads::{Reader, Reads};
+pub(crate) use self::ready::ENTRY_BYTES;
 use self::tail::Tail;
 use crate::config::LoopConfig;
 use crate::drops::DropCause;

@@ -91,6 +91,8 @@ pub(super) struct Net {
     pub(super) runs: u32,
     /// Reads of the log that the test answers when it wants.
     pub(super) hold_fetches: bool,
+    /// The node whose state machine does not answer, and what it would say last.
+    pub(super) stalled: Option<(u64, u64)>,
     pub(super) fetches: Vec<(u64, Fetch)>,
 }
 
@@ -142,6 +144,7 @@ impl Net {
             leaders,
             runs,
             hold_fetches: false,
+            stalled: None,
             fetches: Vec::new(),
         };
         for n in ids {
@@ -284,8 +287,10 @@ impl Net {
                     peer.fetch(fetch);
                 }
             }
-            if let Some(last) = last {
-                peer.core.step(Input::Applied(last));
+            match (last, &mut self.stalled) {
+                (Some(last), Some((stalled, says))) if *stalled == n => *says = last,
+                (Some(last), _) => peer.core.step(Input::Applied(last)),
+                (None, _) => {}
             }
             let status = peer.core.status();
             if status.role == Role::Leader {
@@ -295,6 +300,13 @@ impl Net {
             if !peer.core.has_more() && last.is_none() {
                 return;
             }
+        }
+    }
+
+    /// The state machine that did not answer has done all that it was given.
+    pub(super) fn answer_stalled(&mut self) {
+        if let Some((n, last)) = self.stalled.take() {
+            self.step(n, Input::Applied(last));
         }
     }
 

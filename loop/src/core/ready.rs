@@ -17,7 +17,7 @@ use crate::message::{Envelope, PeerMessage, Refused};
 const READIES_MAX: usize = 8;
 
 /// What an entry costs beside its data, roughly.
-const ENTRY_BYTES: u64 = 64;
+pub(crate) const ENTRY_BYTES: u64 = 64;
 
 impl<P, R, M> Core<P, R, M> {
     /// Everything that the inputs since the last call lead to.
@@ -73,7 +73,7 @@ impl<P, R, M> Core<P, R, M> {
         if !self.leads() {
             return self.forward(queued);
         }
-        if self.handed - self.applied > self.config.apply_lag_max {
+        if self.lags() {
             return self.refuse(queued, Refused::Overloaded);
         }
         let term = self.raw.raft.term;

@@ -1,12 +1,23 @@
-//! A node that cannot write: for want of room, or because its disk hangs.
+//! A node that has no place for more: its disk is full or hangs, or its state machine is slow.
 //!
 //! It refuses proposals, takes no more entries from its leader, and does not campaign. What speaks
 //! of the term only, heartbeats and their answers, goes on. It works again when the receipts come,
 //! which say that there is room.
 //!
-//! **What it holds in memory meanwhile** is what it had given out to the log writer by then: less
-//! than `uncommitted_bytes_max` of entries and one append, or one batch of proposals, beyond it.
-//! What follows has no entries: a new term, a vote.
+//! **What it holds in memory** of a group's entries is bounded, whoever is slow:
+//!
+//! | entries | bound |
+//! | --- | --- |
+//! | given out to the log writer | `uncommitted_bytes_max`, and one append or batch of proposals |
+//! | written and not committed | `uncommitted_bytes_max`, the leader's |
+//! | given out to the state machine | `apply_lag_max` and `apply_lag_bytes_max`, and what of the rows above is committed by then |
+//! | all else | the cache's budget |
+//!
+//! Beyond the first and the third a leader refuses proposals, and a follower drops appends: Raft
+//! sends them again, the leader and the others go on meanwhile, and what the follower lacks stays in
+//! the leader's log, or is made up for by a snapshot. The engine's cache pins what is not both
+//! applied and written, and shares the bytes of each entry with all who hold it; so it is within
+//! these bounds too. What a full disk leaves to be written has no entries: a new term, a vote.
 
 use raft::INVALID_ID;
 use raft::eraftpb::Message;
@@ -80,6 +91,14 @@ impl<P, R, M> Core<P, R, M> {
     /// Whether an append brings entries although there is no place for more. Raft sends them again.
     pub(super) fn has_no_place_for(&self, append: &Message) -> bool {
         let backlog = self.outbox.entry_bytes() >= self.config.uncommitted_bytes_max;
-        !append.get_entries().is_empty() && (self.storage_full || backlog)
+        !append.get_entries().is_empty() && (self.storage_full || backlog || self.lags())
+    }
+
+    /// Whether the state machine has so much still to apply that it must not be more.
+    pub(super) fn lags(&self) -> bool {
+        // Behind a snapshot that is being restored from there are no entries.
+        let applied = self.applied.max(self.raw.raft.raft_log.applied);
+        self.handed - applied > self.config.apply_lag_max
+            || self.tail.between(applied, self.handed) > self.config.apply_lag_bytes_max
     }
 }

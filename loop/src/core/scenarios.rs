@@ -562,7 +562,7 @@ fn a_read_outlives_the_leader_that_was_asked() {
 
 /// Node 3 was away while the others committed, took a snapshot and dropped the entries.
 fn left_behind() -> Net {
-    let mut net = Net::new(&[1, 2, 3], &[], LoopConfig { tail_entries: 0, ..config() });
+    let mut net = Net::new(&[1, 2, 3], &[], LoopConfig { tail_bytes: 0, ..config() });
     lead(&mut net, 1, &[1, 2, 3]);
     net.kill(3);
     for caller in 0..10 {

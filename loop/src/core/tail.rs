@@ -1,4 +1,5 @@
-//! [`Tail`]: how many bytes the last entries of the log have, and how many stay behind a snapshot.
+//! [`Tail`]: how many bytes the last entries of the log have: how many stay behind a snapshot, and how
+//! many are still to be applied.
 
 use std::collections::VecDeque;
 
@@ -17,10 +18,13 @@ pub(super) struct Tail {
     stretches: VecDeque<Stretch>,
 }
 
+/// Entries up to `last`, behind those of the stretch before. What was counted before them, and with
+/// them.
 #[derive(Debug)]
 struct Stretch {
     last: u64,
-    bytes: u64,
+    start: u64,
+    end: u64,
 }
 
 impl Tail {
@@ -28,12 +32,19 @@ impl Tail {
     pub(super) fn appended(&mut self, first: u64, last: u64, bytes: u64) {
         while self.stretches.pop_back_if(|stretch| stretch.last >= first).is_some() {}
         match self.stretches.back_mut() {
-            Some(stretch) if stretch.bytes < STRETCH_BYTES => {
+            Some(stretch) if stretch.end - stretch.start < STRETCH_BYTES => {
                 stretch.last = last;
-                stretch.bytes += bytes;
+                stretch.end += bytes;
             }
-            _ => self.stretches.push_back(Stretch { last, bytes }),
+            _ => {
+                let start = self.end();
+                self.stretches.push_back(Stretch { last, start, end: start + bytes });
+            }
         }
+    }
+
+    fn end(&self) -> u64 {
+        self.stretches.back().map_or(0, |stretch| stretch.end)
     }
 
     /// Forgets entries up to `index`, which are gone.
@@ -44,12 +55,19 @@ impl Tail {
     /// The index up to which entries must go, so that those after it have at most about
     /// `bytes_max`.
     pub(super) fn beyond(&self, bytes_max: u64) -> u64 {
-        let mut bytes = 0;
-        let exceeds = |stretch: &&Stretch| {
-            bytes += stretch.bytes;
-            bytes > bytes_max
+        let end = self.end();
+        let exceeding = self.stretches.partition_point(|stretch| end - stretch.start > bytes_max);
+        exceeding.checked_sub(1).map_or(0, |at| self.stretches[at].last)
+    }
+
+    /// About how many bytes the entries after `low` have, up to `high`; a stretch that `low` is in
+    /// counts whole, and one that `high` is in not at all.
+    pub(super) fn between(&self, low: u64, high: u64) -> u64 {
+        let start = |index| {
+            let at = self.stretches.partition_point(|stretch| stretch.last <= index);
+            self.stretches.get(at).map_or(self.end(), |stretch| stretch.start)
         };
-        self.stretches.iter().rev().find(exceeds).map_or(0, |stretch| stretch.last)
+        start(high) - start(low.min(high))
     }
 }
 
@@ -60,9 +78,22 @@ impl<P, R, M> Core<P, R, M> {
             return;
         }
         let all = meta.id.index;
-        let beyond = all.saturating_sub(tail_entries).max(self.tail.beyond(tail_bytes)).min(all);
+        let tail = all.saturating_sub(tail_entries).min(self.least_held());
+        let beyond = tail.max(self.tail.beyond(tail_bytes)).min(all);
         let drops_tail = std::mem::take(&mut self.drops_tail);
         self.compact(if drops_tail { all } else { beyond });
+    }
+
+    /// On the leader: the last index that every member which answers has, or will have from the
+    /// snapshot on its way to it. Without what follows, a member that is sent a large one would have
+    /// to be sent another at its end, and another then.
+    fn least_held(&self) -> u64 {
+        if !self.leads() {
+            return u64::MAX;
+        }
+        let members = self.raw.raft.prs().iter().filter(|(id, _)| self.is_live(**id));
+        let held = members.map(|(_, member)| member.matched.max(member.pending_snapshot));
+        held.min().unwrap_or(u64::MAX)
     }
 
     /// The log's files take more room than they may, and hold entries of this group: it gives up
@@ -103,6 +134,25 @@ mod tests {
         assert_eq!(tail.beyond(3 * STRETCH_BYTES), 5);
         tail.compacted_to(6);
         assert_eq!(tail.beyond(2 * STRETCH_BYTES), 0);
+    }
+
+    #[test]
+    fn bytes_are_counted_between_any_two_entries() {
+        let mut tail = Tail::default();
+        assert_eq!(tail.between(0, 10), 0);
+        for index in 1..=10 {
+            tail.appended(index, index, STRETCH_BYTES);
+        }
+        assert_eq!(tail.between(2, 5), 3 * STRETCH_BYTES);
+        assert_eq!(tail.between(10, 10), 0);
+        assert_eq!(tail.between(12, 10), 0, "a snapshot may be ahead");
+        tail.appended(6, 6, 2 * STRETCH_BYTES);
+        assert_eq!(tail.between(2, 6), 5 * STRETCH_BYTES);
+        tail.compacted_to(4);
+        assert_eq!(tail.between(2, 6), 3 * STRETCH_BYTES, "what is gone is not counted");
+        tail.compacted_to(6);
+        tail.appended(7, 7, 5);
+        assert_eq!(tail.between(0, 7), 5);
     }
 
     #[test]

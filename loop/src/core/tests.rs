@@ -255,7 +255,7 @@ fn trap_R07_I09_a_compacted_log_is_gone_on_from_after_a_restart() {
 
 #[test]
 fn trap_R11_I11_a_lost_snapshot_is_reported_and_sent_again_and_installed_once() {
-    let mut net = Net::new(&[1, 2, 3], &[], LoopConfig { tail_entries: 0, ..config() });
+    let mut net = Net::new(&[1, 2, 3], &[], LoopConfig { tail_bytes: 0, ..config() });
     let leader = net.elect();
     let absent = leader % 3 + 1;
     net.kill(absent);
@@ -307,6 +307,63 @@ fn trap_R12_what_is_not_committed_is_bounded() {
 }
 
 #[test]
+fn trap_R12_what_is_still_to_be_applied_is_bounded_on_a_follower() {
+    let by_entries = LoopConfig { apply_lag_max: 50, ..config() };
+    let by_bytes = LoopConfig { apply_lag_bytes_max: 256 << 10, ..config() };
+    for (config, command_bytes, lag_max) in [(by_entries, 8, 53), (by_bytes, 64 << 10, 7)] {
+        let mut net = Net::new(&[1, 2, 3], &[], config);
+        let leader = net.elect();
+        let slow = leader % 3 + 1;
+        let applied_index = net.peer(slow).core.status().applied_index;
+        net.stalled = Some((slow, applied_index));
+        for caller in 0..300 {
+            let command = Bytes::from(vec![7; command_bytes]);
+            net.step(leader, Input::Propose { command, caller });
+            net.settle();
+        }
+        assert_eq!(net.peer(leader).answers.len(), 300, "the others go on");
+        let status = net.peer(slow).core.status();
+        assert_eq!((status.role, status.applied_index), (Role::Follower, applied_index));
+        let lag = status.last_index - applied_index;
+        assert!((lag_max - 4..=lag_max).contains(&lag), "{lag}");
+        net.tick_all(30);
+        let status = net.peer(slow).core.status();
+        assert_eq!(status.last_index - applied_index, lag, "nothing more is taken");
+        assert_eq!((status.role, status.leader), (Role::Follower, Some(node(leader))));
+
+        net.answer_stalled();
+        net.tick_all(10);
+        assert_eq!(net.peers[&slow].applied, net.peers[&leader].applied);
+        let status = net.peer(slow).core.status();
+        assert_eq!(status.applied_index, net.peer(leader).core.status().applied_index);
+    }
+}
+
+#[test]
+fn trap_R12_what_is_still_to_be_applied_is_bounded_on_a_leader() {
+    let brief = LoopConfig { apply_lag_bytes_max: 256 << 10, ..config() };
+    let mut net = Net::new(&[1, 2, 3], &[], brief);
+    let leader = net.elect();
+    net.settle();
+    net.stalled = Some((leader, net.peers[&leader].core.status().applied_index));
+    for caller in 0..100 {
+        let command = Bytes::from(vec![7; 64 << 10]);
+        net.step(leader, Input::Propose { command, caller });
+        net.settle();
+    }
+    let refused = |answer: &&(u64, Result<u64, ProposeError>)| answer.1.is_err();
+    let answers = net.peers[&leader].answers.clone();
+    let first = answers.iter().find(refused).unwrap();
+    assert_eq!(first.1, Err(ProposeError::Overloaded));
+    assert!((4..=7).contains(&first.0), "{}", first.0);
+    assert!(answers.iter().filter(refused).count() == 100 - first.0 as usize);
+    net.answer_stalled();
+    net.propose(leader, 100);
+    net.settle();
+    assert!(matches!(net.peer(leader).answers.last(), Some((100, Ok(_)))));
+}
+
+#[test]
 fn trap_R14_a_follower_forwards_in_our_own_protocol_or_not_at_all() {
     let mut net = Net::new(&[1, 2, 3], &[], config());
     let leader = net.elect();
@@ -344,7 +401,7 @@ fn trap_I16_a_commit_takes_two_syncs_in_sequence_and_no_tick() {
 
 #[test]
 fn a_leader_reads_from_disk_what_it_no_longer_holds_and_sends_a_snapshot_where_that_is_gone() {
-    let late = LoopConfig { tail_entries: 0, ..config() };
+    let late = LoopConfig { tail_bytes: 0, ..config() };
     let mut net = Net::with_cache(&[1, 2, 3], &[], late, 0);
     let leader = net.elect();
     let absent = leader % 3 + 1;
@@ -392,6 +449,45 @@ fn a_leader_reads_from_disk_what_it_no_longer_holds_and_sends_a_snapshot_where_t
         net.settle();
     }
     assert_eq!(net.peers[&absent].applied, net.peers[&leader].applied);
+}
+
+/// A large snapshot takes longer to arrive than the next one to come due.
+#[test]
+fn trap_R11_what_follows_a_snapshot_on_its_way_is_kept() {
+    for (tail_bytes, is_enough) in [(64 << 20, true), (1, false)] {
+        let brief = LoopConfig { tail_entries: 0, tail_bytes, ..config() };
+        let mut net = Net::new(&[1, 2, 3], &[], brief);
+        let leader = net.elect();
+        let absent = leader % 3 + 1;
+        net.kill(absent);
+        (0..20).for_each(|n| net.propose(leader, n));
+        // Until it does not count any more as one that answers.
+        net.tick_all(2 * config().election_ticks);
+        net.take_snapshot(leader);
+        net.settle();
+        net.start(absent);
+        for _ in 0..50 {
+            net.step(leader, Input::Tick);
+            if !net.peer(leader).snapshots_sent.is_empty() {
+                break;
+            }
+            while net.deliver(leader, absent) || net.deliver(absent, leader) {}
+        }
+        let under_way = std::mem::take(&mut net.peer(leader).snapshots_sent);
+        assert_eq!(under_way.len(), 1);
+        for n in 20..40 {
+            net.propose(leader, n);
+        }
+        net.settle();
+        net.take_snapshot(leader);
+        net.settle();
+        let snapshot_index = net.peer(leader).core.status().snapshot_index;
+        net.peer(leader).snapshots_sent = under_way;
+        net.tick_all(10);
+        assert_eq!(net.peers[&absent].applied, net.peers[&leader].applied);
+        let installed_index = net.peer(absent).core.status().snapshot_index;
+        assert_eq!(installed_index < snapshot_index, is_enough, "{installed_index}");
+    }
 }
 
 #[test]
@@ -725,8 +821,9 @@ proptest! {
     fn trap_R03_R04_R05_any_schedule_is_safe_and_ends_well(
         acts in proptest::collection::vec(act(), 1..400),
         append_mode in prop_oneof![Just(AppendMode::AfterWrite), Just(AppendMode::Parallel)],
+        tail_bytes in prop_oneof![Just(0), Just(64 << 20)],
     ) {
-        let config = LoopConfig { tail_entries: 3, append_mode, ..config() };
+        let config = LoopConfig { tail_entries: 3, tail_bytes, append_mode, ..config() };
         let mut net = Net::new(&[1, 2, 3], &[], config);
         let mut next = 0;
         let mut terms: BTreeMap<u64, u64> = BTreeMap::new();

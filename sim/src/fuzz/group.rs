@@ -61,6 +61,7 @@ impl Group {
             append_inflight_max: 16,
             uncommitted_bytes_max: 64 << 10,
             tail_entries: 20,
+            tail_bytes: 8 << 10,
             ..LoopConfig::default()
         };
         let (nodes, down) = (BTreeMap::new(), BTreeMap::new());

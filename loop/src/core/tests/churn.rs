@@ -94,7 +94,7 @@ struct Churn {
 
 impl Churn {
     fn new() -> Churn {
-        let config = LoopConfig { tail_entries: 3, ..config() };
+        let config = LoopConfig { tail_bytes: 0, ..config() };
         let net = Net::new(&[1, 2, 3], &[], config);
         let (current, newest) = (net.bindings.clone(), net.peers[&1].members.clone());
         Churn {
