@@ -49,6 +49,7 @@ mod alter_partition;
 mod broker;
 mod change;
 mod check;
+mod client_sessions;
 mod command;
 mod contract;
 mod delta;
@@ -79,6 +80,10 @@ pub mod wire;
 pub use broker::{ActiveBrokers, Broker, FeatureRange, Listener};
 pub use change::{Target, change};
 pub use check::Violation;
+pub use client_sessions::{
+    Admission, ClientSessions, CommandId, OUTCOME_BYTES_MAX, SESSION_BYTES_MAX, SESSIONS_BYTES_MAX,
+    SESSIONS_MAX, SessionError, WINDOW,
+};
 pub use command::{AlterPartition, BrokerSession, Command, NewTopic, RegisterBroker};
 pub use contract::{
     Applied, ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,
