@@ -32,8 +32,17 @@ pub struct Applied<O> {
     pub outcome: O,
 }
 
+/// What became of an entry.
+#[derive(Debug)]
+pub(crate) struct Done<O> {
+    /// Where it stands; of a command that was applied before, where that was.
+    pub(crate) index: u64,
+    /// `None` where the entry is no command.
+    pub(crate) outcome: Option<O>,
+}
+
 /// The completion of a proposal with outcome `O`.
-pub(crate) type Caller<O> = oneshot::Sender<Result<Applied<O>, ProposeError>>;
+pub(crate) type Caller<O> = oneshot::Sender<Result<Done<O>, ProposeError>>;
 
 /// The completion of a proposal to the state machine `S`.
 pub(crate) type ProposeCaller<S> = Caller<<S as StateMachine>::Outcome>;
