@@ -26,7 +26,8 @@ use crate::turnover::{CreateCaller, RemoveCaller};
 /// A command that was applied, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied<O> {
-    /// Where the command stands in the log. This node has applied everything up to it.
+    /// Where the command stands in the log; of a command of a session, where it was applied. This node
+    /// has applied everything up to it.
     pub index: u64,
     /// What the state machine answered.
     pub outcome: O,

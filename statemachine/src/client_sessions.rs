@@ -39,9 +39,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::OrdMap;
 use prost::Message;
-use xxhash_rust::xxh3::xxh3_128;
 
-use crate::contract::{RestoreError, StateHash};
+use crate::contract::RestoreError;
 use crate::wire::{DecodeError, decode_strict};
 
 // The bounds decide what is applied, so they are the same on all replicas, as the format is: another
@@ -181,18 +180,6 @@ impl ClientSession {
 }
 
 impl ClientSessions {
-    /// How many sessions there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
-    }
-
     /// The entry at `index` opens a session, whose id that is.
     pub fn open(&mut self, index: u64) {
         let session =
@@ -258,12 +245,6 @@ impl ClientSessions {
     pub fn outcomes(&self) -> impl Iterator<Item = &Bytes> {
         let applied = self.sessions.values().flat_map(|session| session.applied.values());
         applied.filter_map(|kept| kept.outcome.as_ref())
-    }
-
-    /// A hash of the table, equal on all replicas at the same index. Costs one pass over it.
-    #[must_use]
-    pub fn hash(&self) -> StateHash {
-        StateHash::new(xxh3_128(&self.to_wire().encode_to_vec()))
     }
 
     /// Writes the table as it stands at the head of a snapshot: equal tables, equal bytes.

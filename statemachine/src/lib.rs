@@ -1,7 +1,8 @@
 //! Partition metadata as a deterministic state machine: brokers, topics, leaders, ISR, epochs.
 //!
-//! Two things are here. The **contract** between the ready loop and any replicated state
-//! ([`StateMachine`], [`Image`]), and the one state machine that Quorate runs, [`Metadata`], in the
+//! Three things are here. The **contract** between the ready loop and any replicated state
+//! ([`StateMachine`], [`Image`]); the table of **client sessions** that stands between the log and any
+//! of them ([`ClientSessions`]); and the one state machine that Quorate runs, [`Metadata`], in the
 //! terms of Kafka's KRaft controller (KIP-500, 631, 841, 853, 966). Nothing in this crate does I/O,
 //! reads a clock or draws a random number.
 //!

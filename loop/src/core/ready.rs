@@ -17,6 +17,10 @@ use crate::proposal::Proposal;
 /// with the next call, and ticks and peers are heard in between.
 const READIES_MAX: usize = 8;
 
+/// Entries a leader holds that are not committed yet. raft-rs counts the bytes of their data, and those
+/// that open or close a session have none.
+pub(super) const UNCOMMITTED_ENTRIES_MAX: u64 = 1 << 18;
+
 /// What an entry costs beside its data, roughly.
 const ENTRY_BYTES: u64 = 64;
 
@@ -74,11 +78,14 @@ impl<P, R, M> Core<P, R, M> {
         if !self.leads() {
             return self.forward(queued);
         }
-        if self.handed - self.applied > self.config.apply_lag_max {
-            return self.refuse(proposers_of(queued), Refused::Overloaded);
-        }
         let term = self.raw.raft.term;
         let before = self.raw.raft.raft_log.last_index();
+        let uncommitted = before - self.raw.raft.raft_log.committed;
+        if self.handed - self.applied > self.config.apply_lag_max
+            || uncommitted > UNCOMMITTED_ENTRIES_MAX
+        {
+            return self.refuse(proposers_of(queued), Refused::Overloaded);
+        }
         let mut propose = Message::default();
         propose.set_msg_type(MessageType::MsgPropose);
         propose.from = self.own_id;

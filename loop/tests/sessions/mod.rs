@@ -80,13 +80,18 @@ async fn a_session_has_a_window_and_waits_for_it() {
 async fn callers_that_give_up_hold_nobody_back() {
     let cluster = Cluster::start(3, config()).await;
     let session = cluster.nodes[&1].open_session(PATIENCE).await.unwrap();
-    // More than a window of them, each gone before it can be answered.
+    // More than a window of them, each gone as soon as it has proposed.
+    let mut answered = 0;
     for _ in 0..600 {
-        let gone = tokio::time::timeout(Duration::ZERO, session.propose(tally::add(1), PATIENCE));
-        assert!(gone.await.is_err());
+        tokio::select! {
+            biased;
+            applied = session.propose(tally::add(1), PATIENCE) => answered += applied.unwrap().index.min(1),
+            () = std::future::ready(()) => {}
+        }
     }
+    assert!(answered < 300, "hardly anybody gave up");
     let applied = session.propose(tally::add(1_000), PATIENCE).await.unwrap();
-    assert!((1_000..=1_600).contains(&applied.outcome), "{}", applied.outcome);
+    assert!((1_000 + answered..=1_600).contains(&applied.outcome), "{}", applied.outcome);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,25 @@ use std::collections::BTreeSet;
 use quorate_statemachine::{CommandId, SessionError};
 
 use super::*;
+use crate::core::ready::UNCOMMITTED_ENTRIES_MAX;
 use crate::proposal::SessionStep;
+
+#[test]
+fn trap_R12_what_has_no_bytes_is_bounded_too() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    let first = net.peer(leader).core.status().last_index;
+    for caller in 0..=UNCOMMITTED_ENTRIES_MAX {
+        let proposal = SessionStep::Open.into();
+        net.peer(leader).core.step(Input::Propose { proposal, caller });
+    }
+    net.turn(leader);
+    assert_eq!(net.peer(leader).answers, vec![]);
+    let more = UNCOMMITTED_ENTRIES_MAX + 1;
+    net.step(leader, Input::Propose { proposal: SessionStep::Open.into(), caller: more });
+    assert_eq!(net.peer(leader).answers, vec![(more, Err(ProposeError::Overloaded))]);
+    assert_eq!(net.peer(leader).core.status().last_index, first + more);
+}
 
 /// A client, which hears of its commands through whichever node it asks.
 #[derive(Debug, Default)]
