@@ -216,6 +216,8 @@ pub(crate) enum EntryKind {
     Empty,
     /// A change of the membership
     ConfChange,
+    /// A client session is opened or closed
+    Session,
 }
 
 impl EntryKind {
@@ -225,6 +227,7 @@ impl EntryKind {
             EntryKind::Command => "command",
             EntryKind::Empty => "empty",
             EntryKind::ConfChange => "conf-change",
+            EntryKind::Session => "session",
         }
     }
 }
@@ -472,7 +475,9 @@ mod tests {
         for wrong in ["--group 0", "--limit 0", "--kind none", "--from -1"] {
             usage_of(dump(wrong));
         }
-        for kind in [EntryKind::Command, EntryKind::Empty, EntryKind::ConfChange] {
+        for kind in
+            [EntryKind::Command, EntryKind::Empty, EntryKind::ConfChange, EntryKind::Session]
+        {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
     }

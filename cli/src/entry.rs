@@ -4,11 +4,13 @@ use std::fmt::{self, Display, Write as _};
 
 use quorate::metadata::Command;
 use quorate_engine::GroupId;
+use quorate_loop::session_step_of;
 use raft::eraftpb::Entry;
 use serde::Serialize;
 
 use crate::args::EntryKind;
 use crate::change::ShownChange;
+use crate::entry_session::ShownSession;
 
 /// Bytes shown of what cannot be decoded: enough to recognise it by.
 const RAW_BYTES_MAX: usize = 256;
@@ -23,6 +25,9 @@ pub(crate) struct ShownEntry {
     bytes: usize,
     #[serde(flatten)]
     content: Content,
+    /// What it does in a client session, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<ShownSession>,
 }
 
 /// What is in an entry.
@@ -47,9 +52,15 @@ impl ShownEntry {
     /// Decodes `entry` of `group`.
     pub(crate) fn of(group: GroupId, entry: &Entry) -> ShownEntry {
         let data: &[u8] = &entry.data;
+        // One that cannot be read is told of below, as a change that cannot be.
+        let session =
+            session_step_of(entry).ok().flatten().map(|step| ShownSession::of(step, entry));
         let (kind, content) = match ShownChange::of(entry) {
             Some(Ok(change)) => (EntryKind::ConfChange, Content::Change { change }),
             Some(Err(error)) => (EntryKind::ConfChange, undecoded(&error, data)),
+            None if data.is_empty() && session.is_some() => {
+                (EntryKind::Session, Content::Nothing {})
+            }
             None if data.is_empty() => (EntryKind::Empty, Content::Nothing {}),
             None => {
                 let command = Command::decode(data).map(|command| Content::Command { command });
@@ -58,7 +69,7 @@ impl ShownEntry {
         };
         // What Raft is not told of stands in the context alone.
         let (group, bytes) = (group.get(), data.len() + entry.context.len());
-        ShownEntry { group, index: entry.index, term: entry.term, kind, bytes, content }
+        ShownEntry { group, index: entry.index, term: entry.term, kind, bytes, content, session }
     }
 
     /// What the entry is for.
@@ -76,9 +87,14 @@ impl ShownEntry {
 impl Display for ShownEntry {
     /// One line: columns of fixed width, since a log is too long to be measured first.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { group, index, term, kind, bytes, content } = self;
+        let Self { group, index, term, kind, bytes, content, session } = self;
         let kind = kind.as_str();
-        write!(f, "{group:<5}  {index:<10}  {term:<6}  {kind:<11}  {bytes:<7}  {content}")
+        write!(f, "{group:<5}  {index:<10}  {term:<6}  {kind:<11}  {bytes:<7}  ")?;
+        match (session, content) {
+            (None, content) => content.fmt(f),
+            (Some(session), Content::Nothing {}) => session.fmt(f),
+            (Some(session), content) => write!(f, "{content} ({session})"),
+        }
     }
 }
 
@@ -143,6 +159,35 @@ mod tests {
         let json = json!({"kind": "command", "command": {"name": "FenceBroker", "fields": fields}});
         assert_shown(EntryType::EntryNormal, command, json, "fence broker 3 of epoch 9");
         assert_shown(EntryType::EntryNormal, vec![], json!({"kind": "empty"}), "-");
+    }
+
+    #[test]
+    fn what_an_entry_does_in_a_session_is_told() {
+        let shown = |context: &'static [u8], data: Vec<u8>| {
+            let (context, data) = (context.into(), data.into());
+            let entry = Entry { index: 7, term: 2, context, data, ..Entry::default() };
+            ShownEntry::of(GroupId::new(1).unwrap(), &entry)
+        };
+        let told = |entry: &ShownEntry| {
+            let at = ShownEntry::header().find("WHAT").unwrap();
+            (entry.kind(), entry.to_string()[at..].to_owned())
+        };
+        let opens = shown(&[0x12, 2, 8, 1], vec![]);
+        assert_eq!(told(&opens), (EntryKind::Session, "open session 7".to_owned()));
+        let closes = shown(&[0x12, 4, 8, 3, 16, 5], vec![]);
+        assert_eq!(told(&closes), (EntryKind::Session, "close session 5".to_owned()));
+        let session = BrokerSession { broker: BrokerId(3), epoch: BrokerEpoch(9) };
+        let command = Command::FenceBroker(session).encode().to_vec();
+        let command = shown(&[0x12, 8, 8, 2, 16, 5, 24, 4, 32, 3], command);
+        let text = "fence broker 3 of epoch 9 (command 4 of session 5, waiting from 3 on)";
+        assert_eq!(told(&command), (EntryKind::Command, text.to_owned()));
+        let json = serde_json::to_value(&command).unwrap();
+        let expected = json!({"step": "command", "id": 5, "sequence": 4, "lowest_unfinished": 3});
+        assert_eq!(json["session"], expected);
+        assert_eq!(json["command"]["name"], "FenceBroker");
+        // What this version cannot read is shown as it is.
+        let later = shown(&[0x12, 2, 8, 9], b"data".to_vec());
+        assert!(told(&later).1.contains("run the version that proposed it"), "{later}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod demo;
 mod directory;
 mod dump;
 mod entry;
+mod entry_session;
 mod failure;
 #[cfg(feature = "faults")]
 mod faults;

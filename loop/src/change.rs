@@ -4,11 +4,10 @@
 //! context, which we act on. What Raft does not care for, an address or a wish, is an ordinary entry
 //! without data and with the change as the entry's context.
 
-use bytes::Bytes;
-use prost::Message as _;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType};
 
+use crate::context::{Context, ContextError, session_step_of};
 use crate::members::{Member, MemberWire, MembersError};
 
 /// Steps that one change may have: two for each node that a request may name.
@@ -36,14 +35,9 @@ pub enum Step {
     Update(Member),
 }
 
+/// A step, as it stands in a context.
 #[derive(Clone, PartialEq, prost::Message)]
-struct ChangeWire {
-    #[prost(message, repeated, tag = "1")]
-    steps: Vec<StepWire>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StepWire {
+pub(crate) struct StepWire {
     /// 1 add, 2 promote, 3 demote, 4 remove, 5 update.
     #[prost(uint32, tag = "1")]
     kind: u32,
@@ -53,22 +47,17 @@ struct StepWire {
     member: Option<MemberWire>,
 }
 
-/// An entry changes the membership in a way that this version does not know.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a change of the membership cannot be read ({0}): run the version that proposed it")]
-pub struct ChangeError(String);
-
 /// The steps of an entry that changes the membership, for whoever reads a log; none of one that
 /// leaves a joint configuration. `None` for an entry that changes nothing of it. That an entry is in
 /// the log does not say that it took effect: one that does not fit what was before it is void.
-pub fn steps_of(entry: &Entry) -> Option<Result<Vec<Step>, ChangeError>> {
+pub fn steps_of(entry: &Entry) -> Option<Result<Vec<Step>, ContextError>> {
     let change = Change::of_entry(entry).transpose()?;
     Some(change.map(|(_, change)| change.steps))
 }
 
-impl From<MembersError> for ChangeError {
+impl From<MembersError> for ContextError {
     fn from(error: MembersError) -> Self {
-        ChangeError(error.to_string())
+        ContextError(error.to_string())
     }
 }
 
@@ -78,11 +67,11 @@ impl Change {
     /// # Errors
     ///
     /// When nobody could read it, and so every node would stop that finds it committed.
-    pub(crate) fn entry(&self) -> Result<Entry, ChangeError> {
+    pub(crate) fn entry(&self) -> Result<Entry, ContextError> {
         if self.steps.len() > STEPS_MAX {
-            return Err(ChangeError(format!("it has more than {STEPS_MAX} steps")));
+            return Err(ContextError(format!("it has more than {STEPS_MAX} steps")));
         }
-        let context = Bytes::from(self.encode());
+        let context = Context::Change(self.clone()).encode();
         let mut entry = Entry::default();
         let changes: Vec<ConfChangeSingle> = self.steps.iter().filter_map(Step::raft).collect();
         if changes.is_empty() {
@@ -93,53 +82,59 @@ impl Change {
         change.set_changes(changes.into());
         change.context = context;
         entry.set_entry_type(EntryType::EntryConfChangeV2);
-        entry.data = change.write_to_bytes().map_err(|e| ChangeError(e.to_string()))?.into();
+        entry.data = change.write_to_bytes().map_err(|e| ContextError(e.to_string()))?.into();
         Ok(entry)
     }
 
     /// What an entry changes, for Raft, where it must know of it, and for us. `None` if it is an
-    /// ordinary command.
+    /// ordinary command, or one of a client session.
     ///
     /// # Errors
     ///
     /// When it cannot be read: this version must not go on, since others may have.
     pub(crate) fn of_entry(
         entry: &Entry,
-    ) -> Result<Option<(Option<ConfChangeV2>, Change)>, ChangeError> {
+    ) -> Result<Option<(Option<ConfChangeV2>, Change)>, ContextError> {
         match entry.get_entry_type() {
             EntryType::EntryNormal if entry.context.is_empty() => Ok(None),
+            EntryType::EntryNormal if session_step_of(entry)?.is_some() => Ok(None),
             EntryType::EntryNormal => {
                 let change = Change::decode(&entry.context)?;
                 match change.steps.iter().all(|step| step.raft().is_none()) {
                     true => Ok(Some((None, change))),
-                    false => Err(ChangeError("Raft is not told of what it must know".into())),
+                    false => Err(ContextError("Raft is not told of what it must know".into())),
                 }
             }
             EntryType::EntryConfChangeV2 => {
                 let mut raft = ConfChangeV2::default();
-                raft.merge_from_bytes(&entry.data).map_err(|e| ChangeError(e.to_string()))?;
+                raft.merge_from_bytes(&entry.data).map_err(|e| ContextError(e.to_string()))?;
                 let change = Change::decode(&raft.context)?;
                 let expected: Vec<ConfChangeSingle> =
                     change.steps.iter().filter_map(Step::raft).collect();
                 if raft.get_changes() != expected {
-                    return Err(ChangeError("it says one thing to Raft and another to us".into()));
+                    return Err(ContextError("it says one thing to Raft and another to us".into()));
                 }
                 Ok(Some((Some(raft), change)))
             }
-            EntryType::EntryConfChange => Err(ChangeError("it is of an old kind".into())),
+            EntryType::EntryConfChange => Err(ContextError("it is of an old kind".into())),
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
-        ChangeWire { steps: self.steps.iter().map(Step::wire).collect() }.encode_to_vec()
+    /// Without a context nothing changes: a joint configuration is left.
+    fn decode(context: &[u8]) -> Result<Change, ContextError> {
+        match Context::decode(context)? {
+            Context::Change(change) => Ok(change),
+            Context::None if context.is_empty() => Ok(Change::default()),
+            Context::None => Err(ContextError("it changes nothing that is known here".into())),
+            Context::Session(_) => Err(ContextError("a session changes no membership".into())),
+        }
     }
 
-    fn decode(bytes: &[u8]) -> Result<Change, ChangeError> {
-        let wire = ChangeWire::decode(bytes).map_err(|e| ChangeError(e.to_string()))?;
-        if wire.steps.len() > STEPS_MAX {
-            return Err(ChangeError(format!("it has more than {STEPS_MAX} steps")));
+    pub(crate) fn of_wire(steps: &[StepWire]) -> Result<Change, ContextError> {
+        if steps.len() > STEPS_MAX {
+            return Err(ContextError(format!("it has more than {STEPS_MAX} steps")));
         }
-        let steps = wire.steps.iter().map(Step::of_wire).collect::<Result<_, _>>()?;
+        let steps = steps.iter().map(Step::of_wire).collect::<Result<_, _>>()?;
         Ok(Change { steps })
     }
 }
@@ -160,21 +155,10 @@ impl Step {
         Some(single)
     }
 
-    fn wire(&self) -> StepWire {
-        let (kind, member_id, member) = match self {
-            Step::Add(member) => (1, 0, Some(member.into())),
-            Step::Promote(id) => (2, *id, None),
-            Step::Demote(id) => (3, *id, None),
-            Step::Remove(id) => (4, *id, None),
-            Step::Update(member) => (5, 0, Some(member.into())),
-        };
-        StepWire { kind, member_id, member }
-    }
-
-    fn of_wire(wire: &StepWire) -> Result<Step, ChangeError> {
+    fn of_wire(wire: &StepWire) -> Result<Step, ContextError> {
         let member = || match &wire.member {
             Some(member) => Ok(member.member()?),
-            None => Err(ChangeError("a step names no member".into())),
+            None => Err(ContextError("a step names no member".into())),
         };
         Ok(match wire.kind {
             1 => Step::Add(member()?),
@@ -182,8 +166,21 @@ impl Step {
             3 => Step::Demote(wire.member_id),
             4 => Step::Remove(wire.member_id),
             5 => Step::Update(member()?),
-            other => return Err(ChangeError(format!("step {other} is unknown"))),
+            other => return Err(ContextError(format!("step {other} is unknown"))),
         })
+    }
+}
+
+impl From<&Step> for StepWire {
+    fn from(step: &Step) -> Self {
+        let (kind, member_id, member) = match step {
+            Step::Add(member) => (1, 0, Some(member.into())),
+            Step::Promote(id) => (2, *id, None),
+            Step::Demote(id) => (3, *id, None),
+            Step::Remove(id) => (4, *id, None),
+            Step::Update(member) => (5, 0, Some(member.into())),
+        };
+        StepWire { kind, member_id, member }
     }
 }
 
@@ -193,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::members::{Binding, Promotion};
+    use crate::proposal::SessionStep;
 
     fn member() -> Member {
         let node_id = NodeId::new(3).unwrap();
@@ -234,7 +232,7 @@ mod tests {
         assert_eq!(steps_of(&entry), Some(Ok(vec![Step::Update(member())])));
         assert_eq!(steps_of(&Entry::default()), None);
         // What Raft must know cannot be slipped past it.
-        let context = Change { steps: vec![Step::Remove(1)] }.encode().into();
+        let context = Context::Change(Change { steps: vec![Step::Remove(1)] }).encode();
         let hidden = Entry { context, ..Entry::default() };
         assert!(Change::of_entry(&hidden).is_err());
         assert!(steps_of(&hidden).unwrap().is_err());
@@ -253,10 +251,24 @@ mod tests {
         let mut entry = Entry::default();
         entry.set_entry_type(EntryType::EntryConfChange);
         assert!(Change::of_entry(&entry).is_err());
-        let mut entry = Entry { context: Bytes::from_static(&[0xff; 5]), ..Entry::default() };
-        assert!(Change::of_entry(&entry).is_err());
-        let wire = ChangeWire { steps: vec![StepWire { kind: 6, ..StepWire::default() }] };
-        entry.context = wire.encode_to_vec().into();
+        // Garbage, a step of a later version, and a field of one.
+        for bad in [&[0xff; 5][..], &[0x0a, 2, 8, 6], &[0x1a, 0]] {
+            let entry = Entry { context: bad.into(), ..Entry::default() };
+            assert!(Change::of_entry(&entry).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_changes_no_membership() {
+        let context = Context::Session(SessionStep::Open).encode();
+        let mut entry = Entry { context: context.clone(), ..Entry::default() };
+        assert_eq!(Change::of_entry(&entry), Ok(None));
+        entry.data = "a command".into();
+        assert!(Change::of_entry(&entry).is_err(), "none belongs to it");
+        let mut change = ConfChangeV2::default();
+        change.context = context;
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+        entry.data = change.write_to_bytes().unwrap().into();
         assert!(Change::of_entry(&entry).is_err());
     }
 }

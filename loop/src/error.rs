@@ -5,6 +5,7 @@
 //! fatal, after which this node answers nothing else.
 
 use quorate_engine::{Damage, GroupId, NodeId};
+use quorate_statemachine::SessionError;
 
 /// Why a proposal has no outcome.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +29,10 @@ pub enum ProposeError {
     /// and never will be: try again later. The node works again by itself when there is room.
     #[error("the disk of the node is full: make room, and try again")]
     StorageFull,
+    /// The entry was committed, and the table of client sessions did not have it applied: see there
+    /// what is known of the command. Only for a command of a session.
+    #[error("the command was not applied here: {0}")]
+    Session(#[from] SessionError),
     /// No answer within the configured time. Whether it was or will be applied is unknown.
     #[error("no answer in time: the outcome is unknown")]
     TimedOut,
@@ -51,14 +56,15 @@ fn hint(leader: Option<NodeId>) -> String {
 }
 
 impl ProposeError {
-    /// Whether the command surely was not applied and never will be, so that proposing it again
-    /// cannot apply it twice.
+    /// Whether the command surely was not applied and never will be by this proposal, so that proposing
+    /// it again cannot apply it twice.
     pub fn never_applied(&self) -> bool {
         match self {
             ProposeError::NotLeader { .. }
             | ProposeError::Overloaded
             | ProposeError::Unsound
-            | ProposeError::StorageFull => true,
+            | ProposeError::StorageFull
+            | ProposeError::Session(_) => true,
             ProposeError::TimedOut
             | ProposeError::ConnectionLost
             | ProposeError::Superseded

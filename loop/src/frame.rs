@@ -20,9 +20,11 @@ use raft::eraftpb;
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::config::COMMAND_BYTES_LIMIT;
+use crate::context::Context;
 use crate::heartbeat::{self, Heartbeat};
 use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::message::{PeerMessage, Refused};
+use crate::proposal::Proposal;
 
 /// Version of this format; peers that speak another one are refused in the handshake.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
@@ -55,6 +57,7 @@ const KIND_HEARTBEAT_ANSWERS: u8 = 41;
 const KIND_JOIN: u8 = 30;
 const KIND_JOIN_ANSWER: u8 = 31;
 const KIND_ALIVE: u8 = 22;
+const KIND_PROPOSE_IN_SESSION: u8 = 50;
 
 /// One unit on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -312,11 +315,22 @@ fn put_peer(group: GroupId, message: &PeerMessage, out: &mut BytesMut) -> Result
             head(KIND_RAFT);
             put_raft(KIND_RAFT, message, out)?;
         }
-        PeerMessage::Propose { request, command } => {
-            head(KIND_PROPOSE);
-            out.put_u64_le(*request);
-            out.put_slice(command);
-        }
+        PeerMessage::Propose { request, proposal } => match proposal.session {
+            None => {
+                head(KIND_PROPOSE);
+                out.put_u64_le(*request);
+                out.put_slice(&proposal.command);
+            }
+            Some(step) => {
+                head(KIND_PROPOSE_IN_SESSION);
+                out.put_u64_le(*request);
+                let context = Context::Session(step).encode();
+                // A few numbers: far below 256 bytes.
+                out.put_u8(context.len() as u8);
+                out.put_slice(&context);
+                out.put_slice(&proposal.command);
+            }
+        },
         PeerMessage::Proposed { request, result } => {
             head(KIND_PROPOSED);
             let answer = match *result {
@@ -422,7 +436,21 @@ fn get_body(mut body: Bytes) -> Result<Frame, FrameError> {
         KIND_PROPOSE => {
             let group = group(&mut body)?;
             let request = number(&mut body)?;
-            Frame::Peer { group, message: PeerMessage::Propose { request, command: body } }
+            let message = PeerMessage::Propose { request, proposal: body.into() };
+            Frame::Peer { group, message }
+        }
+        KIND_PROPOSE_IN_SESSION => {
+            let group = group(&mut body)?;
+            let request = number(&mut body)?;
+            let step = match body.try_get_u8().map(usize::from) {
+                Ok(len) if len <= body.len() => Context::decode(&body.split_to(len)),
+                _ => return Err(malformed("it is cut short")),
+            };
+            let Ok(Context::Session(step)) = step else {
+                return Err(malformed("it is no step in a session"));
+            };
+            let proposal = Proposal { command: body, session: Some(step) };
+            Frame::Peer { group, message: PeerMessage::Propose { request, proposal } }
         }
         KIND_READ_INDEX => {
             let group = group(&mut body)?;
@@ -472,8 +500,10 @@ impl Hello {
 #[allow(non_snake_case)]
 mod tests {
     use proptest::prelude::*;
+    use quorate_statemachine::CommandId;
 
     use super::*;
+    use crate::proposal::SessionStep;
 
     fn round_trip(frame: &Frame) -> Frame {
         let mut bytes = BytesMut::new();
@@ -496,6 +526,9 @@ mod tests {
         let at = LogId { index: 5, term: 2 };
         let leader = NodeId::new(2);
         let file = SnapshotDigest { len_bytes: 77, crcs: 5 << 40 };
+        let id = CommandId { session: u64::MAX, sequence: u64::MAX, lowest_unfinished: u64::MAX };
+        let session = Some(SessionStep::Command(id));
+        let in_session = Proposal { command: Bytes::from_static(b"c"), session };
         vec![
             Frame::Hello(hello.clone()),
             Frame::Welcome(hello),
@@ -509,7 +542,9 @@ mod tests {
             Frame::Received,
             Frame::Alive,
             peer(PeerMessage::Raft(message)),
-            peer(PeerMessage::Propose { request: 1, command: Bytes::from_static(b"c") }),
+            peer(PeerMessage::Propose { request: 1, proposal: Bytes::from_static(b"c").into() }),
+            peer(PeerMessage::Propose { request: 1, proposal: SessionStep::Open.into() }),
+            peer(PeerMessage::Propose { request: 1, proposal: in_session }),
             peer(PeerMessage::Proposed { request: 1, result: Ok(at) }),
             peer(PeerMessage::Proposed { request: 1, result: Err(Refused::NotLeader(leader)) }),
             peer(PeerMessage::Proposed { request: 1, result: Err(Refused::Overloaded) }),

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use quorate_engine::{ClusterId, DirectoryId, GroupId, LogId, NodeId, SnapshotDigest};
+use quorate_statemachine::CommandId;
 use raft::eraftpb::{ConfState, Message};
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
@@ -18,6 +19,7 @@ use crate::frame::{
 use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::members::Members;
 use crate::message::{PeerMessage, Refused};
+use crate::proposal::{Proposal, SessionStep};
 use crate::transport::Roster;
 
 /// The cluster that [`examples`] speak of, and that [`arrive`] is a node of.
@@ -108,9 +110,16 @@ pub fn examples() -> Vec<Vec<u8>> {
     ];
     let answers = [Refused::NotLeader(two), Refused::Overloaded, Refused::Unsound];
     let at = LogId { index: 5, term: 2 };
+    let id = CommandId { session: 5, sequence: 2, lowest_unfinished: 1 };
+    let in_session = Proposal {
+        command: Bytes::from_static(b"command"),
+        session: Some(SessionStep::Command(id)),
+    };
     let messages = [
         PeerMessage::Raft(Message::default()),
-        PeerMessage::Propose { request: 1, command: Bytes::from_static(b"command") },
+        PeerMessage::Propose { request: 1, proposal: Bytes::from_static(b"command").into() },
+        PeerMessage::Propose { request: 1, proposal: SessionStep::Open.into() },
+        PeerMessage::Propose { request: 1, proposal: in_session },
         PeerMessage::Proposed { request: 1, result: Ok(at) },
         PeerMessage::ReadIndex { request: 1 },
         PeerMessage::ReadIndexed { request: 1, result: Ok(5) },

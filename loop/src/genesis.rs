@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quorate_engine::{GroupId, LogId, SnapshotMeta};
-use quorate_statemachine::StateMachine;
+use quorate_statemachine::{ClientSessions, StateMachine};
 
 use crate::members::Members;
 use crate::snapshot_worker::Take;
@@ -21,5 +21,6 @@ pub(crate) fn first_snapshot<S: StateMachine>(group: GroupId, members: &Members)
         conf_state: members.conf_state().clone(),
         members: members.encode(),
     };
-    Take { meta, image: S::new().image(), writing: Arc::new(()), state_bytes: Arc::default() }
+    let (image, sessions) = (S::new().image(), ClientSessions::default());
+    Take { meta, image, sessions, writing: Arc::new(()), state_bytes: Arc::default() }
 }

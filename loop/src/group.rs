@@ -10,10 +10,12 @@ use tokio::sync::{oneshot, watch};
 
 use crate::core::Input;
 use crate::error::{ProposeError, ReadError, Stopped};
-use crate::inbox::{Applied, Closed, Event, Inbox};
+use crate::inbox::{Applied, Closed, Done, Event, Inbox};
 use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
 use crate::meters::Meters;
+use crate::proposal::Proposal;
 use crate::publish::{Published, Publisher, Updates};
+use crate::session::Session;
 use crate::status::{GroupStatus, LastAnswer};
 use crate::wait::Wait;
 
@@ -64,15 +66,39 @@ impl<S: StateMachine> Group<S> {
     /// On a follower it is forwarded to the leader. When it returns `Ok`, the image of this node
     /// shows it.
     ///
-    /// Not cancel safe: if the future is dropped, the command may still be applied.
+    /// Not cancel safe: if the future is dropped, the command may still be applied. Where what is unknown
+    /// has to be tried again, propose in a session: [`Group::open_session`].
     ///
     /// # Errors
     ///
     /// [`ProposeError`]; [`ProposeError::never_applied`] tells whether it may be tried again.
     pub async fn propose(&self, command: Bytes) -> Result<Applied<S::Outcome>, ProposeError> {
+        let Done { index, outcome } = self.submit(command.into()).await?;
+        // An entry without a command: the leader that named its position cannot know.
+        let outcome = outcome.ok_or(ProposeError::Superseded)?;
+        Ok(Applied { index, outcome })
+    }
+
+    /// Opens a client session, in which commands can be proposed again without being applied again.
+    ///
+    /// It is tried until it succeeds or `within` has passed. Cancel safe, but for a session that may
+    /// have been opened and that nobody uses; it expires when others need its place.
+    ///
+    /// # Errors
+    ///
+    /// Why the last try failed.
+    pub async fn open_session(&self, within: Duration) -> Result<Session<S>, ProposeError> {
+        Session::open(self, within).await
+    }
+
+    /// Proposes whatever may be proposed, and waits until its entry is applied on this node.
+    pub(crate) async fn submit(
+        &self,
+        proposal: Proposal,
+    ) -> Result<Done<S::Outcome>, ProposeError> {
         let (caller, answer) = oneshot::channel();
         let begun = Instant::now();
-        match self.0.inbox.request(self.0.id, Input::Propose { command, caller }) {
+        match self.0.inbox.request(self.0.id, Input::Propose { proposal, caller }) {
             Ok(()) => match answer.await {
                 Ok(result) => {
                     if result.is_ok() {

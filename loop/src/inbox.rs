@@ -26,14 +26,24 @@ use crate::turnover::{CreateCaller, RemoveCaller};
 /// A command that was applied, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied<O> {
-    /// Where the command stands in the log. This node has applied everything up to it.
+    /// Where the command stands in the log; of a command of a session, where it was applied. This node
+    /// has applied everything up to it.
     pub index: u64,
     /// What the state machine answered.
     pub outcome: O,
 }
 
+/// What became of an entry.
+#[derive(Debug)]
+pub(crate) struct Done<O> {
+    /// Where it stands; of a command that was applied before, where that was.
+    pub(crate) index: u64,
+    /// `None` where the entry is no command.
+    pub(crate) outcome: Option<O>,
+}
+
 /// The completion of a proposal with outcome `O`.
-pub(crate) type Caller<O> = oneshot::Sender<Result<Applied<O>, ProposeError>>;
+pub(crate) type Caller<O> = oneshot::Sender<Result<Done<O>, ProposeError>>;
 
 /// The completion of a proposal to the state machine `S`.
 pub(crate) type ProposeCaller<S> = Caller<<S as StateMachine>::Outcome>;

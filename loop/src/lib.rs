@@ -22,6 +22,8 @@
 //!   once: it promises nothing, and no position is given twice, even if a crash forgets it.
 //! - **One answer.** Every proposal and read ends exactly once: applied, refused (surely without
 //!   effect), or unknown. See [`ProposeError`].
+//! - **Once.** A command of a [`Session`] is applied at most once, however often it is proposed, and every
+//!   try is given the same outcome.
 //! - **Your own writes.** A proposal is answered after this node has applied it.
 //! - **Fatal is final.** After a failure of its state machine or of an invariant a group answers every
 //!   caller, sends nothing more, and says so in its [`GroupStatus`]; after one of the disk all groups
@@ -41,6 +43,7 @@ mod campaigns;
 mod change;
 mod config;
 mod contacts;
+mod context;
 mod core;
 mod driver;
 mod drops;
@@ -68,11 +71,13 @@ mod membership;
 mod message;
 mod meters;
 mod node;
+mod proposal;
 mod publish;
 mod purges;
 mod recovered;
 mod registry;
 mod renewal;
+mod session;
 mod slot;
 mod snapshot_worker;
 mod status;
@@ -80,8 +85,9 @@ mod transport;
 mod turnover;
 mod wait;
 
-pub use self::change::{ChangeError, Step, steps_of};
+pub use self::change::{Step, steps_of};
 pub use self::config::{AppendMode, LoopConfig};
+pub use self::context::{ContextError, session_step_of};
 pub use self::core::{Apply, Committed, Core, Effects, Input};
 pub use self::drops::{CloseCause, DropCause};
 pub use self::error::{
@@ -97,7 +103,10 @@ pub use self::membership::{
 pub use self::message::{Envelope, PeerMessage, Refused};
 pub use self::meters::{Metrics, PeerMetrics};
 pub use self::node::Node;
+pub use self::proposal::{Proposal, SessionStep};
 pub use self::publish::{Published, Update, Updates};
+pub use self::session::{Session, SessionProposeError};
 pub use self::status::{CoreStatus, GroupStatus, LastAnswer, Role};
 pub use self::transport::{Service, TlsConfig, TlsError};
 pub use self::wait::{Wait, WaitError};
+pub use quorate_statemachine::{CommandId, SessionError};

@@ -1,15 +1,20 @@
-//! [`Machine`]: one group's state machine, and what must happen around each of its commands.
+//! [`Machine`]: one group's state machine and table of client sessions, and what must happen around
+//! each command.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
-use quorate_statemachine::{Changes as _, RestoreError, StateMachine};
+use quorate_statemachine::{
+    Admission, Changes as _, ClientSessions, CommandId, RestoreError, SessionError, StateMachine,
+};
 use raft::eraftpb::ConfState;
 
 use crate::core::{Committed, ENTRY_BYTES};
-use crate::inbox::{Applied, ProposeCaller};
+use crate::error::ProposeError;
+use crate::inbox::{Done, ProposeCaller};
+use crate::proposal::SessionStep;
 use crate::publish::Publisher;
 use crate::snapshot_worker::{SnapshotWorker, Take};
 
@@ -20,6 +25,7 @@ use crate::snapshot_worker::{SnapshotWorker, Take};
 pub(crate) struct Machine<S: StateMachine> {
     group: GroupId,
     state: S,
+    sessions: ClientSessions,
     applied: LogId,
     conf_state: ConfState,
     members: Bytes,
@@ -58,29 +64,51 @@ pub(crate) enum RestoreFailure {
     Stream { id: LogId, source: RestoreError },
 }
 
-/// Reads the snapshot `id` and rebuilds the state machine from it. Returns also how many bytes its
-/// state has there.
+/// What a snapshot holds.
+pub(crate) struct Restored<S: StateMachine> {
+    pub(crate) state: S,
+    pub(crate) sessions: ClientSessions,
+    pub(crate) meta: SnapshotMeta,
+    /// Bytes of state and sessions in the file.
+    pub(crate) state_bytes: u64,
+}
+
+impl<S: StateMachine> Restored<S> {
+    /// Before the first command.
+    pub(crate) fn genesis(meta: SnapshotMeta) -> Self {
+        Restored { state: S::new(), sessions: ClientSessions::default(), meta, state_bytes: 0 }
+    }
+}
+
+/// Reads the snapshot `id` and rebuilds the state machine from it, and the table of sessions.
 pub(crate) fn restore<S: StateMachine>(
     snapshots: &SnapshotStore,
     group: GroupId,
     id: LogId,
-) -> Result<(S, SnapshotMeta, u64), RestoreFailure> {
+) -> Result<Restored<S>, RestoreFailure> {
     let mut reader = snapshots.open(group, id)?;
     let meta = reader.meta().clone();
-    let machine =
-        S::restore(&mut reader).map_err(|source| RestoreFailure::Stream { id, source })?;
-    Ok((machine, meta, reader.data_bytes()))
+    let stream = |source| RestoreFailure::Stream { id, source };
+    let (sessions, mut rest) = ClientSessions::read_snapshot(&mut reader).map_err(stream)?;
+    for outcome in sessions.outcomes() {
+        S::decode_outcome(outcome)
+            .map_err(|source| stream(RestoreError::Malformed { record: 0, source }))?;
+    }
+    let state = S::restore(&mut rest).map_err(stream)?;
+    drop(rest);
+    Ok(Restored { state, sessions, meta, state_bytes: reader.data_bytes() })
 }
 
 impl<S: StateMachine> Machine<S> {
-    /// The state as of the snapshot `meta`, of `state_bytes`, and its publisher; nothing is applied
-    /// beyond it.
-    pub(crate) fn new(state: S, meta: SnapshotMeta, state_bytes: u64) -> Self {
+    /// The state as of a snapshot, and its publisher; nothing is applied beyond it.
+    pub(crate) fn new(restored: Restored<S>) -> Self {
+        let Restored { state, sessions, meta, state_bytes } = restored;
         let publisher = Arc::new(Publisher::new(state.image(), meta.id.index));
         let SnapshotMeta { group, id, conf_state, members } = meta;
         Machine {
             group,
             state,
+            sessions,
             applied: id,
             conf_state,
             members,
@@ -108,7 +136,7 @@ impl<S: StateMachine> Machine<S> {
     ) -> Result<u64, String> {
         let mut changes: Option<S::Changes> = None;
         let mut answers = Vec::new();
-        for Committed { at, command, caller, members } in entries {
+        for Committed { at, command, session, caller, members } in entries {
             assert_eq!(at.index, self.applied.index + 1, "entries are applied one by one");
             self.applied = at;
             self.entries += 1;
@@ -117,26 +145,74 @@ impl<S: StateMachine> Machine<S> {
                 self.conf_state = members.conf_state().clone();
                 self.members = members.encode();
             }
-            // A leader opens its term with an entry that says nothing.
-            if command.is_empty() {
-                continue;
-            }
-            let applied =
-                self.state.apply(at.index, &command).map_err(|error| described(&error))?;
-            match &mut changes {
-                Some(changes) => changes.merge(applied.changes),
-                None => changes = Some(applied.changes),
-            }
-            if let Some(caller) = caller {
-                answers.push((caller, Applied { index: at.index, outcome: applied.outcome }));
-            }
+            let answer = match session {
+                Some(SessionStep::Command(id)) => {
+                    self.run_once(at.index, &id, &command, &mut changes)?
+                }
+                Some(SessionStep::Open) => {
+                    self.sessions.open(at.index);
+                    Ok(Done { index: at.index, outcome: None })
+                }
+                Some(SessionStep::Close(session)) => {
+                    self.sessions.close(session);
+                    Ok(Done { index: at.index, outcome: None })
+                }
+                // A leader opens its term with an entry that says nothing.
+                None if command.is_empty() => Ok(Done { index: at.index, outcome: None }),
+                None => {
+                    let outcome = self.run(at.index, &command, &mut changes)?;
+                    Ok(Done { index: at.index, outcome: Some(outcome) })
+                }
+            };
+            answers.extend(caller.map(|caller| (caller, answer)));
         }
         self.publisher.publish(self.state.image(), self.applied.index, changes);
         for (caller, answer) in answers {
             // A caller that has gone needs no answer.
-            let _ = caller.send(Ok(answer));
+            let _ = caller.send(answer.map_err(ProposeError::Session));
         }
         Ok(self.applied.index)
+    }
+
+    /// Applies a command, and gathers what it changes.
+    fn run(
+        &mut self,
+        index: u64,
+        command: &[u8],
+        changes: &mut Option<S::Changes>,
+    ) -> Result<S::Outcome, String> {
+        let applied = self.state.apply(index, command).map_err(|error| described(&error))?;
+        match changes {
+            Some(changes) => changes.merge(applied.changes),
+            None => *changes = Some(applied.changes),
+        }
+        Ok(applied.outcome)
+    }
+
+    /// The same for a command of a session, unless it was applied before: then it is answered as it was
+    /// then.
+    fn run_once(
+        &mut self,
+        index: u64,
+        id: &CommandId,
+        command: &[u8],
+        changes: &mut Option<S::Changes>,
+    ) -> Result<Result<Done<S::Outcome>, SessionError>, String> {
+        let (index, outcome) = match self.sessions.admit(index, id) {
+            Ok(Admission::Apply) => {
+                let outcome = self.run(index, command, changes)?;
+                self.sessions.keep(index, id, S::encode_outcome(&outcome));
+                (index, outcome)
+            }
+            Ok(Admission::Applied { index, outcome }) => {
+                let outcome = S::decode_outcome(&outcome).map_err(|error| {
+                    format!("the outcome of command {id:?} at {index}: {error}")
+                })?;
+                (index, outcome)
+            }
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(Ok(Done { index, outcome: Some(outcome) }))
     }
 
     /// Replaces the state by the snapshot `id`.
@@ -149,10 +225,11 @@ impl<S: StateMachine> Machine<S> {
         snapshots: &SnapshotStore,
         id: LogId,
     ) -> Result<(), RestoreFailure> {
-        let (state, meta, state_bytes) = restore::<S>(snapshots, self.group, id)?;
+        let Restored { state, sessions, meta, state_bytes } =
+            restore::<S>(snapshots, self.group, id)?;
         self.state_bytes.store(state_bytes, Ordering::Relaxed);
         let before = self.state.image();
-        self.state = state;
+        (self.state, self.sessions) = (state, sessions);
         self.applied = meta.id;
         self.conf_state = meta.conf_state;
         self.members = meta.members;
@@ -183,8 +260,9 @@ impl<S: StateMachine> Machine<S> {
         };
         let writing = Arc::new(());
         self.writing = Arc::downgrade(&writing);
-        let (image, state_bytes) = (self.state.image(), self.state_bytes.clone());
-        if worker.take(Take { meta, image, writing, state_bytes }) {
+        let (image, sessions) = (self.state.image(), self.sessions.clone());
+        let state_bytes = self.state_bytes.clone();
+        if worker.take(Take { meta, image, sessions, writing, state_bytes }) {
             (self.entries, self.bytes) = (0, 0);
         }
     }
@@ -206,4 +284,176 @@ pub(crate) fn described(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use quorate_engine::{ClusterId, Engine, EngineConfig, Formatted, Founding, NodeId, Voter};
+    use quorate_statemachine::{Applied, ApplyError, Cause, Changes, Image, StateHash};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::snapshot_worker;
+
+    /// The sum of all commands, which are one byte each; that is the outcome as well.
+    #[derive(Debug, Clone, Default, PartialEq)]
+    struct Sum(u64);
+
+    #[derive(Debug, Clone)]
+    struct Added(u64);
+
+    impl StateMachine for Sum {
+        type Image = Sum;
+        type Outcome = u64;
+        type Changes = Added;
+
+        fn new() -> Self {
+            Sum::default()
+        }
+
+        fn apply(&mut self, _: u64, command: &[u8]) -> Result<Applied<u64, Added>, ApplyError> {
+            let added = u64::from(command[0]);
+            self.0 += added;
+            Ok(Applied { outcome: self.0, changes: Added(added) })
+        }
+
+        fn encode_outcome(outcome: &u64) -> Bytes {
+            Bytes::copy_from_slice(&outcome.to_le_bytes())
+        }
+
+        fn decode_outcome(bytes: &[u8]) -> Result<u64, Cause> {
+            Ok(u64::from_le_bytes(bytes.try_into()?))
+        }
+
+        fn image(&self) -> Sum {
+            self.clone()
+        }
+
+        fn restore(snapshot: &mut dyn io::Read) -> Result<Self, RestoreError> {
+            let mut bytes = Vec::new();
+            snapshot.read_to_end(&mut bytes)?;
+            let bytes = bytes.try_into().map_err(|_| RestoreError::Truncated { record: 0 })?;
+            Ok(Sum(u64::from_le_bytes(bytes)))
+        }
+    }
+
+    impl Image for Sum {
+        fn write_snapshot(&self, out: &mut dyn io::Write) -> io::Result<()> {
+            out.write_all(&self.0.to_le_bytes())
+        }
+
+        fn state_hash(&self) -> StateHash {
+            StateHash::new(self.0.into())
+        }
+    }
+
+    impl Changes<Sum> for Added {
+        fn merge(&mut self, later: Self) {
+            self.0 += later.0;
+        }
+
+        fn between(before: &Sum, after: &Sum) -> Self {
+            Added(after.0 - before.0)
+        }
+
+        fn is_empty(&self) -> bool {
+            self.0 == 0
+        }
+    }
+
+    fn group() -> GroupId {
+        GroupId::new(1).unwrap()
+    }
+
+    fn store(dir: &std::path::Path) -> SnapshotStore {
+        let node_id = NodeId::new(1).unwrap();
+        let voter = Voter { node_id, addr: "127.0.0.1:1".to_owned() };
+        let founding = Founding::Voters(vec![voter]);
+        quorate_engine::format(dir, ClusterId::random(), node_id, founding).unwrap();
+        let formatted = Formatted::open(dir).unwrap();
+        Engine::open(formatted, &EngineConfig::default()).unwrap().snapshots
+    }
+
+    fn machine() -> Machine<Sum> {
+        let id = LogId { index: 1, term: 1 };
+        Machine::new(Restored::genesis(SnapshotMeta { id, ..SnapshotMeta::none(group()) }))
+    }
+
+    /// Applies one entry behind the last, and returns what its caller is told.
+    fn told(
+        machine: &mut Machine<Sum>,
+        session: Option<SessionStep>,
+        command: &'static [u8],
+    ) -> Result<(u64, Option<u64>), ProposeError> {
+        let at = LogId { index: machine.applied.index + 1, term: 1 };
+        let (caller, mut answer) = oneshot::channel();
+        let command = Bytes::from_static(command);
+        let caller = Some(caller);
+        let entry = Committed { at, command, session, caller, members: None };
+        assert_eq!(machine.apply(vec![entry]), Ok(at.index));
+        let answer = answer.try_recv().unwrap();
+        answer.map(|Done { index, outcome }| (index, outcome))
+    }
+
+    fn command(session: u64, sequence: u64) -> Option<SessionStep> {
+        Some(SessionStep::Command(CommandId { session, sequence, lowest_unfinished: sequence }))
+    }
+
+    /// Writes a snapshot of what is applied, and goes on from it.
+    fn reopened(machine: &Machine<Sum>, store: &SnapshotStore) -> Machine<Sum> {
+        let meta = SnapshotMeta { id: machine.applied, ..SnapshotMeta::none(group()) };
+        let (image, sessions) = (machine.state.image(), machine.sessions.clone());
+        let (writing, state_bytes) = (Arc::new(()), Arc::default());
+        let take = Take::<Sum> { meta, image, sessions, writing, state_bytes };
+        let meta = snapshot_worker::write(store, take).unwrap();
+        Machine::new(restore(store, group(), meta.id).unwrap())
+    }
+
+    #[test]
+    fn a_retry_is_answered_with_the_first_outcome_also_from_a_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let mut machine = machine();
+        assert_eq!(told(&mut machine, Some(SessionStep::Open), b""), Ok((2, None)));
+        assert_eq!(told(&mut machine, command(2, 1), b"\x05"), Ok((3, Some(5))));
+        assert_eq!(told(&mut machine, None, b"\x01"), Ok((4, Some(6))), "of no session");
+        assert_eq!(told(&mut machine, command(2, 1), b"\x05"), Ok((3, Some(5))));
+        let mut machine = reopened(&machine, &store);
+        assert_eq!(told(&mut machine, command(2, 1), b"\x05"), Ok((3, Some(5))));
+        assert_eq!(machine.state, Sum(6));
+        assert_eq!(told(&mut machine, command(2, 2), b"\x07"), Ok((7, Some(13))));
+        assert_eq!(told(&mut machine, Some(SessionStep::Close(2)), b""), Ok((8, None)));
+        let expired = Err(ProposeError::Session(SessionError::Expired));
+        assert_eq!(told(&mut machine, command(2, 3), b"\x01"), expired);
+        let mut machine = reopened(&machine, &store);
+        assert_eq!(told(&mut machine, command(2, 2), b"\x07"), expired);
+        assert_eq!(machine.state, Sum(13));
+    }
+
+    #[test]
+    fn who_waits_for_an_entry_that_says_nothing_is_told_that() {
+        assert_eq!(told(&mut machine(), None, b""), Ok((2, None)));
+    }
+
+    #[test]
+    fn a_snapshot_with_an_outcome_that_cannot_be_read_is_not_restored() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = CommandId { session: 2, sequence: 1, lowest_unfinished: 1 };
+        let mut sessions = ClientSessions::default();
+        sessions.open(2);
+        assert_eq!(sessions.admit(3, &id), Ok(Admission::Apply));
+        sessions.keep(3, &id, Bytes::from_static(b"seven b"));
+        let meta = SnapshotMeta { id: LogId { index: 3, term: 1 }, ..SnapshotMeta::none(group()) };
+        let (writing, state_bytes) = (Arc::new(()), Arc::default());
+        let take = Take::<Sum> { meta, image: Sum(5), sessions, writing, state_bytes };
+        let id = snapshot_worker::write(&store, take).unwrap().id;
+        let failure = restore::<Sum>(&store, group(), id).err().unwrap();
+        assert!(matches!(
+            failure,
+            RestoreFailure::Stream { source: RestoreError::Malformed { .. }, .. }
+        ));
+    }
 }

@@ -1,9 +1,10 @@
 //! [`PeerMessage`]: what the loops of two nodes say to each other about one group.
 
-use bytes::Bytes;
 use protobuf::Message as _;
 use quorate_engine::{LogId, NodeId};
 use raft::eraftpb::Message;
+
+use crate::proposal::Proposal;
 
 /// A message between the cores of two nodes.
 ///
@@ -13,12 +14,12 @@ use raft::eraftpb::Message;
 pub enum PeerMessage {
     /// A message of the Raft protocol.
     Raft(Message),
-    /// Asks the leader to append a command.
+    /// Asks the leader to append a proposal.
     Propose {
         /// Chosen by the asking node, unique while it runs.
         request: u64,
-        /// The encoded command.
-        command: Bytes,
+        /// What is proposed.
+        proposal: Proposal,
     },
     /// The leader's answer to [`PeerMessage::Propose`].
     ///
@@ -55,7 +56,7 @@ impl PeerMessage {
             PeerMessage::Raft(message) => {
                 message.compute_size() as usize + message.get_entries().len() * ENTRY_BYTES
             }
-            PeerMessage::Propose { command, .. } => command.len(),
+            PeerMessage::Propose { proposal, .. } => proposal.command.len(),
             _ => 0,
         };
         FIXED_BYTES + payload

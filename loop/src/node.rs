@@ -38,6 +38,7 @@ use crate::purges::Purges;
 use crate::recovered::Recovered;
 use crate::registry::Registry;
 use crate::renewal::{self, Renewed};
+use crate::session::Session;
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::{GroupStatus, LastAnswer};
 use crate::transport::{
@@ -344,6 +345,16 @@ impl<S: StateMachine> Node<S> {
     /// [`ProposeError`]; [`ProposeError::never_applied`] tells whether it may be tried again.
     pub async fn propose(&self, command: Bytes) -> Result<Applied<S::Outcome>, ProposeError> {
         self.0.first.propose(command).await
+    }
+
+    /// Opens a client session of group 1, in which commands can be proposed again without being applied
+    /// again: see [`Group::open_session`].
+    ///
+    /// # Errors
+    ///
+    /// Why the last try failed, when `within` had passed.
+    pub async fn open_session(&self, within: Duration) -> Result<Session<S>, ProposeError> {
+        self.0.first.open_session(within).await
     }
 
     /// A linearizable barrier: the image of this node shows everything that was committed, by

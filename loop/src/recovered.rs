@@ -8,7 +8,7 @@ use quorate_statemachine::StateMachine;
 
 use crate::bootstrap::{Founded, own_binding};
 use crate::error::{OpenError, listed};
-use crate::machine::{self, Machine};
+use crate::machine::{self, Machine, Restored};
 use crate::members::Binding;
 use crate::purges::Purges;
 
@@ -78,7 +78,7 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
             }
         }
         if recovered.first.is_none() {
-            let nothing = Machine::new(S::new(), SnapshotMeta::none(first), 0);
+            let nothing = Machine::new(Restored::genesis(SnapshotMeta::none(first)));
             recovered.machines.insert(first, Box::new(nothing));
         }
         Ok(recovered)
@@ -86,16 +86,16 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
 
     fn wait(&mut self, group: GroupId, incarnation: u64) {
         self.waiting.insert(group, own_binding(&self.engine.identity, incarnation));
-        let nothing = Machine::new(S::new(), SnapshotMeta::none(group), 0);
+        let nothing = Machine::new(Restored::genesis(SnapshotMeta::none(group)));
         self.machines.insert(group, Box::new(nothing));
     }
 
     fn restore(&mut self, group: GroupId, found: RecoveredGroup) -> Result<Founded, String> {
         let id = found.snapshot.id;
         let founded = Founded::recovered(found, &self.engine.identity)?;
-        let (state, meta, bytes) = machine::restore(&self.engine.snapshots, group, id)
+        let restored = machine::restore(&self.engine.snapshots, group, id)
             .map_err(|error| machine::described(&error))?;
-        self.machines.insert(group, Box::new(Machine::new(state, meta, bytes)));
+        self.machines.insert(group, Box::new(Machine::new(restored)));
         Ok(founded)
     }
 }

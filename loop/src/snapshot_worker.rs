@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 
 use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
-use quorate_statemachine::{Image as _, StateMachine};
+use quorate_statemachine::{ClientSessions, Image as _, StateMachine};
 
 use crate::core::Input;
 use crate::inbox::{Event, Inbox};
@@ -21,6 +21,7 @@ const JOBS_MAX: usize = 1_024;
 pub(crate) struct Take<S: StateMachine> {
     pub(crate) meta: SnapshotMeta,
     pub(crate) image: S::Image,
+    pub(crate) sessions: ClientSessions,
     /// Dropped when the file is written, or will not be.
     pub(crate) writing: Arc<()>,
     /// Set to the bytes of the state when the file is written.
@@ -129,15 +130,18 @@ pub(crate) enum TakeFailure {
     Stream { id: LogId, source: io::Error },
 }
 
-/// Writes one image as a snapshot file and makes it durable.
+/// Writes the table of sessions and one image as a snapshot file, and makes it durable.
 pub(crate) fn write<S: StateMachine>(
     store: &SnapshotStore,
     take: Take<S>,
 ) -> Result<SnapshotMeta, TakeFailure> {
-    let Take { meta, image, writing: _writing, state_bytes } = take;
+    let Take { meta, image, sessions, writing: _writing, state_bytes } = take;
     let id = meta.id;
     let mut writer = store.create(meta)?;
-    image.write_snapshot(&mut writer).map_err(|source| TakeFailure::Stream { id, source })?;
+    sessions
+        .write_snapshot(&mut writer)
+        .and_then(|()| image.write_snapshot(&mut writer))
+        .map_err(|source| TakeFailure::Stream { id, source })?;
     let written = writer.data_bytes();
     let meta = writer.finish()?;
     state_bytes.store(written, Ordering::Relaxed);

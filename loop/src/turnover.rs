@@ -22,7 +22,7 @@ use crate::error::{CreateGroupError, RemoveGroupError};
 use crate::genesis;
 use crate::group::Group;
 use crate::log_writer::LogWork;
-use crate::machine::Machine;
+use crate::machine::{Machine, Restored};
 use crate::members::Members;
 use crate::publish::Publisher;
 use crate::slot::Slot;
@@ -138,7 +138,7 @@ impl<S: StateMachine> Driver<S> {
         let Some(coming) = self.turnover.coming.remove(&group) else { return false };
         let Coming { members, own_id, first, caller } = coming;
         let Some((meta, log)) = first else { return false };
-        let machine = Machine::new(S::new(), meta, 0);
+        let machine = Machine::new(Restored::genesis(meta));
         self.enter(group, machine.publisher().clone(), Found::Sound);
         let _ = self.apply.send((group, ApplyWork::Begin(Box::new(machine))));
         self.begin(Founded { log, members, own_id, restore: None });

@@ -8,6 +8,7 @@ mod failover;
 mod full_disk;
 mod groups;
 mod joining;
+mod sessions;
 mod tally;
 
 use std::collections::BTreeMap;

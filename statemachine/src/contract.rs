@@ -9,6 +9,8 @@ use std::error::Error;
 use std::fmt::{self, Debug, Display};
 use std::io;
 
+use bytes::Bytes;
+
 /// Deterministic replicated state. No I/O, no clock, no randomness.
 ///
 /// Duties of an implementation:
@@ -43,6 +45,17 @@ pub trait StateMachine: Sized + Send + 'static {
         index: u64,
         command: &[u8],
     ) -> Result<Applied<Self::Outcome, Self::Changes>, ApplyError>;
+
+    /// The bytes of an outcome, as the table of client sessions keeps it for whoever asks again. Equal
+    /// outcomes give equal bytes, on every replica.
+    fn encode_outcome(outcome: &Self::Outcome) -> Bytes;
+
+    /// Reads the bytes of an outcome, also those that an earlier version wrote.
+    ///
+    /// # Errors
+    ///
+    /// Bytes that are no outcome, or one of a later version: a snapshot that holds them is not restored.
+    fn decode_outcome(bytes: &[u8]) -> Result<Self::Outcome, Cause>;
 
     /// The state as it is now. O(1).
     fn image(&self) -> Self::Image;

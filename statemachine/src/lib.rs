@@ -1,7 +1,8 @@
 //! Partition metadata as a deterministic state machine: brokers, topics, leaders, ISR, epochs.
 //!
-//! Two things are here. The **contract** between the ready loop and any replicated state
-//! ([`StateMachine`], [`Image`]), and the one state machine that Quorate runs, [`Metadata`], in the
+//! Three things are here. The **contract** between the ready loop and any replicated state
+//! ([`StateMachine`], [`Image`]); the table of **client sessions** that stands between the log and any
+//! of them ([`ClientSessions`]); and the one state machine that Quorate runs, [`Metadata`], in the
 //! terms of Kafka's KRaft controller (KIP-500, 631, 841, 853, 966). Nothing in this crate does I/O,
 //! reads a clock or draws a random number.
 //!
@@ -49,6 +50,7 @@ mod alter_partition;
 mod broker;
 mod change;
 mod check;
+mod client_sessions;
 mod command;
 mod contract;
 mod delta;
@@ -79,6 +81,10 @@ pub mod wire;
 pub use broker::{ActiveBrokers, Broker, FeatureRange, Listener};
 pub use change::{Target, change};
 pub use check::Violation;
+pub use client_sessions::{
+    Admission, ClientSessions, CommandId, OUTCOME_BYTES_MAX, SESSION_BYTES_MAX, SESSIONS_BYTES_MAX,
+    SESSIONS_MAX, SessionError, WINDOW,
+};
 pub use command::{AlterPartition, BrokerSession, Command, NewTopic, RegisterBroker};
 pub use contract::{
     Applied, ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,

@@ -2,10 +2,12 @@
 
 use std::io;
 
+use bytes::Bytes;
+
 use crate::broker::{ActiveBrokers, Broker, FeatureRange};
 use crate::change::{Target, change};
 use crate::command::{BrokerSession, Command};
-use crate::contract::{Applied, ApplyError, Changes as _, RestoreError, StateMachine};
+use crate::contract::{Applied, ApplyError, Cause, Changes as _, RestoreError, StateMachine};
 use crate::delta::Delta;
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{BrokerId, PartitionKey};
@@ -36,6 +38,14 @@ impl StateMachine for Metadata {
             other => ApplyError::Undecodable { index, source: other.into() },
         })?;
         self.apply_command(index, &command)
+    }
+
+    fn encode_outcome(outcome: &Outcome) -> Bytes {
+        outcome.encode()
+    }
+
+    fn decode_outcome(bytes: &[u8]) -> Result<Outcome, Cause> {
+        Outcome::decode(bytes).map_err(Cause::from)
     }
 
     fn image(&self) -> MetadataImage {

@@ -2,8 +2,9 @@
 
 use std::io;
 
+use bytes::Bytes;
 use quorate_statemachine::{
-    Applied, ApplyError, Changes, Image, RestoreError, StateHash, StateMachine,
+    Applied, ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,
 };
 
 /// How many commands were applied.
@@ -26,6 +27,14 @@ impl StateMachine for Count {
     fn apply(&mut self, _: u64, _: &[u8]) -> Result<Applied<u64, Unwatched>, ApplyError> {
         self.0 += 1;
         Ok(Applied { outcome: self.0, changes: Unwatched })
+    }
+
+    fn encode_outcome(outcome: &u64) -> Bytes {
+        Bytes::copy_from_slice(&outcome.to_le_bytes())
+    }
+
+    fn decode_outcome(bytes: &[u8]) -> Result<u64, Cause> {
+        Ok(u64::from_le_bytes(bytes.try_into()?))
     }
 
     fn image(&self) -> Count {

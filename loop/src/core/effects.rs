@@ -11,6 +11,7 @@ use crate::error::{ProposeError, ReadError};
 use crate::members::Members;
 use crate::membership::{MembershipChanged, MembershipError};
 use crate::message::Envelope;
+use crate::proposal::SessionStep;
 
 /// Work for the state machine, in order.
 #[derive(Debug)]
@@ -21,13 +22,17 @@ pub enum Apply<P> {
     Restore(LogId),
 }
 
-/// A committed entry; its data is empty when a leader opened its term with it.
+/// A committed entry. Its command is empty when a leader opened its term with it, and where a session is
+/// opened or closed.
 #[derive(Debug)]
 pub struct Committed<P> {
     /// Where it stands.
     pub at: LogId,
     /// The command.
     pub command: Bytes,
+    /// What the entry does in a client session. A command is applied only if the table of sessions
+    /// admits it.
+    pub session: Option<SessionStep>,
     /// Who waits for its outcome on this node.
     pub caller: Option<P>,
     /// Who belongs to the group from this entry on, where it changes that; such an entry has no

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use quorate_engine::{Durable, Fetched, NodeId, SnapshotMeta};
 use raft::eraftpb::Message;
 
 use crate::members::Members;
 use crate::membership::MembershipRequest;
 use crate::message::{Envelope, PeerMessage};
+use crate::proposal::Proposal;
 
 /// Something that happened, for [`Core::step`](super::Core::step).
 ///
@@ -25,10 +25,10 @@ pub enum Input<P, R, M = R> {
         /// What it says.
         message: PeerMessage,
     },
-    /// A caller proposes a command.
+    /// A caller proposes a command, or a step in a client session.
     Propose {
-        /// The encoded command.
-        command: Bytes,
+        /// What is proposed.
+        proposal: Proposal,
         /// Who is told the outcome.
         caller: P,
     },

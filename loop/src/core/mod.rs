@@ -52,6 +52,7 @@ use crate::founding::FOUNDING_WRITES;
 use crate::logger;
 use crate::members::{Member, Members};
 use crate::message::{Envelope, PeerMessage, Refused};
+use crate::proposal::Proposal;
 use crate::status::{CoreStatus, Role};
 
 /// One group's Raft and everything that waits for it.
@@ -199,8 +200,8 @@ impl<P, R, M> Core<P, R, M> {
         match input {
             Input::Tick => self.tick(),
             Input::Peer { from, message } => self.step_peer(from, message),
-            Input::Propose { command, caller } if self.is_sound(&command) => {
-                self.proposals.queue(Proposer::Caller(caller), command);
+            Input::Propose { proposal, caller } if self.is_sound(&proposal) => {
+                self.proposals.queue(Proposer::Caller(caller), proposal);
             }
             Input::Propose { caller, .. } => {
                 self.effects.failed.push((caller, ProposeError::Unsound));
@@ -297,10 +298,8 @@ impl<P, R, M> Core<P, R, M> {
         self.raw.raft.state == StateRole::Leader
     }
 
-    /// Whether a command may be an entry: an empty one is how a leader opens its term, and one
-    /// that is too long would make an append that no frame can carry.
-    fn is_sound(&self, command: &[u8]) -> bool {
-        (1..=self.config.command_bytes_max).contains(&command.len())
+    fn is_sound(&self, proposal: &Proposal) -> bool {
+        proposal.is_sound(self.config.command_bytes_max)
     }
 
     fn deadline(&self) -> u64 {
@@ -327,8 +326,8 @@ impl<P, R, M> Core<P, R, M> {
     fn step_peer(&mut self, from: NodeId, message: PeerMessage) {
         match message {
             PeerMessage::Raft(message) => self.step_raft(from, message),
-            PeerMessage::Propose { request, command } if self.is_sound(&command) => {
-                self.proposals.queue(Proposer::Peer { node: from, request }, command);
+            PeerMessage::Propose { request, proposal } if self.is_sound(&proposal) => {
+                self.proposals.queue(Proposer::Peer { node: from, request }, proposal);
             }
             PeerMessage::Propose { request, .. } => {
                 let message = PeerMessage::Proposed { request, result: Err(Refused::Unsound) };

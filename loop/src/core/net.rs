@@ -9,12 +9,14 @@ use quorate_engine::{
     ClusterId, DirectoryId, Engine, EngineConfig, Fetch, Formatted, Founding, GroupWrite,
     LogReader, LogWriter, SnapshotMeta, SnapshotStore, Voter,
 };
+use quorate_statemachine::{Admission, ClientSessions};
 use raft::eraftpb::ConfState;
 use tempfile::TempDir;
 
 use super::*;
 use crate::members::Binding;
 use crate::membership::{MembershipChanged, MembershipError};
+use crate::proposal::SessionStep;
 
 pub(super) type TestCore = Core<u64, u64>;
 
@@ -53,6 +55,8 @@ pub(super) struct Peer {
     pub(super) writes: VecDeque<GroupWrite>,
     /// Applied commands, in order; what a restart has to find again.
     pub(super) applied: Vec<(LogId, Bytes)>,
+    /// As of what was applied last; a restart finds it in the snapshot.
+    pub(super) sessions: ClientSessions,
     pub(super) answers: Vec<(u64, Result<u64, ProposeError>)>,
     pub(super) reads: Vec<(u64, Result<u64, ReadError>)>,
     pub(super) memberships: Vec<(u64, Result<MembershipChanged, MembershipError>)>,
@@ -87,6 +91,8 @@ pub(super) struct Net {
     pub(super) let_in: BTreeMap<u64, (u64, Arc<Members>)>,
     /// What was applied at each index, by anyone, ever.
     pub(super) history: BTreeMap<u64, (u64, Bytes)>,
+    /// Where each command of a session, by session and sequence, was applied, by anyone, ever.
+    pub(super) ran: BTreeMap<(u64, u64), u64>,
     pub(super) leaders: BTreeMap<u64, u64>,
     pub(super) runs: u32,
     /// Reads of the log that the test answers when it wants.
@@ -141,6 +147,7 @@ impl Net {
                 .collect(),
             let_in: BTreeMap::new(),
             history,
+            ran: BTreeMap::new(),
             leaders,
             runs,
             hold_fetches: false,
@@ -183,6 +190,10 @@ impl Net {
         let members = Arc::new(Members::decode(members, conf_state.clone()).unwrap());
         self.runs += 1;
         let snapshot = recovered.snapshot.id;
+        let sessions = match snapshot.index {
+            0 => ClientSessions::default(),
+            _ => sessions_of(&engine.snapshots, snapshot),
+        };
         let restored = members.clone();
         let (own_id, members, log) = match self.let_in.get(&n) {
             // It has acknowledged nothing, and begins once more.
@@ -205,6 +216,7 @@ impl Net {
             snapshots: engine.snapshots,
             writes: VecDeque::new(),
             applied,
+            sessions,
             answers: Vec::new(),
             reads: Vec::new(),
             memberships: Vec::new(),
@@ -250,7 +262,7 @@ impl Net {
                 last = Some(match work {
                     Apply::Entries(entries) => {
                         let mut last = 0;
-                        for Committed { at, command, caller, members } in entries {
+                        for Committed { at, command, session, caller, members } in entries {
                             if let Some(members) = members {
                                 peer.members = members;
                             }
@@ -260,13 +272,21 @@ impl Net {
                                 .or_insert_with(|| (at.term, command.clone()));
                             assert_eq!(*seen, (at.term, command.clone()), "node {n} at {at}");
                             peer.applied.push((at, command));
-                            peer.answers.extend(caller.map(|caller| (caller, Ok(at.index))));
+                            let answer = in_session(&mut peer.sessions, at.index, session);
+                            if let (Some(SessionStep::Command(id)), Ok(index)) = (session, &answer)
+                            {
+                                let ran = self.ran.entry((id.session, id.sequence));
+                                let first = *ran.or_insert(*index);
+                                assert_eq!(first, *index, "node {n} applied {id:?} once more");
+                            }
+                            peer.answers.extend(caller.map(|caller| (caller, answer)));
                             last = at.index;
                         }
                         last
                     }
                     Apply::Restore(id) => {
                         peer.members = members_of(&peer.snapshots, id);
+                        peer.sessions = sessions_of(&peer.snapshots, id);
                         peer.applied = self
                             .history
                             .range(..=id.index)
@@ -449,7 +469,7 @@ impl Net {
 
     pub(super) fn propose(&mut self, n: u64, caller: u64) {
         let command = Bytes::copy_from_slice(&caller.to_le_bytes());
-        self.step(n, Input::Propose { command, caller });
+        self.step(n, Input::Propose { proposal: command.into(), caller });
     }
 
     pub(super) fn take_snapshot(&mut self, n: u64) {
@@ -463,7 +483,9 @@ impl Net {
             conf_state: peer.members.conf_state().clone(),
             members: peer.members.encode(),
         };
-        let meta = peer.snapshots.create(meta).unwrap().finish().unwrap();
+        let mut writer = peer.snapshots.create(meta).unwrap();
+        peer.sessions.write_snapshot(&mut writer).unwrap();
+        let meta = writer.finish().unwrap();
         self.step(n, Input::SnapshotTaken(meta));
     }
 
@@ -479,6 +501,35 @@ pub(super) fn directory(n: u64) -> DirectoryId {
 pub(super) fn members_of(snapshots: &SnapshotStore, id: LogId) -> Arc<Members> {
     let meta = snapshots.open(group(), id).unwrap().meta().clone();
     Arc::new(Members::decode(&meta.members, meta.conf_state).unwrap())
+}
+
+fn sessions_of(snapshots: &SnapshotStore, id: LogId) -> ClientSessions {
+    let mut reader = snapshots.open(group(), id).unwrap();
+    ClientSessions::read_snapshot(&mut reader).unwrap().0
+}
+
+/// What an entry gives, of which every command's outcome is its index: that, or where it was applied
+/// before.
+fn in_session(
+    sessions: &mut ClientSessions,
+    index: u64,
+    step: Option<SessionStep>,
+) -> Result<u64, ProposeError> {
+    match step {
+        None => {}
+        Some(SessionStep::Open) => sessions.open(index),
+        Some(SessionStep::Close(session)) => sessions.close(session),
+        Some(SessionStep::Command(id)) => match sessions.admit(index, &id)? {
+            Admission::Apply => {
+                sessions.keep(index, &id, Bytes::copy_from_slice(&index.to_le_bytes()));
+            }
+            Admission::Applied { index, outcome } => {
+                assert_eq!(outcome.as_ref(), index.to_le_bytes());
+                return Ok(index);
+            }
+        },
+    }
+    Ok(index)
 }
 
 pub(super) fn kind(message: &PeerMessage) -> Option<MessageType> {

@@ -3,8 +3,9 @@
 use std::collections::btree_map::{Entry, OccupiedEntry};
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
 use quorate_engine::{LogId, NodeId};
+
+use crate::proposal::Proposal;
 
 /// Who waits for a proposal.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub(super) enum Proposer<P> {
 /// its index is committed with its term, and surely lost when it is committed with another.
 #[derive(Debug)]
 pub(super) struct Proposals<P> {
-    queued: Vec<(Proposer<P>, Bytes)>,
+    queued: Vec<(Proposer<P>, Proposal)>,
     forwarded: BTreeMap<u64, Forwarded<P>>,
     placed: BTreeMap<(u64, u64), P>,
     /// In order of time, but for a forwarded proposal that was placed: it keeps its deadline, and
@@ -69,13 +70,13 @@ impl<P> Proposals<P> {
         self.queued.is_empty() && self.deadlines.is_empty()
     }
 
-    /// Takes a command in; it goes on with the next Ready.
-    pub(super) fn queue(&mut self, proposer: Proposer<P>, command: Bytes) {
-        self.queued.push((proposer, command));
+    /// Takes a proposal in; it goes on with the next Ready.
+    pub(super) fn queue(&mut self, proposer: Proposer<P>, proposal: Proposal) {
+        self.queued.push((proposer, proposal));
     }
 
     /// What was queued since the last call.
-    pub(super) fn take_queued(&mut self) -> Vec<(Proposer<P>, Bytes)> {
+    pub(super) fn take_queued(&mut self) -> Vec<(Proposer<P>, Proposal)> {
         std::mem::take(&mut self.queued)
     }
 

@@ -9,12 +9,18 @@ use super::proposals::Proposer;
 use super::reads::Reader;
 use super::{Apply, Committed, Core, Effects};
 use crate::config::AppendMode;
+use crate::context::session_step_of;
 use crate::error::ProposeError;
 use crate::message::{Envelope, PeerMessage, Refused};
+use crate::proposal::Proposal;
 
 /// Readies taken in one go. raft-rs pages committed entries; the rest of a long backlog comes
 /// with the next call, and ticks and peers are heard in between.
 const READIES_MAX: usize = 8;
+
+/// Entries a leader holds that are not committed yet. raft-rs counts the bytes of their data, and those
+/// that open or close a session have none.
+pub(super) const UNCOMMITTED_ENTRIES_MAX: u64 = 1 << 18;
 
 /// What an entry costs beside its data, roughly.
 pub(crate) const ENTRY_BYTES: u64 = 64;
@@ -68,29 +74,29 @@ impl<P, R, M> Core<P, R, M> {
         }
         if self.storage_full {
             // On a follower too: it would not see what became of them.
-            return self.refuse(queued, Refused::StorageFull);
+            return self.refuse(proposers_of(queued), Refused::StorageFull);
         }
         if !self.leads() {
             return self.forward(queued);
         }
-        if self.lags() {
-            return self.refuse(queued, Refused::Overloaded);
-        }
         let term = self.raw.raft.term;
         let before = self.raw.raft.raft_log.last_index();
+        let uncommitted = before - self.raw.raft.raft_log.committed;
+        if self.lags() || uncommitted > UNCOMMITTED_ENTRIES_MAX {
+            return self.refuse(proposers_of(queued), Refused::Overloaded);
+        }
         let mut propose = Message::default();
         propose.set_msg_type(MessageType::MsgPropose);
         propose.from = self.own_id;
         let (proposers, entries): (Vec<_>, Vec<_>) = queued
             .into_iter()
-            .map(|(proposer, command)| (proposer, Entry { data: command, ..Entry::default() }))
+            .map(|(proposer, proposal)| (proposer, proposal.into_entry()))
             .unzip();
         propose.entries = entries.into();
         // raft-rs refuses when too much is uncommitted, or while leadership is handed over; it
         // appends all entries or none.
         if self.raw.raft.step(propose).is_err() {
-            let queued = proposers.into_iter().map(|p| (p, bytes::Bytes::new())).collect();
-            return self.refuse(queued, Refused::Overloaded);
+            return self.refuse(proposers, Refused::Overloaded);
         }
         let deadline = self.deadline();
         for (index, proposer) in (before + 1..).zip(proposers) {
@@ -111,26 +117,26 @@ impl<P, R, M> Core<P, R, M> {
         }
     }
 
-    fn forward(&mut self, queued: Vec<(Proposer<P>, bytes::Bytes)>) {
+    fn forward(&mut self, queued: Vec<(Proposer<P>, Proposal)>) {
         let leader = self.leader().filter(|_| self.config.forward);
         let deadline = self.deadline();
-        for (proposer, command) in queued {
+        for (proposer, proposal) in queued {
             match (proposer, leader) {
                 (Proposer::Caller(caller), Some(to)) => {
                     let request = self.proposals.forward(caller, to, deadline);
-                    let message = PeerMessage::Propose { request, command };
+                    let message = PeerMessage::Propose { request, proposal };
                     self.send(Envelope { to, message });
                 }
                 (proposer, _) => {
                     let refused = Refused::NotLeader(self.leader());
-                    self.refuse(vec![(proposer, command)], refused);
+                    self.refuse(vec![proposer], refused);
                 }
             }
         }
     }
 
-    fn refuse(&mut self, queued: Vec<(Proposer<P>, bytes::Bytes)>, refused: Refused) {
-        for (proposer, _) in queued {
+    fn refuse(&mut self, proposers: Vec<Proposer<P>>, refused: Refused) {
+        for proposer in proposers {
             match proposer {
                 Proposer::Caller(caller) => self.effects.failed.push((caller, refused.into())),
                 Proposer::Peer { node, request } => {
@@ -298,8 +304,12 @@ impl<P, R, M> Core<P, R, M> {
         self.handed = last.index;
         let mut committed = Vec::with_capacity(entries.len());
         for entry in entries {
-            let members = match self.change_committed(&entry) {
-                Ok(members) => members,
+            let said = self.change_committed(&entry).and_then(|members| {
+                let session = session_step_of(&entry).map_err(|error| error.to_string())?;
+                Ok((members, session))
+            });
+            let (members, session) = match said {
+                Ok(said) => said,
                 Err(what) => {
                     self.effects.fatal = Some(format!("entry {}: {what}", entry.index));
                     return;
@@ -312,7 +322,7 @@ impl<P, R, M> Core<P, R, M> {
             failed.extend(lost.into_iter().map(|p| (p, ProposeError::NotLeader { leader })));
             let is_command = entry.get_entry_type() == EntryType::EntryNormal;
             let command = if is_command { entry.data } else { bytes::Bytes::new() };
-            committed.push(Committed { at, command, caller, members });
+            committed.push(Committed { at, command, session, caller, members });
         }
         self.effects.apply.push(Apply::Entries(committed));
     }
@@ -325,6 +335,10 @@ impl<P, R, M> Core<P, R, M> {
         }
         self.answer_reads();
     }
+}
+
+fn proposers_of<P>(queued: Vec<(Proposer<P>, Proposal)>) -> Vec<Proposer<P>> {
+    queued.into_iter().map(|(proposer, _)| proposer).collect()
 }
 
 fn snapshot_id(ready: &Ready) -> Option<LogId> {

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 mod churn;
 mod failover;
 mod membership;
+mod sessions;
 
 use super::net::{Net, config, kind, node};
 use super::*;
@@ -296,7 +297,7 @@ fn trap_R12_what_is_not_committed_is_bounded() {
     let leader = net.elect();
     for caller in 0..3 {
         let command = Bytes::from(vec![0; 600]);
-        net.step(leader, Input::Propose { command, caller });
+        net.step(leader, Input::Propose { proposal: command.into(), caller });
     }
     assert_eq!(
         net.peer(leader).answers,
@@ -318,7 +319,7 @@ fn trap_R12_what_is_still_to_be_applied_is_bounded_on_a_follower() {
         net.stalled = Some((slow, applied_index));
         for caller in 0..300 {
             let command = Bytes::from(vec![7; command_bytes]);
-            net.step(leader, Input::Propose { command, caller });
+            net.step(leader, Input::Propose { proposal: command.into(), caller });
             net.settle();
         }
         assert_eq!(net.peer(leader).answers.len(), 300, "the others go on");
@@ -348,7 +349,7 @@ fn trap_R12_what_is_still_to_be_applied_is_bounded_on_a_leader() {
     net.stalled = Some((leader, net.peers[&leader].core.status().applied_index));
     for caller in 0..100 {
         let command = Bytes::from(vec![7; 64 << 10]);
-        net.step(leader, Input::Propose { command, caller });
+        net.step(leader, Input::Propose { proposal: command.into(), caller });
         net.settle();
     }
     let refused = |answer: &&(u64, Result<u64, ProposeError>)| answer.1.is_err();
@@ -576,7 +577,7 @@ fn trap_E06_a_node_without_room_refuses_proposals_and_says_why() {
     // And what another node forwards to it.
     let other = follower % 3 + 1;
     let command = Bytes::from_static(b"command");
-    let message = PeerMessage::Propose { request: 5, command };
+    let message = PeerMessage::Propose { request: 5, proposal: command.into() };
     net.step(follower, Input::Peer { from: node(other), message });
     let refused = PeerMessage::Proposed { request: 5, result: Err(Refused::StorageFull) };
     assert_eq!(net.waiting(follower), vec![&refused]);
@@ -631,7 +632,7 @@ fn a_follower_whose_disk_is_slow_takes_no_more_than_its_bound() {
     let follower = leader % 3 + 1;
     for caller in 0..100 {
         let command = Bytes::from(vec![1; 1 << 10]);
-        net.step(leader, Input::Propose { command, caller });
+        net.step(leader, Input::Propose { proposal: command.into(), caller });
         net.settle_but(follower);
     }
     assert_eq!(net.peer(leader).answers.iter().filter(|(_, answer)| answer.is_ok()).count(), 100);
@@ -673,7 +674,7 @@ fn many_proposals_share_one_write_and_one_append() {
     let leader = net.elect();
     for caller in 0..100u64 {
         let command = Bytes::copy_from_slice(&caller.to_le_bytes());
-        net.peer(leader).core.step(Input::Propose { command, caller });
+        net.peer(leader).core.step(Input::Propose { proposal: command.into(), caller });
     }
     net.turn(leader);
     assert_eq!(net.peer(leader).writes.len(), 1);
@@ -805,6 +806,34 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// An act that concerns no caller.
+fn perform(net: &mut Net, act: Act) {
+    match act {
+        Act::Tick(n) => net.step(n, Input::Tick),
+        Act::Sync(n) => net.sync(n),
+        Act::Deliver(a, b) => drop(net.deliver(a, b)),
+        Act::Drop(a, b) => drop(net.links.remove(&(a, b))),
+        Act::Transfer(n) => net.transfer_snapshots(n),
+        Act::Unreachable(a, b) => {
+            net.links.remove(&(a, b));
+            net.step(a, Input::Unreachable(node(b)));
+        }
+        // Rightly or not.
+        Act::Gone(a, b) => net.step(a, Input::Gone(node(b))),
+        Act::Campaign(n) => net.step(n, Input::Campaign),
+        Act::HandOver(n) => net.step(n, Input::TransferLeader { to: None }),
+        // Only what is to be written can find the disk full; its receipt ends it.
+        Act::Full(n) => {
+            if !net.peers[&n].writes.is_empty() {
+                net.step(n, Input::StorageFull);
+            }
+        }
+        Act::Compact(n) => net.step(n, Input::CompactionWanted),
+        Act::Snapshot(n) => net.take_snapshot(n),
+        Act::Propose(_) | Act::Read(_) | Act::Restart(_) => {}
+    }
+}
+
 /// The highest index that any caller was told of.
 fn acknowledged(net: &Net) -> u64 {
     let answers = net.peers.values().flat_map(|peer| &peer.answers);
@@ -830,34 +859,13 @@ proptest! {
         let mut asked: BTreeMap<u64, u64> = BTreeMap::new();
         let mut reads: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         for act in acts {
-            match act {
-                Act::Tick(n) => net.step(n, Input::Tick),
-                Act::Sync(n) => net.sync(n),
-                Act::Deliver(a, b) => { net.deliver(a, b); }
-                Act::Drop(a, b) => { net.links.remove(&(a, b)); }
+            match act.clone() {
                 Act::Propose(n) => { next += 1; asked.insert(next, n); net.propose(n, next); }
                 Act::Read(n) => {
                     next += 1;
                     reads.insert(next, (n, acknowledged(&net)));
                     net.step(n, Input::Read { caller: next });
                 }
-                Act::Transfer(n) => net.transfer_snapshots(n),
-                Act::Unreachable(a, b) => {
-                    net.links.remove(&(a, b));
-                    net.step(a, Input::Unreachable(node(b)));
-                }
-                // Rightly or not.
-                Act::Gone(a, b) => net.step(a, Input::Gone(node(b))),
-                Act::Campaign(n) => net.step(n, Input::Campaign),
-                Act::HandOver(n) => net.step(n, Input::TransferLeader { to: None }),
-                // Only what is to be written can find the disk full; its receipt ends it.
-                Act::Full(n) => {
-                    if !net.peers[&n].writes.is_empty() {
-                        net.step(n, Input::StorageFull);
-                    }
-                }
-                Act::Compact(n) => net.step(n, Input::CompactionWanted),
-                Act::Snapshot(n) => net.take_snapshot(n),
                 Act::Restart(n) => {
                     let durable = net.peers[&n].core.status().term;
                     let speaks = net.peers[&n].writes.is_empty();
@@ -869,6 +877,7 @@ proptest! {
                         prop_assert!(net.peers[&n].core.status().term >= durable);
                     }
                 }
+                act => perform(&mut net, act),
             }
             for (&n, peer) in &net.peers {
                 let term = peer.core.status().term;

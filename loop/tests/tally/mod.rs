@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex};
 
 use bytes::Bytes;
 use quorate_statemachine::{
-    Applied, ApplyError, Changes, Image, RestoreError, StateHash, StateMachine,
+    Applied, ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,
 };
 
 /// The sum of all commands.
@@ -64,6 +64,14 @@ impl StateMachine for Tally {
         }
         self.sum += added;
         Ok(Applied { outcome: self.sum, changes: Added { added } })
+    }
+
+    fn encode_outcome(outcome: &u64) -> Bytes {
+        Bytes::copy_from_slice(&outcome.to_le_bytes())
+    }
+
+    fn decode_outcome(bytes: &[u8]) -> Result<u64, Cause> {
+        Ok(u64::from_le_bytes(bytes.try_into()?))
     }
 
     fn image(&self) -> Tally {

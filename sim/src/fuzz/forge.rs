@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use quorate_engine::{LogId, NodeId};
-use quorate_loop::{PeerMessage, Refused};
+use quorate_loop::{CommandId, PeerMessage, Proposal, Refused, SessionStep};
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 
 use super::node::Seen;
@@ -174,14 +174,35 @@ impl Forge<'_, '_> {
         message
     }
 
+    /// A proposal, perhaps of a session that there may be.
+    fn proposal(&mut self) -> Proposal {
+        let command = Bytes::from(self.source.bytes(32));
+        let session = match self.source.below(6) {
+            0 => Some(SessionStep::Open),
+            1 => Some(SessionStep::Close(self.index())),
+            2 => Some(SessionStep::Command(CommandId {
+                session: self.index(),
+                sequence: self.index(),
+                lowest_unfinished: self.index(),
+            })),
+            _ => None,
+        };
+        match session {
+            Some(step @ (SessionStep::Open | SessionStep::Close(_))) if self.source.chance(80) => {
+                step.into()
+            }
+            session => Proposal { command, session },
+        }
+    }
+
     /// A message of our own protocol.
     fn ours(&mut self) -> PeerMessage {
         let request = self.request();
         match self.source.below(6) {
-            0 => PeerMessage::Propose { request, command: self.source.bytes(32).into() },
+            0 => PeerMessage::Propose { request, proposal: self.proposal() },
             1 => {
                 let command = Bytes::from(vec![1; (4 << 10) + self.source.below(3) as usize]);
-                PeerMessage::Propose { request, command }
+                PeerMessage::Propose { request, proposal: command.into() }
             }
             2 => {
                 let at = LogId { index: self.index(), term: self.term() };

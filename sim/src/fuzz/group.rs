@@ -218,7 +218,7 @@ impl Group {
         for work in effects.apply {
             match work {
                 Apply::Entries(entries) => {
-                    for Committed { at, command, caller, members } in entries {
+                    for Committed { at, command, caller, members, .. } in entries {
                         if let Some(members) = members {
                             node.members = members;
                         }
@@ -353,7 +353,7 @@ impl Group {
         command.resize(8 + padding, caller as u8);
         if self.nodes.contains_key(&id) {
             self.oracle.asked(id, caller, None);
-            self.act(id, Input::Propose { command: Bytes::from(command), caller })?;
+            self.act(id, Input::Propose { proposal: Bytes::from(command).into(), caller })?;
         }
         Ok(caller)
     }

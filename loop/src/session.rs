@@ -1,0 +1,292 @@
+//! [`Session`]: commands that may be proposed again, and are applied once.
+//!
+//! The replicated table of sessions (`quorate_statemachine::ClientSessions`) knows what was applied and
+//! what came of it; this is the client's side of it. It numbers commands, tries each again while its
+//! outcome is open, and tells the table with every try which is the lowest that somebody still waits for.
+//!
+//! A command is *finished* when its caller has been answered or has gone: nobody will propose it again.
+//! So a caller that gives up lets go of its number, and a later command may take the mark beyond it. A
+//! try of it that is still on its way is then not applied when it arrives late; one way or the other it is
+//! applied at most once.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_statemachine::{CommandId, SessionError, StateMachine, WINDOW};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::ProposeError;
+use crate::group::Group;
+use crate::inbox::{Applied, Done};
+use crate::proposal::{Proposal, SessionStep};
+
+/// The first and the longest pause before a proposal is tried again. A new leader ends it at once.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// A client session of a group. Clones are handles to the same one, which may be used at the same time:
+/// commands are not ordered among each other.
+///
+/// It outlives leaders and nodes. It ends with [`Session::close`], or when so many other sessions were
+/// used since its last command that there is no room for it
+/// ([`SESSIONS_MAX`](quorate_statemachine::SESSIONS_MAX) at least, unless their outcomes are large).
+/// Silence does not end it.
+pub struct Session<S: StateMachine>(Arc<Inner<S>>);
+
+struct Inner<S: StateMachine> {
+    group: Group<S>,
+    id: u64,
+    numbers: Mutex<Numbers>,
+    finished: Notify,
+}
+
+/// The sequences of a session.
+#[derive(Debug, Default)]
+struct Numbers {
+    last: u64,
+    unfinished: BTreeSet<u64>,
+}
+
+/// Why a command of a session has no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionProposeError {
+    /// There is no such session any more. The command was not applied and never will be.
+    #[error(
+        "the session has expired, and the command was not applied: open a new one, and try again"
+    )]
+    Expired,
+    /// No try of the command came so far that it could be applied, and none will be.
+    #[error("the command was not applied: {0}")]
+    NotApplied(#[source] ProposeError),
+    /// Whether the command was or will be applied, once, is unknown: time ran out, this node stopped, or
+    /// the session expired between two tries.
+    #[error("whether the command was applied is unknown: {0}")]
+    Unknown(#[source] ProposeError),
+    /// The command was applied, and its outcome is too long to be told twice; the first answer was lost.
+    #[error("the command was applied, and its outcome was too long to be kept")]
+    OutcomeNotKept,
+}
+
+impl SessionProposeError {
+    /// Whether the command surely was not applied and never will be.
+    #[must_use]
+    pub fn never_applied(&self) -> bool {
+        matches!(self, SessionProposeError::Expired | SessionProposeError::NotApplied(_))
+    }
+}
+
+impl<S: StateMachine> Clone for Session<S> {
+    fn clone(&self) -> Self {
+        Session(self.0.clone())
+    }
+}
+
+impl<S: StateMachine> std::fmt::Debug for Session<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.0.id).finish_non_exhaustive()
+    }
+}
+
+impl<S: StateMachine> Session<S> {
+    pub(crate) async fn open(group: &Group<S>, within: Duration) -> Result<Self, ProposeError> {
+        // Opened twice, it is two sessions, of which one is never used.
+        let mut tries = Tries::new(group, within);
+        loop {
+            match tries.once(SessionStep::Open.into()).await {
+                Ok(Done { index: id, .. }) => {
+                    let (numbers, finished) = (Mutex::default(), Notify::new());
+                    return Ok(Session(Arc::new(Inner {
+                        group: group.clone(),
+                        id,
+                        numbers,
+                        finished,
+                    })));
+                }
+                Err(error) => tries.again_after(error).await?,
+            }
+        }
+    }
+
+    /// Its id: the log index of the entry that opened it.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// Proposes a command, again and again until its outcome is known or `within` has passed, and waits
+    /// until this node has applied it. However often it was proposed, it is applied once, and this is the
+    /// outcome of that.
+    ///
+    /// While [`WINDOW`] commands of the session are under way, it waits for the first of them.
+    ///
+    /// If the future is dropped, the command is applied at most once, sooner or later or never.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionProposeError`]; [`SessionProposeError::never_applied`] tells whether it may be proposed
+    /// anew.
+    pub async fn propose(
+        &self,
+        command: Bytes,
+        within: Duration,
+    ) -> Result<Applied<S::Outcome>, SessionProposeError> {
+        let mut tries = Tries::new(&self.0.group, within);
+        let number = timeout_at(tries.deadline, self.number()).await;
+        let number = number.map_err(|_| SessionProposeError::NotApplied(ProposeError::TimedOut))?;
+        let mut doubt = false;
+        loop {
+            let session = Some(SessionStep::Command(number.id()));
+            let error = match tries.once(Proposal { command: command.clone(), session }).await {
+                Ok(Done { index, outcome: Some(outcome) }) => {
+                    return Ok(Applied { index, outcome });
+                }
+                // No command: the leader that named its position cannot know.
+                Ok(Done { outcome: None, .. }) => ProposeError::Superseded,
+                Err(error) => error,
+            };
+            doubt |= !error.never_applied();
+            let given_up = match error {
+                ProposeError::Session(SessionError::Expired) if !doubt => {
+                    return Err(SessionProposeError::Expired);
+                }
+                ProposeError::Session(SessionError::OutcomeNotKept) => {
+                    return Err(SessionProposeError::OutcomeNotKept);
+                }
+                error => tries.again_after(error).await,
+            };
+            given_up.map_err(|error| match doubt {
+                true => SessionProposeError::Unknown(error),
+                false => SessionProposeError::NotApplied(error),
+            })?;
+        }
+    }
+
+    /// Closes the session, for all its handles. What is still proposed in it finds it expired.
+    ///
+    /// It is tried until it succeeds or `within` has passed. Cancel safe: a session that is not closed
+    /// expires when others need its place.
+    ///
+    /// # Errors
+    ///
+    /// Why the last try failed.
+    pub async fn close(&self, within: Duration) -> Result<(), ProposeError> {
+        let mut tries = Tries::new(&self.0.group, within);
+        loop {
+            match tries.once(SessionStep::Close(self.0.id).into()).await {
+                Ok(_) => return Ok(()),
+                Err(error) => tries.again_after(error).await?,
+            }
+        }
+    }
+
+    /// The next number, as soon as it is within the window.
+    async fn number(&self) -> Number<'_, S> {
+        loop {
+            // Before looking, so that no end of a command in between is missed.
+            let finished = self.0.finished.notified();
+            if let Some(sequence) = self.0.numbers().next() {
+                return Number { session: &self.0, sequence };
+            }
+            finished.await;
+        }
+    }
+}
+
+impl<S: StateMachine> Inner<S> {
+    /// Critical sections here move numbers; none can panic half way.
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Numbers {
+    fn next(&mut self) -> Option<u64> {
+        let next = self.last + 1;
+        if next - self.unfinished.first().copied().unwrap_or(next) >= WINDOW {
+            return None;
+        }
+        self.last = next;
+        self.unfinished.insert(next);
+        Some(next)
+    }
+}
+
+/// The number of a command that is under way, until it is dropped.
+struct Number<'a, S: StateMachine> {
+    session: &'a Inner<S>,
+    sequence: u64,
+}
+
+impl<S: StateMachine> Number<'_, S> {
+    fn id(&self) -> CommandId {
+        let numbers = self.session.numbers();
+        let lowest_unfinished = numbers.unfinished.first().copied().unwrap_or(self.sequence);
+        CommandId { session: self.session.id, sequence: self.sequence, lowest_unfinished }
+    }
+}
+
+impl<S: StateMachine> Drop for Number<'_, S> {
+    fn drop(&mut self) {
+        self.session.numbers().unfinished.remove(&self.sequence);
+        self.session.finished.notify_waiters();
+    }
+}
+
+/// Repeats a proposal until a deadline.
+struct Tries<'a, S: StateMachine> {
+    group: &'a Group<S>,
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl<'a, S: StateMachine> Tries<'a, S> {
+    fn new(group: &'a Group<S>, within: Duration) -> Self {
+        let now = Instant::now();
+        // Too far away to be a time: a day is as good.
+        let deadline = now.checked_add(within).unwrap_or(now + Duration::from_secs(86_400));
+        Tries { group, deadline, pause: PAUSE_MIN }
+    }
+
+    /// One try. It also ends, with an unknown outcome, when there is another leader: what was proposed to
+    /// the old one may wait for ever.
+    async fn once(&self, proposal: Proposal) -> Result<Done<S::Outcome>, ProposeError> {
+        let mut status = self.group.watch_status();
+        let term = status.borrow().term;
+        let succeeded = async {
+            let newer = status.wait_for(|now| now.term > term && now.leader.is_some());
+            newer.await.is_ok()
+        };
+        tokio::select! {
+            biased;
+            done = timeout_at(self.deadline, self.group.submit(proposal)) => {
+                done.unwrap_or(Err(ProposeError::TimedOut))
+            }
+            true = succeeded => Err(ProposeError::TimedOut),
+        }
+    }
+
+    /// Waits until the next try, or returns the error of the last one if there is none.
+    async fn again_after(&mut self, error: ProposeError) -> Result<(), ProposeError> {
+        let is_final = match &error {
+            ProposeError::Unsound | ProposeError::ShutDown | ProposeError::Fatal(_) => true,
+            ProposeError::Session(SessionError::BeyondWindow | SessionError::Full) => false,
+            ProposeError::Session(_) => true,
+            _ => false,
+        };
+        let at = Instant::now() + self.pause;
+        if is_final || at >= self.deadline {
+            return Err(error);
+        }
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let leader = self.group.status().leader;
+        let mut status = self.group.watch_status();
+        let changes = status.wait_for(|now| now.leader.is_some() && now.leader != leader);
+        // Whichever comes first.
+        let _ = timeout_at(at, changes).await;
+        Ok(())
+    }
+}
