@@ -7,13 +7,13 @@ use quorate_loop::{MemberChange, MemberRole, MembershipError, MembershipRequest}
 
 use super::*;
 
-fn node(n: u64) -> NodeId {
+pub(super) fn node(n: u64) -> NodeId {
     NodeId::new(n).unwrap()
 }
 
 impl Cluster {
     /// Formats a directory for node `n` to join by the others; one that was there is wiped.
-    fn format_to_join(&mut self, n: u64) {
+    pub(super) fn format_to_join(&mut self, n: u64) {
         let cluster_id = self.nodes.values().next().unwrap().identity().cluster_id;
         self.addrs.entry(n).or_insert_with(|| free_port().local_addr().unwrap());
         let dir = self._dir.path().join(n.to_string());
