@@ -110,11 +110,9 @@ pub enum CatalogueError {
     /// an id is given once.
     #[error("no answer in time: ask again, or see whether the groups are there")]
     Unknown,
-    /// The change is committed. This node has stopped before it had carried it out: it does when it
-    /// is opened again.
-    #[error(
-        "this node has stopped; the change is made, and is carried out when it is opened again"
-    )]
+    /// This node has stopped, before it had carried out what was asked for, which is committed, or what
+    /// was waited for.
+    #[error("this node has stopped: what is committed is carried out when it is opened again")]
     Stopped,
 }
 
