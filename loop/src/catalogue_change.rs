@@ -220,17 +220,20 @@ impl CatalogueChange {
             groups.filter(is_sound).ok_or_else(|| wrong("ids do not ascend"))
         };
         let CatalogueChangeWire { created, founders, removed } = &change;
-        match (created.is_empty(), removed.is_empty()) {
+        let change = match (created.is_empty(), removed.is_empty()) {
             (false, true) => {
                 let founders: Vec<Member> =
                     founders.iter().map(MemberWire::member).collect::<Result<_, _>>()?;
                 let founders = Arc::new(Members::of_founders(founders)?);
-                Ok(Some(CatalogueChange::Create { groups: groups(created)?, founders }))
+                CatalogueChange::Create { groups: groups(created)?, founders }
             }
-            (true, false) if founders.is_empty() => {
-                Ok(Some(CatalogueChange::Remove { groups: groups(removed)? }))
-            }
-            _ => Err(wrong("it neither creates nor removes")),
+            (true, false) => CatalogueChange::Remove { groups: groups(removed)? },
+            _ => return Err(wrong("it neither creates nor removes")),
+        };
+        // Whoever skipped a part of it would do something else than the others.
+        match change.entry().context == entry.context {
+            true => Ok(Some(change)),
+            false => Err(wrong("it says more than is known here")),
         }
     }
 }
@@ -316,6 +319,9 @@ mod tests {
             let entry = Entry { context: context.into(), ..Entry::default() };
             assert!(CatalogueChange::of_entry(&entry).is_err(), "{change:?}");
         }
+        let more = CatalogueChange::Remove { groups: ids([2]) }.entry();
+        let context = [&more.context[..], &[9 << 3, 1]].concat().into();
+        assert!(CatalogueChange::of_entry(&Entry { context, ..more }).is_err());
         let data = Bytes::from_static(b"command");
         let entry = CatalogueChange::Remove { groups: ids([2]) }.entry();
         assert!(CatalogueChange::of_entry(&Entry { data, ..entry }).is_err());
