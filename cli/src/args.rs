@@ -218,6 +218,8 @@ pub(crate) enum EntryKind {
     ConfChange,
     /// A client session is opened or closed
     Session,
+    /// Groups that are created or removed
+    Groups,
 }
 
 impl EntryKind {
@@ -228,6 +230,7 @@ impl EntryKind {
             EntryKind::Empty => "empty",
             EntryKind::ConfChange => "conf-change",
             EntryKind::Session => "session",
+            EntryKind::Groups => "groups",
         }
     }
 }
@@ -475,9 +478,14 @@ mod tests {
         for wrong in ["--group 0", "--limit 0", "--kind none", "--from -1"] {
             usage_of(dump(wrong));
         }
-        for kind in
-            [EntryKind::Command, EntryKind::Empty, EntryKind::ConfChange, EntryKind::Session]
-        {
+        let kinds = [
+            EntryKind::Command,
+            EntryKind::Empty,
+            EntryKind::ConfChange,
+            EntryKind::Session,
+            EntryKind::Groups,
+        ];
+        for kind in kinds {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
     }

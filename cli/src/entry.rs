@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::args::EntryKind;
 use crate::change::ShownChange;
 use crate::entry_session::ShownSession;
+use crate::groups::ShownGroups;
 
 /// Bytes shown of what cannot be decoded: enough to recognise it by.
 const RAW_BYTES_MAX: usize = 256;
@@ -40,6 +41,9 @@ enum Content {
     Change {
         change: ShownChange,
     },
+    Groups {
+        groups: ShownGroups,
+    },
     Nothing {},
     /// The first of its bytes; how many there are says the entry.
     Undecoded {
@@ -55,14 +59,16 @@ impl ShownEntry {
         // One that cannot be read is told of below, as a change that cannot be.
         let session =
             session_step_of(entry).ok().flatten().map(|step| ShownSession::of(step, entry));
-        let (kind, content) = match ShownChange::of(entry) {
-            Some(Ok(change)) => (EntryKind::ConfChange, Content::Change { change }),
-            Some(Err(error)) => (EntryKind::ConfChange, undecoded(&error, data)),
-            None if data.is_empty() && session.is_some() => {
+        let (kind, content) = match (ShownGroups::of(entry), ShownChange::of(entry)) {
+            (Some(Ok(groups)), _) => (EntryKind::Groups, Content::Groups { groups }),
+            (Some(Err(error)), _) => (EntryKind::Groups, undecoded(&error, &entry.context)),
+            (None, Some(Ok(change))) => (EntryKind::ConfChange, Content::Change { change }),
+            (None, Some(Err(error))) => (EntryKind::ConfChange, undecoded(&error, data)),
+            (None, None) if data.is_empty() && session.is_some() => {
                 (EntryKind::Session, Content::Nothing {})
             }
-            None if data.is_empty() => (EntryKind::Empty, Content::Nothing {}),
-            None => {
+            (None, None) if data.is_empty() => (EntryKind::Empty, Content::Nothing {}),
+            (None, None) => {
                 let command = Command::decode(data).map(|command| Content::Command { command });
                 (EntryKind::Command, command.unwrap_or_else(|error| undecoded(&error, data)))
             }
@@ -103,6 +109,7 @@ impl Display for Content {
         match self {
             Self::Command { command } => command.fmt(f),
             Self::Change { change } => change.fmt(f),
+            Self::Groups { groups } => groups.fmt(f),
             Self::Nothing {} => f.write_str("-"),
             Self::Undecoded { error, hex } => write!(f, "cannot be decoded: {error}: {hex}"),
         }
@@ -227,6 +234,35 @@ mod tests {
         assert!(text.ends_with("add-learner 5"), "{text}");
         let text = shown(EntryType::EntryConfChangeV2, vec![]).to_string();
         assert!(text.ends_with("leave the joint membership"), "{text}");
+    }
+
+    #[test]
+    fn groups_that_come_and_go_are_told() {
+        // Field 8, with: created ids 2 to 4 and 9 (1), and a founder (2): member 1 on node 1.
+        let founder = [vec![8, 1, 16, 1, 26, 16], vec![7; 16], vec![34, 3], b"a:1".to_vec()];
+        let founder = founder.concat();
+        let mut change = vec![10, 4, 2, 3, 4, 9, 18, founder.len() as u8];
+        change.extend(&founder);
+        let removal = vec![26, 2, 2, 9];
+        let entry = |change: &[u8]| {
+            let context = [&[66, change.len() as u8], change].concat().into();
+            let entry = Entry { index: 7, term: 2, context, ..Entry::default() };
+            ShownEntry::of(GroupId::new(1).unwrap(), &entry)
+        };
+        let created = entry(&change);
+        let founders = json!([{"member_id": 1, "node_id": 1, "addr": "a:1",
+            "directory_id": "07070707-0707-0707-0707-070707070707"}]);
+        let groups = json!({"change": "create", "ids": [[2, 4], [9, 9]], "founders": founders});
+        let bytes = change.len() + 2;
+        let json = json!({"group": 1, "index": 7, "term": 2, "kind": "groups", "bytes": bytes,
+            "groups": groups});
+        assert_eq!(serde_json::to_value(&created).unwrap(), json);
+        assert!(created.to_string().ends_with("create groups 2-4, 9 on nodes 1"), "{created}");
+        let removed = entry(&removal);
+        assert_eq!(removed.kind(), EntryKind::Groups);
+        assert!(removed.to_string().ends_with("remove groups 2, 9"), "{removed}");
+        let unknown = entry(&[]).to_string();
+        assert!(unknown.contains("run the version"), "{unknown}");
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod failure;
 #[cfg(feature = "faults")]
 mod faults;
 mod format;
+mod groups;
 mod hostport;
 mod leash;
 mod log;

@@ -4,13 +4,15 @@ use std::sync::{Arc, mpsc};
 
 use quorate_engine::{
     CacheBudget, Disk, GroupId, GroupLog, GroupWrite, Identity, LogId, LogWriter, RecoveredGroup,
-    SnapshotMeta, SnapshotStore, WriteError,
+    SnapshotStore, WriteError,
 };
 use quorate_statemachine::StateMachine;
 
+use crate::catalogue::Catalogue;
 use crate::driver::Addresses;
 use crate::founding::{Founding, FoundingRecord};
 use crate::genesis;
+use crate::head::Head;
 use crate::log_writer::LogWork;
 use crate::members::{Binding, Members};
 use crate::snapshot_worker;
@@ -26,8 +28,6 @@ pub(crate) struct Bootstrap<F: Disk> {
     /// What the loop gives to the writer, as soon as that has a thread of its own.
     pub(crate) queue: mpsc::Receiver<LogWork>,
     pub(crate) founded: Option<Founded>,
-    /// The other groups of the directory; none before the founding of this one is complete.
-    pub(crate) others: Vec<Founded>,
     /// Writes so far; the core's numbers follow.
     writes: u64,
     /// There was no room for it; the writer has kept it.
@@ -38,6 +38,8 @@ pub(crate) struct Bootstrap<F: Disk> {
 pub(crate) struct Founded {
     pub(crate) log: GroupLog,
     pub(crate) members: Arc<Members>,
+    /// As of its snapshot; of any but the first group, empty.
+    pub(crate) catalogue: Catalogue,
     /// This node's name in it.
     pub(crate) own_id: u64,
     /// The snapshot that the state machine has yet to be restored from.
@@ -45,17 +47,18 @@ pub(crate) struct Founded {
 }
 
 impl Founded {
-    /// A group as it was found in the directory, its state machine restored.
+    /// A group as it was found in the directory, its state machine restored from the snapshot with this
+    /// head.
     ///
     /// # Errors
     ///
-    /// When its snapshot has no member table, or one that does not name this directory.
+    /// When the members in it do not name this directory.
     pub(crate) fn recovered(
         recovered: RecoveredGroup,
+        head: &Head,
         identity: &Identity,
     ) -> Result<Self, String> {
-        let SnapshotMeta { members, conf_state, .. } = recovered.snapshot;
-        let members = Members::decode(&members, conf_state).map_err(|e| e.to_string())?;
+        let (members, catalogue) = (head.members.clone(), head.catalogue.clone());
         // A life of the group that joined is known by its number; one that was there from the
         // beginning, by none.
         let own = own_binding(identity, recovered.incarnation);
@@ -65,7 +68,7 @@ impl Founded {
         let own_id = member.map(|member| member.member_id).ok_or_else(|| {
             format!("the members in its snapshot do not name directory {}", own.directory_id)
         })?;
-        Ok(Founded { log: recovered.log, members: Arc::new(members), own_id, restore: None })
+        Ok(Founded { log: recovered.log, members, catalogue, own_id, restore: None })
     }
 }
 
@@ -82,7 +85,7 @@ impl<F: Disk + 'static> Bootstrap<F> {
         writer: LogWriter<F>,
         cache: CacheBudget,
         queue: mpsc::Receiver<LogWork>,
-        (founded, others): (Option<Founded>, Vec<Founded>),
+        founded: Option<Founded>,
     ) -> Self {
         Bootstrap {
             group,
@@ -92,7 +95,6 @@ impl<F: Disk + 'static> Bootstrap<F> {
             cache,
             queue,
             founded,
-            others,
             writes: 0,
             unwritten: None,
         }
@@ -155,12 +157,12 @@ impl<F: Disk + 'static> Bootstrap<F> {
         let voters = self.addresses.iter().filter_map(|(node, addr)| {
             bindings.get(node).map(|directory| (*node, *directory, addr.clone()))
         });
-        let members = Members::founding(voters);
-        let take = genesis::first_snapshot::<S>(self.group, &members);
+        let members = Arc::new(Members::founding(voters));
+        let take = genesis::first_snapshot::<S>(self.group, members.clone());
         let meta = snapshot_worker::write::<S>(snapshots, take).map_err(|e| e.to_string())?;
         let log = GroupLog::founded(self.group, &meta, &self.cache);
-        let members = Arc::new(members);
-        Ok(Founded { log, members, own_id, restore: Some(genesis::FIRST) })
+        let catalogue = Catalogue::default();
+        Ok(Founded { log, members, catalogue, own_id, restore: Some(genesis::FIRST) })
     }
 
     fn write_of(&mut self, record: &FoundingRecord) -> Result<GroupWrite, String> {

@@ -7,6 +7,7 @@
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType};
 
+use crate::catalogue_change::CatalogueChange;
 use crate::context::{Context, ContextError, session_step_of};
 use crate::members::{Member, MemberWire, MembersError};
 
@@ -87,7 +88,7 @@ impl Change {
     }
 
     /// What an entry changes, for Raft, where it must know of it, and for us. `None` if it is an
-    /// ordinary command, or one of a client session.
+    /// ordinary command, one of a client session, or says which groups there are.
     ///
     /// # Errors
     ///
@@ -97,6 +98,7 @@ impl Change {
     ) -> Result<Option<(Option<ConfChangeV2>, Change)>, ContextError> {
         match entry.get_entry_type() {
             EntryType::EntryNormal if entry.context.is_empty() => Ok(None),
+            EntryType::EntryNormal if CatalogueChange::is_in(entry) => Ok(None),
             EntryType::EntryNormal if session_step_of(entry)?.is_some() => Ok(None),
             EntryType::EntryNormal => {
                 let change = Change::decode(&entry.context)?;

@@ -1,8 +1,8 @@
 //! [`Context`]: what stands in an entry of the log beside its data.
 //!
 //! An ordinary command has none. Field numbers are given once: a change of the membership has 1, what
-//! is of a client session 2. Every byte must be understood: whoever skipped a part of it would apply
-//! something else than the others.
+//! is of a client session 2, which groups there are 8 ([`crate::catalogue_change`]). Every byte must be
+//! understood: whoever skipped a part of it would apply something else than the others.
 
 use bytes::Bytes;
 use prost::Message as _;

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use quorate_engine::{Disk, GroupId, GroupLog, LogReader, NodeId, SnapshotStore};
+use quorate_engine::{Disk, GroupId, GroupLog, Identity, LogReader, NodeId, SnapshotStore};
 use quorate_statemachine::StateMachine;
 
 use crate::apply::ApplyWork;
 use crate::bootstrap::{Bootstrap, Founded};
 use crate::campaigns::Campaigns;
+use crate::catalogue::Catalogue;
 use crate::config::LoopConfig;
 use crate::core::{Apply, Core, Input};
 use crate::entrances::Entrances;
@@ -28,12 +29,12 @@ use crate::inbox::{Event, Inbox, panic_text};
 use crate::joining::LetIn;
 use crate::log_writer::{self, LogWork};
 use crate::members::Members;
-use crate::membership::MembershipError;
 use crate::message::{Envelope, PeerMessage};
 use crate::meters::Meters;
 use crate::purges::Purges;
+use crate::reconcile::Reconcile;
 use crate::registry::Registry;
-use crate::slot::{GroupEffects, answer};
+use crate::slot::{GroupEffects, answer, is_request, refuse};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::transport::{LinkEvent, Outgoing, Sending, SharedRoster, Transport};
 use crate::turnover::Turnover;
@@ -49,6 +50,7 @@ pub(crate) struct Driver<S: StateMachine> {
     /// The group that is founded with the node, and without which no other begins.
     pub(crate) first: GroupId,
     pub(crate) node: NodeId,
+    pub(crate) identity: Identity,
     pub(crate) config: LoopConfig,
     /// Differs between two runs of the node.
     pub(crate) run: u32,
@@ -56,6 +58,7 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) groups: Groups<S>,
     pub(crate) registry: Registry<S>,
     pub(crate) turnover: Turnover,
+    pub(crate) reconcile: Reconcile,
     pub(crate) members: SharedMembers,
     pub(crate) events: mpsc::Receiver<Event<S>>,
     pub(crate) inbox: Inbox<S>,
@@ -82,7 +85,7 @@ pub(crate) struct Driver<S: StateMachine> {
 pub(crate) struct SharedMembers(Arc<Members>);
 
 impl SharedMembers {
-    fn shared(&mut self, members: Arc<Members>) -> Arc<Members> {
+    pub(crate) fn shared(&mut self, members: Arc<Members>) -> Arc<Members> {
         if self.0 != members {
             self.0 = members;
         }
@@ -133,7 +136,7 @@ impl<S: StateMachine> Driver<S> {
             // It has joined, or waits to be let in.
             None => bootstrap.founded.take(),
         };
-        let Bootstrap { writer, founding, queue, others, .. } = bootstrap;
+        let Bootstrap { writer, founding, queue, .. } = bootstrap;
         let (inbox, meters) = (self.inbox.clone(), self.meters.clone());
         let writing = std::thread::Builder::new()
             .name("quorate-log-writer".to_owned())
@@ -142,8 +145,10 @@ impl<S: StateMachine> Driver<S> {
             Ok(writing) => writing,
             Err(error) => return End::Fatal(format!("cannot start a thread: {error}")),
         };
-        for founded in first.into_iter().chain(others) {
-            self.begin(founded);
+        // The others begin when the first one says which there are.
+        match first {
+            Some(first) => self.begin(first),
+            None => self.begin_found(),
         }
         let end = self.serve(founding.as_ref());
         self.groups.stop_all(&end.error());
@@ -157,7 +162,7 @@ impl<S: StateMachine> Driver<S> {
 
     /// A group begins, whose log and members are durable.
     pub(crate) fn begin(&mut self, founded: Founded) {
-        let Founded { log, members, own_id, restore } = founded;
+        let Founded { log, members, catalogue, own_id, restore } = founded;
         let group = log.group();
         if group == self.first {
             self.follow(&members);
@@ -168,7 +173,8 @@ impl<S: StateMachine> Driver<S> {
             let _ = self.apply.send((group, ApplyWork::Apply(Apply::Restore(id))));
         }
         let members = self.members.shared(members);
-        match Core::new(group, own_id, members, log, self.config.clone(), self.run) {
+        let standing = (members, catalogue);
+        match Core::new(group, own_id, standing, log, self.config.clone(), self.run) {
             Ok(core) => self.groups.begin(group, core),
             Err(reason) => self.groups.fail(group, &reason),
         }
@@ -182,15 +188,16 @@ impl<S: StateMachine> Driver<S> {
 
     /// A group that this node waited for has let it in, or will not.
     fn entered(&mut self, group: GroupId, result: Result<LetIn, String>) -> Result<(), End> {
-        if self.groups.is_running(group) {
-            // It was removed meanwhile, and another founded under its number.
+        if self.groups.is_running(group) || !self.groups.contains(group) {
+            // It was removed meanwhile.
             return Ok(());
         }
         match result {
             Ok(LetIn { member_id: own_id, members }) => {
                 tracing::info!(%group, member_id = own_id, "this node was let in");
                 let log = GroupLog::blank(group, self.turnover.cache());
-                self.begin(Founded { log, members, own_id, restore: None });
+                let catalogue = Catalogue::default();
+                self.begin(Founded { log, members, catalogue, own_id, restore: None });
                 Ok(())
             }
             Err(why) if group == self.first => Err(End::Fatal(why)),
@@ -240,17 +247,11 @@ impl<S: StateMachine> Driver<S> {
                 {
                     return Err(format!("refused by node {by}: {message}"));
                 }
-                Ok(Event::Input(_, Input::Propose { caller, .. })) => {
-                    self.inbox.taken();
-                    let _ = caller.send(Err(ProposeError::NotLeader { leader: None }));
-                }
-                Ok(Event::Input(_, Input::Read { caller })) => {
-                    self.inbox.taken();
-                    let _ = caller.send(Err(crate::error::ReadError::TimedOut));
-                }
-                Ok(Event::Input(_, Input::Membership { caller, .. })) => {
-                    self.inbox.taken();
-                    let _ = caller.send(Err(MembershipError::NotLeader { leader: None }));
+                Ok(Event::Input(_, input)) => {
+                    if is_request(&input) {
+                        self.inbox.taken();
+                    }
+                    refuse(input);
                 }
                 Ok(Event::LastAnswers(..)) => self.inbox.taken(),
                 Ok(Event::Failed(group, reason)) if group == self.first => return Err(reason),
@@ -297,6 +298,7 @@ impl<S: StateMachine> Driver<S> {
             }
             if now >= next_tick {
                 self.groups.tick(&mut self.heartbeats);
+                self.tick_reconcile();
                 // A process that was suspended ticks once, not once for every tick it missed.
                 next_tick = if now > next_tick + tick { now + tick } else { next_tick + tick };
             }
@@ -337,19 +339,15 @@ impl<S: StateMachine> Driver<S> {
     fn step(&mut self, founding: Option<&Founding>, event: Event<S>) -> Result<(), End> {
         match event {
             Event::Input(group, input) => {
-                match &input {
-                    Input::Propose { .. } | Input::Read { .. } | Input::Membership { .. } => {
-                        self.inbox.taken();
-                    }
-                    // The disk's fault, and the disk is that of all.
-                    Input::Fetched(fetched) => {
-                        if let Err(error) = &fetched.result
-                            && error.is_fatal()
-                        {
-                            return Err(End::Fatal(error.to_string()));
-                        }
-                    }
-                    _ => {}
+                if is_request(&input) {
+                    self.inbox.taken();
+                }
+                // The disk's fault, and the disk is that of all.
+                if let Input::Fetched(fetched) = &input
+                    && let Err(error) = &fetched.result
+                    && error.is_fatal()
+                {
+                    return Err(End::Fatal(error.to_string()));
                 }
                 self.groups.step(group, input);
             }
@@ -360,14 +358,12 @@ impl<S: StateMachine> Driver<S> {
             }
             Event::Durable(receipts) => {
                 for durable in receipts {
-                    if !self.founded(durable.group()) {
+                    if !self.has_come(&durable) {
                         self.groups.step(durable.group(), Input::Durable(durable));
                     }
                 }
             }
-            Event::Create { group, members, caller } => self.create(group, members, caller),
             Event::FirstSnapshot(group, taken) => self.first_snapshot_taken(group, taken),
-            Event::Remove { group, caller } => self.remove(group, caller),
             Event::Removed(groups) => self.removed(groups),
             Event::Discarded(group) => self.discarded(group),
             Event::Peer { from, group, message, permit } => {
@@ -436,6 +432,10 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn carry_out_for(&mut self, group: GroupId, mut effects: GroupEffects<S>) {
+        // Ahead of what is applied: who sees a later entry's effect finds the groups as of it.
+        if let Some(catalogue) = effects.catalogue.take().filter(|_| group == self.first) {
+            self.reconcile(catalogue);
+        }
         for envelope in effects.messages.drain(..) {
             self.send(group, envelope);
         }

@@ -1,16 +1,21 @@
 //! [`Entrances`]: the requests of this node to be let into groups.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_engine::GroupId;
 use quorate_statemachine::StateMachine;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::inbox::{Event, Inbox};
-use crate::joining::Joining;
+use crate::joining::{Joining, Wish};
 use crate::members::Member;
 use crate::membership::Join;
+
+/// Requests that are on their way at a time, each on a connection of its own: a directory may have to
+/// ask for thousands of groups.
+const TURNS_MAX: usize = 16;
 
 /// Asks for this node, one task for each request; what comes of it is an event. Dropping it ends
 /// all of them.
@@ -22,20 +27,23 @@ pub(crate) struct Entrances<S: StateMachine> {
     runtime: Handle,
     /// At most one of each group.
     requests: Mutex<JoinSet<()>>,
+    turns: Arc<Semaphore>,
 }
 
 impl<S: StateMachine> Entrances<S> {
     /// Must be called on a tokio runtime.
     pub(crate) fn new(joining: Joining, advertise: Option<String>, inbox: Inbox<S>) -> Self {
         let (runtime, requests) = (Handle::current(), Mutex::default());
-        Entrances { joining, advertise, inbox, runtime, requests }
+        let turns = Arc::new(Semaphore::new(TURNS_MAX));
+        Entrances { joining, advertise, inbox, runtime, requests, turns }
     }
 
     /// Asks for a group that begins with the answer, until that is final.
-    pub(crate) fn ask(&self, group: GroupId, join: Join) {
-        let (joining, inbox) = (self.joining.clone(), self.inbox.clone());
+    pub(crate) fn ask(&self, group: GroupId, wish: Wish) {
+        let (joining, inbox, turns) =
+            (self.joining.clone(), self.inbox.clone(), self.turns.clone());
         self.spawn(async move {
-            let result = joining.ask(group, &join).await;
+            let result = joining.ask(group, &wish, &turns).await;
             inbox.send(Event::Entered(group, result));
         });
     }
@@ -53,10 +61,10 @@ impl<S: StateMachine> Entrances<S> {
         if member.addr == *addr {
             return;
         }
-        let join = Join { binding: member.binding, addr: addr.clone(), was: None };
-        let joining = self.joining.clone();
+        let wish = Wish::Join(Join { binding: member.binding, addr: addr.clone(), was: None });
+        let (joining, turns) = (self.joining.clone(), self.turns.clone());
         self.spawn(async move {
-            if let Err(why) = joining.ask(group, &join).await {
+            if let Err(why) = joining.ask(group, &wish, &turns).await {
                 tracing::warn!(%group, why, "the others do not take the new address of this node");
             }
         });

@@ -94,59 +94,6 @@ pub enum ReadError {
 #[error("this node has stopped")]
 pub struct Stopped;
 
-/// Why a group was not founded on this node.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CreateGroupError {
-    /// There is a group of this id, or it is being founded or removed.
-    #[error("group {0} is on this node already: choose another id, which no group ever had")]
-    Exists(GroupId),
-    /// The node that was asked is none of the voters.
-    #[error("node {node} is no voter of group {group}: call it on the voters only")]
-    NotVoter {
-        /// The group.
-        group: GroupId,
-        /// The node that was asked.
-        node: NodeId,
-    },
-    /// A voter is no member of group 1, which would know its data directory.
-    #[error("node {0} is no member of group 1: have it join the cluster first")]
-    UnknownVoter(NodeId),
-    /// The founding of group 1 is not complete, or it has stopped on this node.
-    #[error("group 1 does not run on this node: wait until it serves, or see its status")]
-    NotReady,
-    /// Too many snapshots wait to be written.
-    #[error("too many snapshots wait to be written: try again later")]
-    Overloaded,
-    /// The group's first snapshot could not be written.
-    #[error("the group's first snapshot could not be written: {0}; make room, and try again")]
-    Snapshot(String),
-    /// The node has stopped. Whether the group was founded, the next open tells.
-    #[error("this node has stopped: open it again, and see whether the group is there")]
-    Stopped,
-}
-
-/// Why a group was not removed from this node.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RemoveGroupError {
-    /// There is no such group on this node.
-    #[error("group {0} is not on this node")]
-    Unknown(GroupId),
-    /// Group 1 stays as long as its node.
-    #[error("group 1 is that of the cluster itself: remove the node instead")]
-    First,
-    /// The group is damaged, and kept for inspection.
-    #[error("group {0} is damaged on this node, and kept for inspection: renew it instead")]
-    Damaged(GroupId),
-    /// The group is being founded or removed.
-    #[error("group {0} is being founded or removed: wait until that has ended")]
-    Busy(GroupId),
-    /// The node has stopped. Whether the group was removed, the next open tells.
-    #[error("this node has stopped: open it again, and see whether the group is there")]
-    Stopped,
-}
-
 /// Why a request of the application to a peer has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

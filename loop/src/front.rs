@@ -13,10 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::core::Input;
 use crate::drops::DropCause;
 use crate::frame::{FRAME_BYTES_MAX, FoundingNews, Frame};
+use crate::head::Head;
 use crate::heartbeat::Heartbeat;
 use crate::inbox::{Event, Inbox};
 use crate::join_wire::{JoinAnswerWire, JoinWire};
-use crate::members::{Binding, Members};
+use crate::members::Binding;
 use crate::membership::{MembershipError, MembershipRequest};
 use crate::message::PeerMessage;
 use crate::meters::Meters;
@@ -60,7 +61,11 @@ impl<S: StateMachine> Front<S> {
     ) -> JoinAnswerWire {
         let group = GroupId::new(request.group).and_then(|group| self.registry.get(group));
         let (Some(group), Some(join)) = (group, request.join()) else {
-            return JoinAnswerWire::later("this node does not have the group");
+            let is_removed = |group| self.registry.catalogue().is_spent(group);
+            return match GroupId::new(request.group).is_some_and(is_removed) {
+                true => JoinAnswerWire::never("the group was removed"),
+                false => JoinAnswerWire::later("this node does not have the group"),
+            };
         };
         let Binding { node_id, directory_id, .. } = join.binding;
         // Of a dry run there is no directory yet.
@@ -149,13 +154,9 @@ impl<S: StateMachine> Ingress for Front<S> {
         stream: PeerStream,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         let is_served = |group| self.registry.serves(group);
-        let deliver = move |group, message, meta: SnapshotMeta| match Members::decode(
-            &meta.members,
-            meta.conf_state,
-        ) {
-            Ok(members) => {
-                let members = Arc::new(members);
-                let input = Input::SnapshotReceived { from, message, members };
+        let deliver = move |group, message, meta: SnapshotMeta| match Head::of(&meta) {
+            Ok(Head { members, catalogue, .. }) => {
+                let input = Input::SnapshotReceived { from, message, members, catalogue };
                 self.inbox.send(Event::Input(group, input));
             }
             Err(error) => tracing::warn!(%from, %group, %error, "a snapshot is of no use"),

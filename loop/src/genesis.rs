@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use quorate_engine::{GroupId, LogId, SnapshotMeta};
+use quorate_engine::{GroupId, LogId};
 use quorate_statemachine::{ClientSessions, StateMachine};
 
+use crate::head::Head;
 use crate::members::Members;
 use crate::snapshot_worker::Take;
 
@@ -14,13 +15,13 @@ pub(crate) const FIRST: LogId = LogId { index: 1, term: 1 };
 
 /// The first snapshot of a group that `members` found, all of them voters: the same bytes wherever
 /// it is written.
-pub(crate) fn first_snapshot<S: StateMachine>(group: GroupId, members: &Members) -> Take<S> {
-    let meta = SnapshotMeta {
-        group,
-        id: FIRST,
-        conf_state: members.conf_state().clone(),
-        members: members.encode(),
-    };
-    let (image, sessions) = (S::new().image(), ClientSessions::default());
-    Take { meta, image, sessions, writing: Arc::new(()), state_bytes: Arc::default() }
+pub(crate) fn first_snapshot<S: StateMachine>(group: GroupId, members: Arc<Members>) -> Take<S> {
+    let (head, image) = (first_head(group, members), S::new().image());
+    let (sessions, state_bytes) = (ClientSessions::default(), Arc::default());
+    Take { head, image, sessions, writing: Arc::new(()), state_bytes }
+}
+
+/// What that snapshot says beside the state.
+pub(crate) fn first_head(group: GroupId, members: Arc<Members>) -> Head {
+    Head { id: FIRST, members, ..Head::none(group) }
 }

@@ -11,17 +11,16 @@ use quorate_statemachine::StateMachine;
 use raft::eraftpb::MessageType;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::catalogue_change::CatalogueError;
 use crate::core::Input;
 use crate::error::{ProposeError, ReadError};
 use crate::frame::FoundingNews;
 use crate::heartbeat::Heartbeat;
 use crate::joining::LetIn;
-use crate::members::Members;
 use crate::membership::{MembershipChanged, MembershipError};
 use crate::message::PeerMessage;
 use crate::status::LastAnswer;
 use crate::transport::LinkEvent;
-use crate::turnover::{CreateCaller, RemoveCaller};
 
 /// A command that was applied, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,14 +50,18 @@ pub(crate) type ProposeCaller<S> = Caller<<S as StateMachine>::Outcome>;
 /// The completion of a linearizable read.
 pub(crate) type ReadCaller = oneshot::Sender<Result<u64, ReadError>>;
 
-/// The completion of a request to change the membership.
-pub(crate) type MembershipCaller = oneshot::Sender<Result<MembershipChanged, MembershipError>>;
+/// The completion of a request to change the membership, or which groups there are.
+#[derive(Debug)]
+pub(crate) enum ChangeCaller {
+    Members(oneshot::Sender<Result<MembershipChanged, MembershipError>>),
+    Groups(oneshot::Sender<Result<u64, CatalogueError>>),
+}
 
 /// The completion of a question for the members' last answers.
 pub(crate) type AnswersCaller = oneshot::Sender<Vec<LastAnswer>>;
 
 /// What callers on this node, and everybody else, have for the core of a group.
-pub(crate) type GroupInput<S> = Input<ProposeCaller<S>, ReadCaller, MembershipCaller>;
+pub(crate) type GroupInput<S> = Input<ProposeCaller<S>, ReadCaller, ChangeCaller>;
 
 /// Whatever wakes the loop, besides its tick.
 pub(crate) enum Event<S: StateMachine> {
@@ -90,13 +93,9 @@ pub(crate) enum Event<S: StateMachine> {
     Entered(GroupId, Result<LetIn, String>),
     /// These groups hold log files back that should be removed.
     HeldBack(Vec<GroupId>),
-    /// Begin a group with these members.
-    Create { group: GroupId, members: Members, caller: CreateCaller },
     /// The first snapshot of such a group is durable, or could not be written.
     FirstSnapshot(GroupId, Result<SnapshotMeta, String>),
-    /// Take a group out of this node.
-    Remove { group: GroupId, caller: RemoveCaller },
-    /// Such groups are gone from the log.
+    /// Groups that are removed from this node are gone from the log.
     Removed(Vec<GroupId>),
     /// The files of such a group are gone too.
     Discarded(GroupId),
@@ -147,7 +146,8 @@ impl<S: StateMachine> Inbox<S> {
         let _ = self.events.send(event);
     }
 
-    /// Sends a proposal, a read, or a request for another membership of a caller on this node.
+    /// Sends a proposal, a read, or a request for another membership or for groups, of a caller on this
+    /// node.
     pub(crate) fn request(&self, group: GroupId, input: GroupInput<S>) -> Result<(), Closed> {
         self.counted(Event::Input(group, input))
     }

@@ -92,6 +92,12 @@ impl JoinAnswerWire {
         JoinAnswerWire { text: text.to_owned(), ..JoinAnswerWire::default() }
     }
 
+    /// What is answered when the group is nowhere, and never will be again.
+    pub(crate) fn never(text: &str) -> Self {
+        let outcome = JoinOutcome::Refused as i32;
+        JoinAnswerWire { outcome, ..JoinAnswerWire::later(text) }
+    }
+
     /// `leader_addr` is where the leader is reached, as far as this node knows.
     pub(crate) fn of(
         join: &Join,

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_engine::{DirectoryId, GroupId, NodeId};
+use tokio::sync::Semaphore;
 
 use crate::join_wire::{JoinAnswerWire, JoinOutcome, JoinWire};
 use crate::members::{Binding, Members, MembersError};
@@ -33,6 +34,17 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Leaders that are followed in one round: one names another while leadership moves.
 const HINTS_MAX: usize = 3;
+
+/// What a newcomer wants.
+#[derive(Debug, Clone)]
+pub(crate) enum Wish {
+    /// What the request says.
+    Join(Join),
+    /// The place of the member on its node, whichever directory that is bound to; nothing, where
+    /// the node is no member any more. So a directory comes back into a group that others know its
+    /// node by, and stays out of one that it was removed from.
+    Place { binding: Binding, addr: String },
+}
 
 /// A newcomer was let in.
 #[derive(Debug)]
@@ -68,15 +80,27 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
-    /// Asks until an answer is final. Cancel safe: it may be asked again.
+    /// Asks until an answer is final; each time, when `turns` lets it. Cancel safe: it may be asked
+    /// again.
     ///
     /// # Errors
     ///
     /// Why the cluster will not have this directory.
-    pub(crate) async fn ask(&self, group: GroupId, join: &Join) -> Result<LetIn, String> {
+    pub(crate) async fn ask(
+        &self,
+        group: GroupId,
+        wish: &Wish,
+        turns: &Semaphore,
+    ) -> Result<LetIn, String> {
         let (mut pause, mut last) = (PAUSE_MIN, String::new());
         loop {
-            match self.ask_once(group, join, false).await {
+            let turn = turns.acquire().await;
+            let asked = match wish {
+                Wish::Join(join) => self.ask_once(group, join, false).await,
+                Wish::Place { binding, addr } => self.ask_for_place(group, *binding, addr).await,
+            };
+            drop(turn);
+            match asked {
                 Ok(let_in) => return Ok(let_in),
                 Err(NotLetIn::Ever(why)) => return Err(why),
                 Err(NotLetIn::Yet(why)) if why != last => {
@@ -88,6 +112,25 @@ impl Joining {
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+    }
+
+    /// Finds out who is on this node in the group's eyes, and asks to take that member's place.
+    async fn ask_for_place(
+        &self,
+        group: GroupId,
+        binding: Binding,
+        addr: &str,
+    ) -> Result<LetIn, NotLetIn> {
+        let mut join = Join { binding, addr: addr.to_owned(), was: None };
+        let members = self.ask_once(group, &join, true).await?.members;
+        if members.of_binding(binding).is_none() {
+            let old = members.all_of_node(binding.node_id).next();
+            let old = old.ok_or_else(|| {
+                NotLetIn::Ever(format!("node {} is no member of it any more", binding.node_id))
+            })?;
+            join.was = Some(old.binding.directory_id);
+        }
+        self.ask_once(group, &join, false).await
     }
 
     /// Whether there is no address to ask at.

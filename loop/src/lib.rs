@@ -40,6 +40,8 @@
 mod apply;
 mod bootstrap;
 mod campaigns;
+mod catalogue;
+mod catalogue_change;
 mod change;
 mod config;
 mod contacts;
@@ -57,6 +59,7 @@ mod genesis;
 mod group;
 mod groups;
 mod guard;
+mod head;
 mod heartbeat;
 mod heartbeats;
 mod histogram;
@@ -74,6 +77,7 @@ mod node;
 mod proposal;
 mod publish;
 mod purges;
+mod reconcile;
 mod recovered;
 mod registry;
 mod renewal;
@@ -85,14 +89,16 @@ mod transport;
 mod turnover;
 mod wait;
 
+pub use self::catalogue::Catalogue;
+pub use self::catalogue_change::{
+    CatalogueChange, CatalogueError, CatalogueRequest, catalogue_change_of,
+};
 pub use self::change::{Step, steps_of};
 pub use self::config::{AppendMode, LoopConfig};
 pub use self::context::{ContextError, session_step_of};
 pub use self::core::{Apply, Committed, Core, Effects, Input};
 pub use self::drops::{CloseCause, DropCause};
-pub use self::error::{
-    CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
-};
+pub use self::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
 pub use self::group::Group;
 pub use self::histogram::Distribution;
 pub use self::inbox::Applied;

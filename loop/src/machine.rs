@@ -4,16 +4,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
-use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
+use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotStore};
 use quorate_statemachine::{
     Admission, Changes as _, ClientSessions, CommandId, RestoreError, SessionError, StateMachine,
 };
-use raft::eraftpb::ConfState;
 
 use crate::core::{Committed, ENTRY_BYTES};
 use crate::error::ProposeError;
+use crate::head::Head;
 use crate::inbox::{Done, ProposeCaller};
+use crate::members::MembersError;
 use crate::proposal::SessionStep;
 use crate::publish::Publisher;
 use crate::snapshot_worker::{SnapshotWorker, Take};
@@ -23,12 +23,10 @@ use crate::snapshot_worker::{SnapshotWorker, Take};
 /// In this order, for each batch: apply, publish the image, answer the callers. So a caller that
 /// was answered finds its change in the image of its own node.
 pub(crate) struct Machine<S: StateMachine> {
-    group: GroupId,
     state: S,
     sessions: ClientSessions,
-    applied: LogId,
-    conf_state: ConfState,
-    members: Bytes,
+    /// Of what was applied last.
+    head: Head,
     publisher: Arc<Publisher<S>>,
     /// Applied since the last snapshot that was begun.
     entries: u64,
@@ -62,21 +60,23 @@ pub(crate) enum RestoreFailure {
     File(#[from] SnapshotError),
     #[error("snapshot {id}: {source}")]
     Stream { id: LogId, source: RestoreError },
+    #[error(transparent)]
+    Head(#[from] MembersError),
 }
 
 /// What a snapshot holds.
 pub(crate) struct Restored<S: StateMachine> {
     pub(crate) state: S,
     pub(crate) sessions: ClientSessions,
-    pub(crate) meta: SnapshotMeta,
+    pub(crate) head: Head,
     /// Bytes of state and sessions in the file.
     pub(crate) state_bytes: u64,
 }
 
 impl<S: StateMachine> Restored<S> {
     /// Before the first command.
-    pub(crate) fn genesis(meta: SnapshotMeta) -> Self {
-        Restored { state: S::new(), sessions: ClientSessions::default(), meta, state_bytes: 0 }
+    pub(crate) fn genesis(head: Head) -> Self {
+        Restored { state: S::new(), sessions: ClientSessions::default(), head, state_bytes: 0 }
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn restore<S: StateMachine>(
     id: LogId,
 ) -> Result<Restored<S>, RestoreFailure> {
     let mut reader = snapshots.open(group, id)?;
-    let meta = reader.meta().clone();
+    let head = Head::of(reader.meta())?;
     let stream = |source| RestoreFailure::Stream { id, source };
     let (sessions, mut rest) = ClientSessions::read_snapshot(&mut reader).map_err(stream)?;
     for outcome in sessions.outcomes() {
@@ -96,22 +96,18 @@ pub(crate) fn restore<S: StateMachine>(
     }
     let state = S::restore(&mut rest).map_err(stream)?;
     drop(rest);
-    Ok(Restored { state, sessions, meta, state_bytes: reader.data_bytes() })
+    Ok(Restored { state, sessions, head, state_bytes: reader.data_bytes() })
 }
 
 impl<S: StateMachine> Machine<S> {
     /// The state as of a snapshot, and its publisher; nothing is applied beyond it.
     pub(crate) fn new(restored: Restored<S>) -> Self {
-        let Restored { state, sessions, meta, state_bytes } = restored;
-        let publisher = Arc::new(Publisher::new(state.image(), meta.id.index));
-        let SnapshotMeta { group, id, conf_state, members } = meta;
+        let Restored { state, sessions, head, state_bytes } = restored;
+        let publisher = Arc::new(Publisher::new(state.image(), head.id.index));
         Machine {
-            group,
             state,
             sessions,
-            applied: id,
-            conf_state,
-            members,
+            head,
             publisher,
             entries: 0,
             bytes: 0,
@@ -136,14 +132,16 @@ impl<S: StateMachine> Machine<S> {
     ) -> Result<u64, String> {
         let mut changes: Option<S::Changes> = None;
         let mut answers = Vec::new();
-        for Committed { at, command, session, caller, members } in entries {
-            assert_eq!(at.index, self.applied.index + 1, "entries are applied one by one");
-            self.applied = at;
+        for Committed { at, command, session, caller, members, catalogue } in entries {
+            assert_eq!(at.index, self.head.id.index + 1, "entries are applied one by one");
+            self.head.id = at;
             self.entries += 1;
             self.bytes += command.len() as u64 + ENTRY_BYTES;
             if let Some(members) = members {
-                self.conf_state = members.conf_state().clone();
-                self.members = members.encode();
+                self.head.members = members;
+            }
+            if let Some(catalogue) = catalogue {
+                self.head.catalogue = catalogue;
             }
             let answer = match session {
                 Some(SessionStep::Command(id)) => {
@@ -166,12 +164,12 @@ impl<S: StateMachine> Machine<S> {
             };
             answers.extend(caller.map(|caller| (caller, answer)));
         }
-        self.publisher.publish(self.state.image(), self.applied.index, changes);
+        self.publisher.publish(self.state.image(), self.head.id.index, changes);
         for (caller, answer) in answers {
             // A caller that has gone needs no answer.
             let _ = caller.send(answer.map_err(ProposeError::Session));
         }
-        Ok(self.applied.index)
+        Ok(self.head.id.index)
     }
 
     /// Applies a command, and gathers what it changes.
@@ -225,14 +223,11 @@ impl<S: StateMachine> Machine<S> {
         snapshots: &SnapshotStore,
         id: LogId,
     ) -> Result<(), RestoreFailure> {
-        let Restored { state, sessions, meta, state_bytes } =
-            restore::<S>(snapshots, self.group, id)?;
+        let Restored { state, sessions, head, state_bytes } =
+            restore::<S>(snapshots, self.head.group, id)?;
         self.state_bytes.store(state_bytes, Ordering::Relaxed);
         let before = self.state.image();
-        (self.state, self.sessions) = (state, sessions);
-        self.applied = meta.id;
-        self.conf_state = meta.conf_state;
-        self.members = meta.members;
+        (self.state, self.sessions, self.head) = (state, sessions, head);
         (self.entries, self.bytes) = (0, 0);
         let image = self.state.image();
         let changes = S::Changes::between(&before, &image);
@@ -252,17 +247,11 @@ impl<S: StateMachine> Machine<S> {
         if self.writing.strong_count() > 0 {
             return;
         }
-        let meta = SnapshotMeta {
-            group: self.group,
-            id: self.applied,
-            conf_state: self.conf_state.clone(),
-            members: self.members.clone(),
-        };
         let writing = Arc::new(());
         self.writing = Arc::downgrade(&writing);
-        let (image, sessions) = (self.state.image(), self.sessions.clone());
-        let state_bytes = self.state_bytes.clone();
-        if worker.take(Take { meta, image, sessions, writing, state_bytes }) {
+        let (head, image) = (self.head.clone(), self.state.image());
+        let (sessions, state_bytes) = (self.sessions.clone(), self.state_bytes.clone());
+        if worker.take(Take { head, image, sessions, writing, state_bytes }) {
             (self.entries, self.bytes) = (0, 0);
         }
     }
@@ -288,6 +277,7 @@ pub(crate) fn described(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use std::io;
 
     use quorate_engine::{ClusterId, Engine, EngineConfig, Formatted, Founding, NodeId, Voter};
@@ -378,7 +368,7 @@ mod tests {
 
     fn machine() -> Machine<Sum> {
         let id = LogId { index: 1, term: 1 };
-        Machine::new(Restored::genesis(SnapshotMeta { id, ..SnapshotMeta::none(group()) }))
+        Machine::new(Restored::genesis(Head { id, ..Head::none(group()) }))
     }
 
     /// Applies one entry behind the last, and returns what its caller is told.
@@ -387,11 +377,11 @@ mod tests {
         session: Option<SessionStep>,
         command: &'static [u8],
     ) -> Result<(u64, Option<u64>), ProposeError> {
-        let at = LogId { index: machine.applied.index + 1, term: 1 };
+        let at = LogId { index: machine.head.id.index + 1, term: 1 };
         let (caller, mut answer) = oneshot::channel();
         let command = Bytes::from_static(command);
         let caller = Some(caller);
-        let entry = Committed { at, command, session, caller, members: None };
+        let entry = Committed { at, command, session, caller, members: None, catalogue: None };
         assert_eq!(machine.apply(vec![entry]), Ok(at.index));
         let answer = answer.try_recv().unwrap();
         answer.map(|Done { index, outcome }| (index, outcome))
@@ -403,10 +393,10 @@ mod tests {
 
     /// Writes a snapshot of what is applied, and goes on from it.
     fn reopened(machine: &Machine<Sum>, store: &SnapshotStore) -> Machine<Sum> {
-        let meta = SnapshotMeta { id: machine.applied, ..SnapshotMeta::none(group()) };
-        let (image, sessions) = (machine.state.image(), machine.sessions.clone());
+        let (head, image) = (machine.head.clone(), machine.state.image());
+        let sessions = machine.sessions.clone();
         let (writing, state_bytes) = (Arc::new(()), Arc::default());
-        let take = Take::<Sum> { meta, image, sessions, writing, state_bytes };
+        let take = Take::<Sum> { head, image, sessions, writing, state_bytes };
         let meta = snapshot_worker::write(store, take).unwrap();
         Machine::new(restore(store, group(), meta.id).unwrap())
     }
@@ -446,9 +436,9 @@ mod tests {
         sessions.open(2);
         assert_eq!(sessions.admit(3, &id), Ok(Admission::Apply));
         sessions.keep(3, &id, Bytes::from_static(b"seven b"));
-        let meta = SnapshotMeta { id: LogId { index: 3, term: 1 }, ..SnapshotMeta::none(group()) };
+        let head = Head { id: LogId { index: 3, term: 1 }, ..Head::none(group()) };
         let (writing, state_bytes) = (Arc::new(()), Arc::default());
-        let take = Take::<Sum> { meta, image: Sum(5), sessions, writing, state_bytes };
+        let take = Take::<Sum> { head, image: Sum(5), sessions, writing, state_bytes };
         let id = snapshot_worker::write(&store, take).unwrap().id;
         let failure = restore::<Sum>(&store, group(), id).err().unwrap();
         assert!(matches!(

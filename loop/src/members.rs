@@ -1,6 +1,6 @@
 //! [`Members`]: who belongs to a group, in which role, and which data directory stands behind each.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -96,6 +96,12 @@ impl Eq for Members {}
     "the member table cannot be read ({0}): the snapshot is damaged, or written by a newer version"
 )]
 pub struct MembersError(String);
+
+impl MembersError {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        MembersError(what.into())
+    }
+}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct MembersWire {
@@ -202,11 +208,27 @@ impl Members {
                 (member_id, Member { member_id, binding, addr, promotion: Promotion::Never })
             })
             .collect();
-        Members::of_founders(by_id)
+        Members::founded(by_id)
     }
 
-    fn of_founders(by_id: BTreeMap<u64, Member>) -> Members {
-        let next_member_id = by_id.keys().next_back().map_or(1, |id| id + 1);
+    /// The founding table of a group, as whoever decided on it wrote it down.
+    ///
+    /// # Errors
+    ///
+    /// When it names nobody, or a member or a node twice.
+    pub(crate) fn of_founders(founders: Vec<Member>) -> Result<Members, MembersError> {
+        let nodes: BTreeSet<NodeId> = founders.iter().map(Member::node_id).collect();
+        let count = founders.len();
+        let by_id: BTreeMap<u64, Member> =
+            founders.into_iter().map(|member| (member.member_id, member)).collect();
+        if count == 0 || nodes.len() != count || by_id.len() != count || by_id.contains_key(&0) {
+            return Err(MembersError::new("founders are none, zero or doubled"));
+        }
+        Ok(Members::founded(by_id))
+    }
+
+    fn founded(by_id: BTreeMap<u64, Member>) -> Members {
+        let next_member_id = by_id.keys().next_back().map_or(1, |id| id.saturating_add(1));
         let ids: Vec<u64> = by_id.keys().copied().collect();
         let conf_state = ConfState::from((ids, Vec::new()));
         Members { by_id, next_member_id, retired: VecDeque::new(), conf_state, index: 1 }
@@ -229,7 +251,7 @@ impl Members {
                 (member.member_id, Member { binding, promotion, ..member.clone() })
             })
             .collect();
-        Ok(Members::of_founders(by_id))
+        Ok(Members::founded(by_id))
     }
 
     /// The member that Raft calls `member_id`.

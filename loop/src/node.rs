@@ -1,5 +1,7 @@
 //! [`Node`]: an open data directory with a running loop, and what one can ask of it.
 
+mod groups;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -11,30 +13,30 @@ use bytes::Bytes;
 use quorate_engine::{DefaultFileSystem, Disk, EngineConfig, Formatted, GroupId, Identity, NodeId};
 use quorate_statemachine::StateMachine;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::apply::Applier;
 use crate::bootstrap::Bootstrap;
 use crate::campaigns::Campaigns;
+use crate::catalogue::FIRST_GROUP;
 use crate::config::LoopConfig;
 use crate::contacts::{Contacts, refuse_plaintext};
 use crate::driver::{Driver, SharedMembers};
 use crate::entrances::Entrances;
-use crate::error::{
-    CallError, CreateGroupError, OpenError, ProposeError, ReadError, RemoveGroupError, Stopped,
-};
+use crate::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
 use crate::front::{Front, Limits};
 use crate::group::Group;
 use crate::groups::Groups;
 use crate::heartbeats::Heartbeats;
 use crate::inbox::{Applied, Event, Inbox};
-use crate::joining::Joining;
+use crate::joining::{Joining, Wish};
 use crate::machine::SnapshotTrigger;
 use crate::membership::{Join, MembershipChanged, MembershipError, MembershipRequest};
 use crate::meters::{Meters, Metrics};
 use crate::publish::{Published, Publisher, Updates};
 use crate::purges::Purges;
+use crate::reconcile::{OnDisk, Reconcile};
 use crate::recovered::Recovered;
 use crate::registry::Registry;
 use crate::renewal::{self, Renewed};
@@ -46,12 +48,6 @@ use crate::transport::{
 };
 use crate::turnover::{Found, Turnover};
 use crate::wait::Wait;
-
-/// The metadata quorum is group 1. It is founded with the cluster.
-pub(crate) const FIRST_GROUP: GroupId = match GroupId::new(1) {
-    Some(group) => group,
-    None => panic!("1 is the number of a group"),
-};
 
 /// A node with a running loop. Clones are handles to the same node; it stops with the last one.
 ///
@@ -171,7 +167,7 @@ impl<S: StateMachine> Node<S> {
         config: LoopConfig,
         service: Arc<dyn Service>,
     ) -> Result<Node<S>, OpenError> {
-        let Recovered { engine, genesis, first, others, waiting, .. } = recovered;
+        let Recovered { engine, genesis, first, others, mut waiting, .. } = recovered;
         let Recovered { machines, damaged, quarantined, purges, .. } = recovered;
         let identity = engine.identity.clone();
         let node = identity.node_id;
@@ -211,7 +207,7 @@ impl<S: StateMachine> Node<S> {
             engine.writer,
             engine.cache,
             queue,
-            (first, others),
+            first,
         );
         let publishers: Vec<_> =
             machines.iter().map(|(id, machine)| (*id, machine.publisher().clone())).collect();
@@ -242,19 +238,26 @@ impl<S: StateMachine> Node<S> {
         let registry = Registry::new();
         let joining = Joining { roster: roster.clone(), addresses: contacts.others, silence };
         let entrances = Entrances::new(joining, config.advertise.clone(), inbox.clone());
-        for (group, binding) in waiting {
-            let addr = reached_at(&config, listen_addr);
-            let was = renewed.get(&group).map(|renewed| renewed.was);
-            entrances.ask(group, Join { binding, addr, was });
+        let addr = reached_at(&config, listen_addr);
+        if let Some(binding) = waiting.remove(&FIRST_GROUP) {
+            let was = renewed.get(&FIRST_GROUP).map(|renewed| renewed.was);
+            let join = Join { binding, addr: addr.clone(), was };
+            entrances.ask(FIRST_GROUP, Wish::Join(join));
         }
+        let whole = others.into_iter().map(|it| (it.log.group(), OnDisk::Whole(Box::new(it))));
+        let blank = waiting.into_iter().map(|(group, binding)| (group, OnDisk::Blank(binding)));
+        let beyond_use = damaged.keys().map(|group| (*group, OnDisk::Damaged));
+        let found = whole.chain(blank).chain(beyond_use).collect();
         let mut driver = Driver {
             first: FIRST_GROUP,
             node,
+            identity: identity.clone(),
             config: config.clone(),
             run,
             groups: Groups::new(),
             registry: registry.clone(),
             turnover,
+            reconcile: Reconcile::new(addr, found),
             members: SharedMembers::default(),
             events,
             inbox: inbox.clone(),
@@ -416,73 +419,6 @@ impl<S: StateMachine> Node<S> {
             groups: self.groups().len(),
             ..self.0.meters.metrics()
         }
-    }
-
-    /// Founds a group with these voters, of which this node is one. It must be called on each of
-    /// them with the same voters; with a majority the group elects a leader. When it returns the
-    /// group is durable on this node, and comes up again with it.
-    ///
-    /// Which data directory stands for a voter, and where it is reached, is what group 1 knows of the
-    /// node. So two calls for one group should have no change of group 1's membership between them:
-    /// voters that know each other by different directories do not vote for each other.
-    ///
-    /// An id is for one group, ever. A node that was away while a group was removed comes back with
-    /// it, and under the same id it would take part in the new one, with what it knows of the old.
-    ///
-    /// While the disk is full it waits until there is room. Not cancel safe: if the future is
-    /// dropped, the group may still be founded.
-    ///
-    /// # Errors
-    ///
-    /// [`CreateGroupError`]; but for [`CreateGroupError::Stopped`] nothing was founded.
-    pub async fn create_group(
-        &self,
-        group: GroupId,
-        voters: &[NodeId],
-    ) -> Result<Group<S>, CreateGroupError> {
-        let of_first = self.0.first.status();
-        if !of_first.serving || of_first.fatal.is_some() {
-            return Err(CreateGroupError::NotReady);
-        }
-        let node = self.0.identity.node_id;
-        if !voters.contains(&node) {
-            return Err(CreateGroupError::NotVoter { group, node });
-        }
-        let members =
-            of_first.members.founding_of(voters).map_err(CreateGroupError::UnknownVoter)?;
-        let (caller, answer) = oneshot::channel();
-        self.0.inbox.send(Event::Create { group, members, caller });
-        answer.await.unwrap_or(Err(CreateGroupError::Stopped))?;
-        self.group(group).ok_or(CreateGroupError::Stopped)
-    }
-
-    /// Takes a group out of this node, durably: its log, its snapshots, its votes. Callers that wait
-    /// for it are told that it has stopped.
-    ///
-    /// The other voters are not told. Call it on each of them, or on none that the group still
-    /// counts on: a voter that is gone is one that does not answer, and must never be founded
-    /// again for the same group (see [`Node::create_group`]).
-    ///
-    /// Not cancel safe: if the future is dropped, the group may still be removed.
-    ///
-    /// # Errors
-    ///
-    /// [`RemoveGroupError`]; but for [`RemoveGroupError::Stopped`] the group stays as it was.
-    pub async fn remove_group(&self, group: GroupId) -> Result<(), RemoveGroupError> {
-        let (caller, answer) = oneshot::channel();
-        self.0.inbox.send(Event::Remove { group, caller });
-        answer.await.unwrap_or(Err(RemoveGroupError::Stopped))
-    }
-
-    /// One of the groups on this node; `None` where it is not here. One that has stopped for good is,
-    /// and says why in its status.
-    pub fn group(&self, id: GroupId) -> Option<Group<S>> {
-        self.0.registry.get(id)
-    }
-
-    /// All groups on this node, ascending, those that have stopped or are damaged included.
-    pub fn groups(&self) -> Vec<GroupId> {
-        self.0.registry.ids()
     }
 
     /// Who this node is.

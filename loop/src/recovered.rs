@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quorate_engine::{Damage, Disk, Engine, GroupId, RecoveredGroup, SnapshotMeta};
+use quorate_engine::{Damage, Disk, Engine, GroupId, RecoveredGroup};
 use quorate_statemachine::StateMachine;
 
 use crate::bootstrap::{Founded, own_binding};
+use crate::driver::SharedMembers;
 use crate::error::{OpenError, listed};
+use crate::head::Head;
 use crate::machine::{self, Machine, Restored};
 use crate::members::Binding;
 use crate::purges::Purges;
@@ -29,6 +31,7 @@ pub(crate) struct Recovered<S: StateMachine, F: Disk> {
     /// Those of them that the engine writes nothing for.
     pub(crate) quarantined: BTreeSet<GroupId>,
     pub(crate) purges: Purges,
+    members: SharedMembers,
 }
 
 impl<S: StateMachine, F: Disk> Recovered<S, F> {
@@ -58,6 +61,7 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
                 .map(|(group, findings)| (group, condemned(&findings)))
                 .collect(),
             purges,
+            members: SharedMembers::default(),
             engine,
         };
         for (group, found) in std::mem::take(&mut recovered.engine.groups) {
@@ -78,7 +82,7 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
             }
         }
         if recovered.first.is_none() {
-            let nothing = Machine::new(Restored::genesis(SnapshotMeta::none(first)));
+            let nothing = Machine::new(Restored::genesis(Head::none(first)));
             recovered.machines.insert(first, Box::new(nothing));
         }
         Ok(recovered)
@@ -86,15 +90,17 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
 
     fn wait(&mut self, group: GroupId, incarnation: u64) {
         self.waiting.insert(group, own_binding(&self.engine.identity, incarnation));
-        let nothing = Machine::new(Restored::genesis(SnapshotMeta::none(group)));
+        let nothing = Machine::new(Restored::genesis(Head::none(group)));
         self.machines.insert(group, Box::new(nothing));
     }
 
     fn restore(&mut self, group: GroupId, found: RecoveredGroup) -> Result<Founded, String> {
         let id = found.snapshot.id;
-        let founded = Founded::recovered(found, &self.engine.identity)?;
-        let restored = machine::restore(&self.engine.snapshots, group, id)
+        let mut restored = machine::restore(&self.engine.snapshots, group, id)
             .map_err(|error| machine::described(&error))?;
+        let head = &mut restored.head;
+        head.members = self.members.shared(head.members.clone());
+        let founded = Founded::recovered(found, head, &self.engine.identity)?;
         self.machines.insert(group, Box::new(Machine::new(restored)));
         Ok(founded)
     }

@@ -6,17 +6,19 @@ use quorate_engine::GroupId;
 use quorate_statemachine::StateMachine;
 use tokio::sync::watch;
 
+use crate::catalogue_change::CatalogueError;
 use crate::core::{Core, Effects, Input, Vitals};
-use crate::error::ProposeError;
-use crate::inbox::{Caller, GroupInput, MembershipCaller, ProposeCaller, ReadCaller, panic_text};
+use crate::error::{ProposeError, ReadError};
+use crate::inbox::{Caller, ChangeCaller, GroupInput, ProposeCaller, ReadCaller, panic_text};
+use crate::membership::MembershipError;
 use crate::message::Envelope;
 use crate::status::{GroupStatus, LastAnswer, Role};
 
 /// The core of a group whose callers are those of a node.
-pub(crate) type GroupCore<S> = Core<ProposeCaller<S>, ReadCaller, MembershipCaller>;
+pub(crate) type GroupCore<S> = Core<ProposeCaller<S>, ReadCaller, ChangeCaller>;
 
 /// What the core of such a group wants done.
-pub(crate) type GroupEffects<S> = Effects<ProposeCaller<S>, ReadCaller, MembershipCaller>;
+pub(crate) type GroupEffects<S> = Effects<ProposeCaller<S>, ReadCaller, ChangeCaller>;
 
 /// One group on the loop thread: its core, as long as it runs, and what others see of it.
 ///
@@ -96,16 +98,24 @@ impl<S: StateMachine> Slot<S> {
         self.core.is_some()
     }
 
-    /// Steps an input at tick `now` of the loop. One for a group that does not run is dropped, and its caller with it, who
-    /// finds the reason in the status.
+    /// Steps an input at tick `now` of the loop. One for a group that does not run is dropped, and its
+    /// caller with it, who finds the reason in the status; where there is none, since the group has yet
+    /// to begin, the caller is told to try again.
     ///
     /// # Errors
     ///
     /// Why the group must stop.
     pub(crate) fn step(&mut self, input: GroupInput<S>, now: u64) -> Result<(), String> {
         self.tick_to(now)?;
-        let Some(core) = &mut self.core else { return Ok(()) };
-        caught(|| core.step(input))
+        match &mut self.core {
+            Some(core) => caught(|| core.step(input)),
+            None => {
+                if self.status.borrow().fatal.is_none() {
+                    refuse(input);
+                }
+                Ok(())
+            }
+        }
     }
 
     /// What the core wants done; `None` when the group does not run.
@@ -219,8 +229,38 @@ fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panic_text(&*panic))
 }
 
+/// Whether an input is counted by the inbox: a caller waits for what comes of it.
+pub(crate) fn is_request<P, R, M>(input: &Input<P, R, M>) -> bool {
+    matches!(
+        input,
+        Input::Propose { .. }
+            | Input::Read { .. }
+            | Input::Membership { .. }
+            | Input::Catalogue { .. }
+    )
+}
+
+/// Tells a caller of a group that has yet to begin to try again. One that has gone needs no answer.
+pub(crate) fn refuse<O>(input: Input<Caller<O>, ReadCaller, ChangeCaller>) {
+    match input {
+        Input::Propose { caller, .. } => {
+            let _ = caller.send(Err(ProposeError::NotLeader { leader: None }));
+        }
+        Input::Read { caller } => {
+            let _ = caller.send(Err(ReadError::TimedOut));
+        }
+        Input::Membership { caller: ChangeCaller::Members(caller), .. } => {
+            let _ = caller.send(Err(MembershipError::NotLeader { leader: None }));
+        }
+        Input::Catalogue { caller: ChangeCaller::Groups(caller), .. } => {
+            let _ = caller.send(Err(CatalogueError::NotLeader { leader: None }));
+        }
+        _ => {}
+    }
+}
+
 /// Tells callers what the core has to tell them. One that has gone needs no answer.
-pub(crate) fn answer<O>(effects: Effects<Caller<O>, ReadCaller, MembershipCaller>) {
+pub(crate) fn answer<O>(effects: Effects<Caller<O>, ReadCaller, ChangeCaller>) {
     for (caller, error) in effects.failed {
         let _ = caller.send(Err(error));
     }
@@ -228,6 +268,13 @@ pub(crate) fn answer<O>(effects: Effects<Caller<O>, ReadCaller, MembershipCaller
         let _ = caller.send(result);
     }
     for (caller, result) in effects.memberships {
-        let _ = caller.send(result);
+        if let ChangeCaller::Members(caller) = caller {
+            let _ = caller.send(result);
+        }
+    }
+    for (caller, result) in effects.catalogued {
+        if let ChangeCaller::Groups(caller) = caller {
+            let _ = caller.send(result);
+        }
     }
 }

@@ -2,24 +2,26 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
 
 use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
 use quorate_statemachine::{ClientSessions, Image as _, StateMachine};
 
 use crate::core::Input;
+use crate::head::Head;
 use crate::inbox::{Event, Inbox};
 use crate::machine::described;
 
-/// Jobs that wait, those of all groups together; more are refused, and come again with the next
-/// entries. Each group waits with one image at most, which shares what has not changed with the
-/// group's newest.
-const JOBS_MAX: usize = 1_024;
+/// Images that wait, those of all groups together; more are refused, and come again with the next
+/// entries. Each group waits with one at most, which shares what has not changed with the group's
+/// newest. Of the other jobs there is no more than one of each kind for a group: the loop founds few
+/// groups at a time, and a group has files to be removed only after it was written, or when it ends.
+const IMAGES_MAX: usize = 1_024;
 
 /// An image to be written.
 pub(crate) struct Take<S: StateMachine> {
-    pub(crate) meta: SnapshotMeta,
+    pub(crate) head: Head,
     pub(crate) image: S::Image,
     pub(crate) sessions: ClientSessions,
     /// Dropped when the file is written, or will not be.
@@ -36,11 +38,15 @@ enum Job<S: StateMachine> {
 }
 
 /// A handle to the worker's thread. The thread ends with the last handle.
-pub(crate) struct SnapshotWorker<S: StateMachine>(SyncSender<Job<S>>);
+pub(crate) struct SnapshotWorker<S: StateMachine> {
+    jobs: Sender<Job<S>>,
+    /// Images that wait.
+    images: Arc<AtomicUsize>,
+}
 
 impl<S: StateMachine> Clone for SnapshotWorker<S> {
     fn clone(&self) -> Self {
-        SnapshotWorker(self.0.clone())
+        SnapshotWorker { jobs: self.jobs.clone(), images: self.images.clone() }
     }
 }
 
@@ -50,58 +56,69 @@ impl<S: StateMachine> SnapshotWorker<S> {
         store: SnapshotStore,
         inbox: Inbox<S>,
     ) -> io::Result<(Self, std::thread::JoinHandle<()>)> {
-        let (jobs, queue) = mpsc::sync_channel(JOBS_MAX);
+        let (jobs, queue) = mpsc::channel();
+        let images = Arc::<AtomicUsize>::default();
+        let waiting = images.clone();
         let thread =
             std::thread::Builder::new().name("quorate-snapshot".to_owned()).spawn(move || {
-                inbox.guard(|| run(&store, &inbox, &queue));
+                inbox.guard(|| run(&store, &inbox, &queue, &waiting));
             })?;
-        Ok((SnapshotWorker(jobs), thread))
+        Ok((SnapshotWorker { jobs, images }, thread))
     }
 
     /// Writes an image. Returns false when the worker is busy: ask again later.
     pub(crate) fn take(&self, take: Take<S>) -> bool {
-        self.submit(Job::Take(take))
+        if self.images.fetch_add(1, Ordering::Relaxed) >= IMAGES_MAX {
+            self.images.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.submit(Job::Take(take));
+        true
     }
 
-    /// Writes the first snapshot of a group. Returns false when the worker is busy.
-    pub(crate) fn found(&self, take: Take<S>) -> bool {
-        self.submit(Job::Found(take))
+    /// Writes the first snapshot of a group.
+    pub(crate) fn found(&self, take: Take<S>) {
+        self.submit(Job::Found(take));
     }
 
-    /// Removes all files of a group. Waits where the worker is busy: not for the loop.
+    /// Removes all files of a group.
     pub(crate) fn discard(&self, group: GroupId) {
-        // Should the worker be gone, its fault is in the inbox.
-        let _ = self.0.send(Job::Discard(group));
+        self.submit(Job::Discard(group));
     }
 
-    /// Removes the snapshots of a group before `keep`. Dropped when the worker is busy: the next
-    /// snapshot asks again.
+    /// Removes the snapshots of a group before `keep`.
     pub(crate) fn retain(&self, group: GroupId, keep: LogId) {
         self.submit(Job::Retain(group, keep));
     }
 
-    fn submit(&self, job: Job<S>) -> bool {
-        match self.0.try_send(job) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-        }
+    fn submit(&self, job: Job<S>) {
+        // Should the worker be gone, its fault is in the inbox.
+        let _ = self.jobs.send(job);
     }
 }
 
-fn run<S: StateMachine>(store: &SnapshotStore, inbox: &Inbox<S>, queue: &mpsc::Receiver<Job<S>>) {
+fn run<S: StateMachine>(
+    store: &SnapshotStore,
+    inbox: &Inbox<S>,
+    queue: &mpsc::Receiver<Job<S>>,
+    images: &AtomicUsize,
+) {
     while let Ok(job) = queue.recv() {
         match job {
-            Job::Take(take) => match write(store, take) {
-                Ok(meta) => {
-                    inbox.send(Event::Input(meta.group, Input::SnapshotTaken(meta)));
+            Job::Take(take) => {
+                images.fetch_sub(1, Ordering::Relaxed);
+                match write(store, take) {
+                    Ok(meta) => {
+                        inbox.send(Event::Input(meta.group, Input::SnapshotTaken(meta)));
+                    }
+                    // Also on a full disk, and on one that fails: the log keeps what the snapshot
+                    // would have replaced. Nothing is lost, nothing is left behind, and the next
+                    // trigger tries again. A disk that fails the log too ends the node by that.
+                    Err(error) => tracing::error!(%error, "a snapshot could not be written"),
                 }
-                // Also on a full disk, and on one that fails: the log keeps what the snapshot
-                // would have replaced. Nothing is lost, nothing is left behind, and the next
-                // trigger tries again. A disk that fails the log too ends the node by that.
-                Err(error) => tracing::error!(%error, "a snapshot could not be written"),
-            },
+            }
             Job::Found(take) => {
-                let group = take.meta.group;
+                let group = take.head.group;
                 let taken = write(store, take).map_err(|error| described(&error));
                 inbox.send(Event::FirstSnapshot(group, taken));
             }
@@ -135,9 +152,9 @@ pub(crate) fn write<S: StateMachine>(
     store: &SnapshotStore,
     take: Take<S>,
 ) -> Result<SnapshotMeta, TakeFailure> {
-    let Take { meta, image, sessions, writing: _writing, state_bytes } = take;
-    let id = meta.id;
-    let mut writer = store.create(meta)?;
+    let Take { head, image, sessions, writing: _writing, state_bytes } = take;
+    let id = head.id;
+    let mut writer = store.create(head.meta())?;
     sessions
         .write_snapshot(&mut writer)
         .and_then(|()| image.write_snapshot(&mut writer))

@@ -1,26 +1,32 @@
 //! [`Turnover`]: groups on their way into a node, and out of it.
 //!
 //! ```text
-//!   in:   asked ── first snapshot durable ──► written ── receipt ──► it begins, and the caller is told
-//!   out:  asked ── it stops ── dropped from the log, durably ──► its files go, and the caller is told
+//!   in:     first snapshot durable ──► record written ── receipt ──► it begins
+//!   in, by
+//!   joining: blank record written ── receipt, its incarnation ──► asks to be let in ──► it begins
+//!   out:    it stops ── dropped from the log, durably ──► its files go
 //! ```
 //!
-//! A crash on the way in leaves a snapshot that no log names, or a whole group; one on the way out the
-//! whole group, or files that no log names. Nothing needs to be resumed.
+//! What comes and what goes, and when, is decided in [`crate::reconcile`]. A crash on the way in leaves a
+//! snapshot that no log names, or a whole group; one on the way out the whole group, or files that no
+//! log names. Nothing needs to be resumed: it is decided once more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use quorate_engine::{CacheBudget, GroupId, GroupLog, GroupWrite, SnapshotMeta};
+use quorate_engine::{
+    CacheBudget, Durable, GroupId, GroupLog, GroupRecord, GroupWrite, SnapshotMeta,
+};
 use quorate_statemachine::StateMachine;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::apply::ApplyWork;
-use crate::bootstrap::Founded;
+use crate::bootstrap::{Founded, own_binding};
+use crate::catalogue::Catalogue;
 use crate::driver::Driver;
-use crate::error::{CreateGroupError, RemoveGroupError};
 use crate::genesis;
 use crate::group::Group;
+use crate::head::Head;
 use crate::log_writer::LogWork;
 use crate::machine::{Machine, Restored};
 use crate::members::Members;
@@ -28,22 +34,16 @@ use crate::publish::Publisher;
 use crate::slot::Slot;
 use crate::status::GroupStatus;
 
-/// Who waits for a group to begin.
-pub(crate) type CreateCaller = oneshot::Sender<Result<(), CreateGroupError>>;
+/// The number of the only write by which a group comes; the core's numbers follow.
+const FIRST_WRITE: u64 = 1;
 
-/// Who waits for a group to be gone.
-pub(crate) type RemoveCaller = oneshot::Sender<Result<(), RemoveGroupError>>;
-
-/// The number of a founding's only write; the core's numbers follow.
-const FOUNDING_WRITE: u64 = 1;
-
-/// The groups that are coming or going, and who waits for that.
+/// The groups that are coming or going.
 pub(crate) struct Turnover {
     cache: CacheBudget,
     /// In quarantine: nothing is written for them.
     quarantined: BTreeSet<GroupId>,
     coming: BTreeMap<GroupId, Coming>,
-    going: BTreeMap<GroupId, RemoveCaller>,
+    going: BTreeSet<GroupId>,
 }
 
 /// What a node found of a group when it opened, or founded.
@@ -56,17 +56,22 @@ pub(crate) enum Found {
     Damaged(String),
 }
 
-struct Coming {
-    members: Arc<Members>,
-    own_id: u64,
-    /// Known once the first snapshot is durable.
-    first: Option<(SnapshotMeta, GroupLog)>,
-    caller: CreateCaller,
+/// How a group comes.
+enum Coming {
+    /// As one of its founders.
+    Founding {
+        members: Arc<Members>,
+        own_id: u64,
+        /// Known once the first snapshot is durable.
+        log: Option<GroupLog>,
+    },
+    /// As a newcomer.
+    Joining,
 }
 
 impl Turnover {
     pub(crate) fn new(cache: CacheBudget, quarantined: BTreeSet<GroupId>) -> Self {
-        Turnover { cache, quarantined, coming: BTreeMap::new(), going: BTreeMap::new() }
+        Turnover { cache, quarantined, coming: BTreeMap::new(), going: BTreeSet::new() }
     }
 
     /// What all groups' cached entries share.
@@ -74,33 +79,47 @@ impl Turnover {
         &self.cache
     }
 
-    fn has(&self, group: GroupId) -> bool {
-        self.coming.contains_key(&group) || self.going.contains_key(&group)
+    /// How many groups are coming.
+    pub(crate) fn coming_count(&self) -> usize {
+        self.coming.len()
+    }
+
+    /// Whether the group is on its way in.
+    pub(crate) fn is_coming(&self, group: GroupId) -> bool {
+        self.coming.contains_key(&group)
+    }
+
+    /// Whether nothing is written for the group, not even that it goes.
+    pub(crate) fn is_quarantined(&self, group: GroupId) -> bool {
+        self.quarantined.contains(&group)
     }
 }
 
 impl<S: StateMachine> Driver<S> {
-    /// Begins `group` with these `members`, one of which is this node. Whoever decides that a group
-    /// begins, and with whom, ends up here; every voter must be told the same.
-    pub(crate) fn create(&mut self, group: GroupId, members: Members, caller: CreateCaller) {
-        let own = members.of_node(self.node).map(|member| member.member_id);
-        let own_id = own.unwrap_or(raft::INVALID_ID);
-        let refusal = if self.groups.contains(group) || self.turnover.has(group) {
-            Some(CreateGroupError::Exists(group))
-        } else if !self.worker.found(genesis::first_snapshot::<S>(group, &members)) {
-            Some(CreateGroupError::Overloaded)
-        } else {
-            None
+    /// Begins `group` with these `members`, one of which is this node, by the name `own_id`.
+    pub(crate) fn found_group(&mut self, group: GroupId, members: Arc<Members>, own_id: u64) {
+        self.worker.found(genesis::first_snapshot::<S>(group, members.clone()));
+        self.turnover.coming.insert(group, Coming::Founding { members, own_id, log: None });
+    }
+
+    /// Begins `group` without anything in it, to ask its members to be let in.
+    pub(crate) fn join_group(&mut self, group: GroupId) {
+        let record = GroupLog::blank(group, &self.turnover.cache).record();
+        self.turnover.coming.insert(group, Coming::Joining);
+        self.write_first(group, record);
+    }
+
+    fn write_first(&self, group: GroupId, record: GroupRecord) {
+        let write = GroupWrite {
+            group,
+            number: FIRST_WRITE,
+            entries: Vec::new(),
+            record,
+            install: false,
+            genesis: None,
         };
-        match refusal {
-            // A caller that has gone needs no answer.
-            Some(refusal) => drop(caller.send(Err(refusal))),
-            None => {
-                let members = Arc::new(members);
-                let coming = Coming { members, own_id, first: None, caller };
-                self.turnover.coming.insert(group, coming);
-            }
-        }
+        // Should the writer be gone, its fault is in the inbox.
+        let _ = self.log.send(LogWork::Write(vec![write]));
     }
 
     /// The first snapshot of a group is durable, or could not be written.
@@ -109,62 +128,54 @@ impl<S: StateMachine> Driver<S> {
         group: GroupId,
         taken: Result<SnapshotMeta, String>,
     ) {
-        match taken {
-            Ok(meta) => {
-                let Some(coming) = self.turnover.coming.get_mut(&group) else { return };
-                let log = GroupLog::founded(group, &meta, &self.turnover.cache);
-                let write = GroupWrite {
-                    group,
-                    number: FOUNDING_WRITE,
-                    entries: Vec::new(),
-                    record: log.record(),
-                    install: false,
-                    genesis: None,
-                };
-                coming.first = Some((meta, log));
-                // Should the writer be gone, its fault is in the inbox.
-                let _ = self.log.send(LogWork::Write(vec![write]));
+        match (taken, self.turnover.coming.get_mut(&group)) {
+            (Ok(meta), Some(Coming::Founding { log, .. })) => {
+                let founded = GroupLog::founded(group, &meta, &self.turnover.cache);
+                let record = founded.record();
+                *log = Some(founded);
+                self.write_first(group, record);
             }
-            Err(why) => {
-                if let Some(coming) = self.turnover.coming.remove(&group) {
-                    let _ = coming.caller.send(Err(CreateGroupError::Snapshot(why)));
-                }
+            (Err(why), _) => {
+                self.turnover.coming.remove(&group);
+                self.not_founded(group, &why);
             }
+            (Ok(_), _) => {}
         }
     }
 
-    /// A write is durable. If it is the one that founds a group, the group begins.
-    pub(crate) fn founded(&mut self, group: GroupId) -> bool {
-        let Some(coming) = self.turnover.coming.remove(&group) else { return false };
-        let Coming { members, own_id, first, caller } = coming;
-        let Some((meta, log)) = first else { return false };
-        let machine = Machine::new(Restored::genesis(meta));
-        self.enter(group, machine.publisher().clone(), Found::Sound);
-        let _ = self.apply.send((group, ApplyWork::Begin(Box::new(machine))));
-        self.begin(Founded { log, members, own_id, restore: None });
-        let _ = caller.send(Ok(()));
+    /// A write is durable. If it is the one by which a group comes, the group begins, or asks for its
+    /// place.
+    pub(crate) fn has_come(&mut self, durable: &Durable) -> bool {
+        let group = durable.group();
+        match self.turnover.coming.remove(&group) {
+            None => return false,
+            Some(Coming::Founding { members, own_id, log }) => {
+                let Some(log) = log else { return false };
+                let head = genesis::first_head(group, members.clone());
+                self.enter_new(group, head);
+                let catalogue = Catalogue::default();
+                self.begin(Founded { log, members, catalogue, own_id, restore: None });
+            }
+            Some(Coming::Joining) => {
+                self.enter_new(group, Head::none(group));
+                self.ask_for_place(group, own_binding(&self.identity, durable.sequence()));
+            }
+        }
+        self.is_here(group);
         true
     }
 
-    /// Takes a group out of this node.
-    pub(crate) fn remove(&mut self, group: GroupId, caller: RemoveCaller) {
-        let refusal = if group == self.first {
-            Some(RemoveGroupError::First)
-        } else if self.turnover.quarantined.contains(&group) {
-            Some(RemoveGroupError::Damaged(group))
-        } else if self.turnover.has(group) {
-            Some(RemoveGroupError::Busy(group))
-        } else if !self.groups.contains(group) {
-            Some(RemoveGroupError::Unknown(group))
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
-            return drop(caller.send(Err(refusal)));
-        }
+    fn enter_new(&mut self, group: GroupId, head: Head) {
+        let machine = Machine::new(Restored::genesis(head));
+        self.enter(group, machine.publisher().clone(), Found::Sound);
+        let _ = self.apply.send((group, ApplyWork::Begin(Box::new(machine))));
+    }
+
+    /// Takes a group out of this node. It must be here, and must not be in quarantine.
+    pub(crate) fn remove(&mut self, group: GroupId) {
         self.registry.remove(group);
         self.groups.remove(group);
-        self.turnover.going.insert(group, caller);
+        self.turnover.going.insert(group);
         let _ = self.apply.send((group, ApplyWork::End));
         let _ = self.log.send(LogWork::Remove(group));
     }
@@ -179,9 +190,9 @@ impl<S: StateMachine> Driver<S> {
 
     /// Nothing is left of a group.
     pub(crate) fn discarded(&mut self, group: GroupId) {
-        if let Some(caller) = self.turnover.going.remove(&group) {
+        if self.turnover.going.remove(&group) {
             tracing::info!(%group, "the group was removed from this node");
-            let _ = caller.send(Ok(()));
+            self.registry.settled(group);
         }
     }
 

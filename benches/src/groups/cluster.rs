@@ -4,14 +4,13 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_engine::{
     ClusterId, EngineConfig, Formatted, Founding, GroupId, NodeId, Voter, format,
 };
 use quorate_loop::{Group, LoopConfig, Node, Role, Service};
-use tokio::task::JoinSet;
 
 use crate::engine::counted::CountedDisk;
 use crate::groups::Failure;
@@ -20,8 +19,8 @@ use crate::groups::count::Count;
 /// Nodes of the cluster, each a voter of every group.
 pub(crate) const NODES: u64 = 3;
 
-/// Groups that are being founded at a time on each node.
-const FOUNDED_TOGETHER: usize = 256;
+/// Groups that one entry of group 1 creates.
+const GROUPS_PER_ENTRY: usize = 10_000;
 
 /// Longest wait for the founding, or for a leader.
 const ELECTION_MAX: Duration = Duration::from_secs(120);
@@ -81,25 +80,28 @@ impl Cluster {
     pub(crate) async fn create(&mut self, count: u64) -> Result<Vec<GroupId>, Failure> {
         let ids: Vec<GroupId> = (self.next..self.next + count).filter_map(GroupId::new).collect();
         self.next += count;
-        for (done, ids) in ids.chunks(FOUNDED_TOGETHER).enumerate() {
-            let mut creating = JoinSet::new();
-            for (node, id) in
-                self.nodes.iter().flat_map(|node| ids.iter().map(move |id| (node, *id)))
-            {
-                let (node, voters) = (node.clone(), self.voters.clone());
-                creating.spawn(async move { node.create_group(id, &voters).await.map(drop) });
-            }
-            while let Some(created) = creating.join_next().await {
-                created??;
-            }
-            eprintln!("groups: {} of {count} are founded", done * FOUNDED_TOGETHER + ids.len());
+        let begun = Instant::now();
+        for ids in ids.chunks(GROUPS_PER_ENTRY) {
+            self.first_leader()?.create_groups(ids, &self.voters).await?;
         }
+        for id in &ids {
+            for node in &self.nodes {
+                tokio::time::timeout(ELECTION_MAX, node.wait_group(*id)).await??;
+            }
+        }
+        eprintln!("groups: {count} have begun on every node after {:?}", begun.elapsed());
         for id in &ids {
             for node in &self.nodes {
                 handle(node, *id)?.wait(ELECTION_MAX).leader().await?;
             }
         }
         Ok(ids)
+    }
+
+    /// The node that leads group 1.
+    fn first_leader(&self) -> Result<&Node<Count>, Failure> {
+        let leads = |node: &&Node<Count>| node.status().role == Role::Leader;
+        self.nodes.iter().find(leads).ok_or_else(|| "group 1 has no leader".into())
     }
 
     /// A handle to the group on the node that leads it.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_engine::{Fetch, GroupWrite, LogId};
 
+use crate::catalogue::Catalogue;
+use crate::catalogue_change::CatalogueError;
 use crate::drops::DropCause;
 use crate::error::{ProposeError, ReadError};
 use crate::members::Members;
@@ -38,6 +40,8 @@ pub struct Committed<P> {
     /// Who belongs to the group from this entry on, where it changes that; such an entry has no
     /// command.
     pub members: Option<Arc<Members>>,
+    /// Which groups there are from this entry on, where it changes that; no command either.
+    pub catalogue: Option<Catalogue>,
 }
 
 /// What the driver has to do; see [`Core::effects`](super::Core::effects).
@@ -63,8 +67,13 @@ pub struct Effects<P, R, M = R> {
     pub reads: Vec<(R, Result<u64, ReadError>)>,
     /// Requests to change the membership that end here.
     pub memberships: Vec<(M, Result<MembershipChanged, MembershipError>)>,
+    /// Requests to create or remove groups that end here, each with the index of its entry.
+    pub catalogued: Vec<(M, Result<u64, CatalogueError>)>,
     /// Who belongs to the group from now on, if that has changed.
     pub members: Option<Arc<Members>>,
+    /// Which groups there are from now on, if that has changed, and with the first effects. Of no
+    /// meaning but in group 1.
+    pub catalogue: Option<Catalogue>,
     /// The entry that made this node a member no longer.
     pub removed: Option<u64>,
     /// Step [`Input::Campaign`](super::Input::Campaign) when this time is over: the leader's process
@@ -92,7 +101,9 @@ impl<P, R, M> Default for Effects<P, R, M> {
             failed: Vec::new(),
             reads: Vec::new(),
             memberships: Vec::new(),
+            catalogued: Vec::new(),
             members: None,
+            catalogue: None,
             removed: None,
             campaign_after: None,
             dropped: Vec::new(),
@@ -115,7 +126,9 @@ impl<P, R, M> Effects<P, R, M> {
             && self.failed.is_empty()
             && self.reads.is_empty()
             && self.memberships.is_empty()
+            && self.catalogued.is_empty()
             && self.members.is_none()
+            && self.catalogue.is_none()
             && self.removed.is_none()
             && self.campaign_after.is_none()
             && self.dropped.is_empty()

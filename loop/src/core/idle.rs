@@ -71,6 +71,7 @@ impl<P, R, M> Core<P, R, M> {
             || self.installing.is_some()
             || self.storage_full
             || self.has_members_to_change()
+            || !self.catalogue_changes.is_empty()
             || raft.lead_transferee.is_some()
             || self.has_more();
         if waits {
@@ -154,6 +155,7 @@ mod tests {
     use raft::eraftpb::{ConfState, Message};
 
     use super::*;
+    use crate::catalogue::Catalogue;
     use crate::config::LoopConfig;
     use crate::core::Input;
     use crate::members::Members;
@@ -175,7 +177,8 @@ mod tests {
         let meta = SnapshotMeta { group, id, conf_state, members: members.encode() };
         let log = GroupLog::founded(group, &meta, &CacheBudget::new(1 << 20));
         let config = LoopConfig::default();
-        let mut core = Core::new(group, 1, Arc::new(members), log, config, 1).unwrap();
+        let mut core =
+            Core::new(group, 1, (Arc::new(members), Catalogue::default()), log, config, 1).unwrap();
         core.effects();
         core
     }

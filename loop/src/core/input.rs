@@ -5,6 +5,8 @@ use std::sync::Arc;
 use quorate_engine::{Durable, Fetched, NodeId, SnapshotMeta};
 use raft::eraftpb::Message;
 
+use crate::catalogue::Catalogue;
+use crate::catalogue_change::CatalogueRequest;
 use crate::members::Members;
 use crate::membership::MembershipRequest;
 use crate::message::{Envelope, PeerMessage};
@@ -12,8 +14,8 @@ use crate::proposal::Proposal;
 
 /// Something that happened, for [`Core::step`](super::Core::step).
 ///
-/// `P`, `R` and `M` are the completions of proposals, reads and changes of the membership: a
-/// channel's sender in production, a number in a simulator. The core moves them and never looks inside.
+/// `P`, `R` and `M` are the completions of proposals, of reads, and of changes of the membership or the
+/// catalogue: a channel's sender in production, a number in a simulator. The core moves them and never looks inside.
 #[derive(Debug)]
 pub enum Input<P, R, M = R> {
     /// The Raft clock advanced by one tick.
@@ -54,6 +56,8 @@ pub enum Input<P, R, M = R> {
         message: Message,
         /// The members, as the file tells them.
         members: Arc<Members>,
+        /// The catalogue of groups, as the file tells it.
+        catalogue: Catalogue,
     },
     /// A snapshot transfer to a peer ended.
     SnapshotSent {
@@ -88,6 +92,13 @@ pub enum Input<P, R, M = R> {
         request: MembershipRequest,
         /// Whether it is only asked what would be answered.
         dry_run: bool,
+        /// Who is told what became of it.
+        caller: M,
+    },
+    /// A caller wants groups to begin or to end.
+    Catalogue {
+        /// What is wanted.
+        request: CatalogueRequest,
         /// Who is told what became of it.
         caller: M,
     },

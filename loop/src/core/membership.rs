@@ -39,9 +39,9 @@ const CHANGES_MAX: usize = 32;
 /// A change that was proposed, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Proposed<M> {
-    at: LogId,
-    deadline: u64,
-    caller: M,
+    pub(super) at: LogId,
+    pub(super) deadline: u64,
+    pub(super) caller: M,
 }
 
 impl<P, R, M> Core<P, R, M> {
@@ -226,21 +226,27 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     fn append_change(&mut self, entry: Entry) -> Result<LogId, MembershipError> {
-        let index = self.raw.raft.raft_log.last_index() + 1;
         let is_for_raft = entry.get_entry_type() == EntryType::EntryConfChangeV2;
+        let at = self.append_entry(entry).ok_or(MembershipError::Overloaded)?;
+        self.change_at = at;
+        // raft-rs has made an empty entry of a change that it would not have; that it agreed with
+        // our own check is seen here (trap R09).
+        if is_for_raft && self.raw.raft.pending_conf_index != at.index {
+            return Err(MembershipError::Pending);
+        }
+        Ok(at)
+    }
+
+    /// Appends an entry of our own on the leader. `None` where raft-rs refuses it: while leadership is
+    /// handed over, or when too much is uncommitted.
+    pub(super) fn append_entry(&mut self, entry: Entry) -> Option<LogId> {
+        let index = self.raw.raft.raft_log.last_index() + 1;
         let mut propose = Message::default();
         propose.set_msg_type(MessageType::MsgPropose);
         propose.from = self.own_id;
         propose.entries = vec![entry].into();
-        // Refused while leadership is handed over, or when too much is uncommitted.
-        self.raw.raft.step(propose).map_err(|_| MembershipError::Overloaded)?;
-        self.change_at = LogId { index, term: self.raw.raft.term };
-        // raft-rs has made an empty entry of a change that it would not have; that it agreed with
-        // our own check is seen here (trap R09).
-        if is_for_raft && self.raw.raft.pending_conf_index != index {
-            return Err(MembershipError::Pending);
-        }
-        Ok(self.change_at)
+        self.raw.raft.step(propose).ok()?;
+        Some(LogId { index, term: self.raw.raft.term })
     }
 
     /// What an entry that is committed says of the membership. Returns the members after it, if it

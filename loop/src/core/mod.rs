@@ -13,6 +13,7 @@
 //! Several inputs may be stepped before the effects are taken: what is ready by then shares one
 //! batch, one fsync and one message per peer.
 
+mod catalogue;
 mod effects;
 mod failover;
 mod idle;
@@ -45,6 +46,7 @@ use self::proposals::{Proposals, Proposer};
 use self::reads::{Reader, Reads};
 pub(crate) use self::ready::ENTRY_BYTES;
 use self::tail::Tail;
+use crate::catalogue::Catalogue;
 use crate::config::LoopConfig;
 use crate::drops::DropCause;
 use crate::error::{ProposeError, ReadError};
@@ -70,6 +72,8 @@ pub struct Core<P, R, M = R> {
     group: GroupId,
     own_id: u64,
     members: Arc<Members>,
+    /// Which groups there are. Of every group but the first, empty.
+    catalogue: Catalogue,
     config: LoopConfig,
     /// Ticks since the start.
     now: u64,
@@ -84,12 +88,14 @@ pub struct Core<P, R, M = R> {
     next_write: u64,
     last_ready: u64,
     /// A received snapshot that waits until no batch is in flight.
-    arrived: Option<(NodeId, Message, Arc<Members>)>,
-    /// The members of the snapshot that raft-rs is about to begin with.
-    coming: Option<Arc<Members>>,
+    arrived: Option<(NodeId, Message, Arc<Members>, Catalogue)>,
+    /// The members and the catalogue of the snapshot that raft-rs is about to begin with.
+    coming: Option<(Arc<Members>, Catalogue)>,
     /// Changes of the membership that were proposed here and wait to be committed.
     changes: Vec<Proposed<M>>,
-    /// Where the last change stands that this node has proposed.
+    /// Changes of the catalogue that were proposed here and wait to be committed.
+    catalogue_changes: Vec<Proposed<M>>,
+    /// Where the last change of the membership stands that this node has proposed.
     change_at: LogId,
     /// By member, the tick of its last answer.
     contacts: BTreeMap<u64, u64>,
@@ -102,6 +108,8 @@ pub struct Core<P, R, M = R> {
     snapshot_asked: Option<u64>,
     /// The log's record changed without a Ready, by a new snapshot and compaction.
     record_changed: Option<LogId>,
+    /// How far this node has committed must be durable ahead of what it does about it.
+    must_record: bool,
     dropped: u64,
     /// The bytes of the last entries.
     tail: Tail,
@@ -120,7 +128,8 @@ impl<P, R, M> Core<P, R, M> {
     /// effects, and changes of the membership among them have taken effect when this returns.
     ///
     /// `own_id` is this node's name in the group, and `members` are those of the log's snapshot; of a
-    /// log without one, those that the leader named when it let this node join.
+    /// log without one, those that the leader named when it let this node join. `catalogue` is that of
+    /// the log's snapshot.
     ///
     /// `run` must differ between two runs of the same node: answers to requests of an earlier
     /// run may still arrive, and are told apart by it.
@@ -131,7 +140,7 @@ impl<P, R, M> Core<P, R, M> {
     pub fn new(
         group: GroupId,
         own_id: u64,
-        members: Arc<Members>,
+        (members, catalogue): (Arc<Members>, Catalogue),
         log: GroupLog,
         config: LoopConfig,
         run: u32,
@@ -162,6 +171,7 @@ impl<P, R, M> Core<P, R, M> {
             group,
             own_id,
             members,
+            catalogue,
             config,
             now: 0,
             outbox: Outbox::default(),
@@ -174,6 +184,7 @@ impl<P, R, M> Core<P, R, M> {
             arrived: None,
             coming: None,
             changes: Vec::new(),
+            catalogue_changes: Vec::new(),
             change_at: LogId::default(),
             contacts: BTreeMap::new(),
             strangers: Strangers::default(),
@@ -181,6 +192,7 @@ impl<P, R, M> Core<P, R, M> {
             installing: None,
             snapshot_asked: None,
             record_changed: None,
+            must_record: false,
             dropped: 0,
             tail: Tail::default(),
             drops_tail: false,
@@ -192,6 +204,7 @@ impl<P, R, M> Core<P, R, M> {
         while core.effects.fatal.is_none() && core.raw.has_ready() {
             core.take_ready();
         }
+        core.show_catalogue();
         Ok(core)
     }
 
@@ -213,8 +226,8 @@ impl<P, R, M> Core<P, R, M> {
             Input::StorageFull => self.storage_is_full(),
             Input::Applied(index) => self.applied_to(index),
             Input::Fetched(fetched) => self.fetched(fetched),
-            Input::SnapshotReceived { from, message, members } => {
-                self.snapshot_received(from, message, members);
+            Input::SnapshotReceived { from, message, members, catalogue } => {
+                self.snapshot_received(from, message, members, catalogue);
             }
             Input::SnapshotSent { to, received } => {
                 let status =
@@ -234,6 +247,7 @@ impl<P, R, M> Core<P, R, M> {
             Input::Membership { request, dry_run, caller } => {
                 self.change_membership(&request, dry_run, caller);
             }
+            Input::Catalogue { request, caller } => self.change_catalogue(&request, caller),
         }
     }
 
@@ -265,6 +279,7 @@ impl<P, R, M> Core<P, R, M> {
     /// Ends every caller that still waits with `error`; the group is about to end.
     pub fn end(&mut self, error: &ProposeError) -> Effects<P, R, M> {
         self.abandon_changes(u64::MAX);
+        self.abandon_catalogue_changes(u64::MAX);
         for caller in self.proposals.take_all() {
             self.effects.failed.push((caller, error.clone()));
         }
@@ -321,6 +336,7 @@ impl<P, R, M> Core<P, R, M> {
         }
         self.hand_over();
         self.tick_membership();
+        self.tick_catalogue();
     }
 
     fn step_peer(&mut self, from: NodeId, message: PeerMessage) {
@@ -412,10 +428,10 @@ impl<P, R, M> Core<P, R, M> {
         }
         self.effects.retain = released.retain.or(self.effects.retain);
         if self.outbox.is_idle()
-            && let Some((from, message, members)) = self.arrived.take()
+            && let Some((from, message, members, catalogue)) = self.arrived.take()
         {
             // Admitted once more: it may not fit what came after it.
-            self.snapshot_received(from, message, members);
+            self.snapshot_received(from, message, members, catalogue);
         }
     }
 
@@ -429,6 +445,7 @@ impl<P, R, M> Core<P, R, M> {
             self.effects.failed.push((caller, ProposeError::Superseded));
         }
         self.abandon_changes(id.index);
+        self.abandon_catalogue_changes(id.index);
         self.effects.apply.push(Apply::Restore(id));
     }
 
@@ -471,7 +488,13 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     /// raft-rs and the log change together with a snapshot, so no batch may be in flight.
-    fn snapshot_received(&mut self, from: NodeId, mut message: Message, members: Arc<Members>) {
+    fn snapshot_received(
+        &mut self,
+        from: NodeId,
+        mut message: Message,
+        members: Arc<Members>,
+        catalogue: Catalogue,
+    ) {
         if !self.admit(from, &mut message) {
             return;
         }
@@ -479,20 +502,20 @@ impl<P, R, M> Core<P, R, M> {
             return self.drop_message(from, DropCause::OtherMembership);
         }
         if self.outbox.is_idle() {
-            self.step_snapshot(message, members);
+            self.step_snapshot(message, members, catalogue);
         } else {
-            self.arrived = Some((from, message, members));
+            self.arrived = Some((from, message, members, catalogue));
         }
     }
 
-    fn step_snapshot(&mut self, message: Message, members: Arc<Members>) {
+    fn step_snapshot(&mut self, message: Message, members: Arc<Members>, catalogue: Catalogue) {
         let meta = message.get_snapshot().get_metadata().clone();
         self.step_admitted(message);
         // raft-rs ignores one that is older than what it has, or of a leader of before: such a one
         // must not put its members beside another that waits for its Ready.
         let taken = self.raw.raft.raft_log.unstable.snapshot.as_ref();
         if taken.is_some_and(|taken| *taken.get_metadata() == meta) {
-            self.coming = Some(members);
+            self.coming = Some((members, catalogue));
         }
     }
 

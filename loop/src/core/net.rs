@@ -14,6 +14,8 @@ use raft::eraftpb::ConfState;
 use tempfile::TempDir;
 
 use super::*;
+use crate::catalogue_change::CatalogueError;
+use crate::head::Head;
 use crate::members::Binding;
 use crate::membership::{MembershipChanged, MembershipError};
 use crate::proposal::SessionStep;
@@ -60,8 +62,11 @@ pub(super) struct Peer {
     pub(super) answers: Vec<(u64, Result<u64, ProposeError>)>,
     pub(super) reads: Vec<(u64, Result<u64, ReadError>)>,
     pub(super) memberships: Vec<(u64, Result<MembershipChanged, MembershipError>)>,
+    pub(super) catalogued: Vec<(u64, Result<u64, CatalogueError>)>,
+    /// As the effects told it, in order, and whether their write shows how far it was committed.
+    pub(super) catalogues: Vec<(Catalogue, bool)>,
     /// As of what was applied last.
-    pub(super) members: Arc<Members>,
+    pub(super) head: Head,
     pub(super) snapshot_wanted: bool,
     pub(super) snapshots_sent: Vec<Envelope>,
     /// When its turn to campaign comes, as it was told last.
@@ -186,15 +191,14 @@ impl Net {
     pub(super) fn start(&mut self, n: u64) {
         let mut engine = self.engine(n);
         let recovered = engine.groups.remove(&group()).unwrap();
-        let SnapshotMeta { members, conf_state, .. } = &recovered.snapshot;
-        let members = Arc::new(Members::decode(members, conf_state.clone()).unwrap());
+        let head = Head::of(&recovered.snapshot).unwrap();
+        let (members, catalogue) = (head.members.clone(), head.catalogue.clone());
         self.runs += 1;
         let snapshot = recovered.snapshot.id;
         let sessions = match snapshot.index {
             0 => ClientSessions::default(),
             _ => sessions_of(&engine.snapshots, snapshot),
         };
-        let restored = members.clone();
         let (own_id, members, log) = match self.let_in.get(&n) {
             // It has acknowledged nothing, and begins once more.
             Some((own_id, members)) if snapshot.index == 0 => {
@@ -203,7 +207,7 @@ impl Net {
             _ => (members.of_binding(self.bindings[&n]).unwrap().member_id, members, recovered.log),
         };
         let (config, run) = (self.config.clone(), self.runs);
-        let core = Core::new(group(), own_id, members, log, config, run).unwrap();
+        let core = Core::new(group(), own_id, (members, catalogue), log, config, run).unwrap();
         // The state machine's snapshot: all that was ever applied up to its index.
         let up_to = self.history.range(..=snapshot.index);
         let applied = up_to
@@ -220,7 +224,9 @@ impl Net {
             answers: Vec::new(),
             reads: Vec::new(),
             memberships: Vec::new(),
-            members: restored,
+            catalogued: Vec::new(),
+            catalogues: Vec::new(),
+            head,
             snapshot_wanted: false,
             snapshots_sent: Vec::new(),
             campaign_after: None,
@@ -250,10 +256,16 @@ impl Net {
             let peer = self.peers.get_mut(&n).unwrap();
             let effects = peer.core.effects();
             assert_eq!(effects.fatal, None, "node {n}");
+            if let Some(catalogue) = effects.catalogue {
+                let commit = peer.core.status().commit_index;
+                let shows = |write: &GroupWrite| write.record.hard_state.commit == commit;
+                peer.catalogues.push((catalogue, effects.write.as_ref().is_some_and(shows)));
+            }
             peer.writes.extend(effects.write);
             peer.answers.extend(effects.failed.into_iter().map(|(c, e)| (c, Err(e))));
             peer.reads.extend(effects.reads);
             peer.memberships.extend(effects.memberships);
+            peer.catalogued.extend(effects.catalogued);
             peer.snapshot_wanted |= effects.snapshot_wanted;
             peer.snapshots_sent.extend(effects.snapshots);
             peer.campaign_after = effects.campaign_after.or(peer.campaign_after);
@@ -262,9 +274,14 @@ impl Net {
                 last = Some(match work {
                     Apply::Entries(entries) => {
                         let mut last = 0;
-                        for Committed { at, command, session, caller, members } in entries {
+                        for Committed { at, command, session, caller, members, catalogue } in
+                            entries
+                        {
                             if let Some(members) = members {
-                                peer.members = members;
+                                peer.head.members = members;
+                            }
+                            if let Some(catalogue) = catalogue {
+                                peer.head.catalogue = catalogue;
                             }
                             let seen = self
                                 .history
@@ -285,7 +302,7 @@ impl Net {
                         last
                     }
                     Apply::Restore(id) => {
-                        peer.members = members_of(&peer.snapshots, id);
+                        peer.head = head_of(&peer.snapshots, id);
                         peer.sessions = sessions_of(&peer.snapshots, id);
                         peer.applied = self
                             .history
@@ -389,22 +406,18 @@ impl Net {
             let PeerMessage::Raft(message) = message else { panic!("{message:?}") };
             let mut received = false;
             if self.peers.contains_key(&to.get()) {
-                let members = self.copy_snapshot(n, to.get(), &PeerMessage::Raft(message.clone()));
+                let head = self.copy_snapshot(n, to.get(), &PeerMessage::Raft(message.clone()));
+                let Head { members, catalogue, .. } = head;
                 let from = node(n);
-                self.step(to.get(), Input::SnapshotReceived { from, message, members });
+                self.step(to.get(), Input::SnapshotReceived { from, message, members, catalogue });
                 received = true;
             }
             self.step(n, Input::SnapshotSent { to, received });
         }
     }
 
-    /// Copies the file of the snapshot that a message announces, and returns whom it names.
-    pub(super) fn copy_snapshot(
-        &mut self,
-        from: u64,
-        to: u64,
-        message: &PeerMessage,
-    ) -> Arc<Members> {
+    /// Copies the file of the snapshot that a message announces, and returns what its head says.
+    pub(super) fn copy_snapshot(&mut self, from: u64, to: u64, message: &PeerMessage) -> Head {
         let PeerMessage::Raft(message) = message else { panic!("{message:?}") };
         let meta = message.get_snapshot().get_metadata();
         let id = LogId { index: meta.index, term: meta.term };
@@ -415,7 +428,7 @@ impl Net {
         let mut receiver = store.receive(group(), id, file.digest()).unwrap();
         receiver.write(&bytes).unwrap();
         receiver.finish().unwrap();
-        members_of(store, id)
+        head_of(store, id)
     }
 
     /// Ticks everybody until there is a leader that all follow.
@@ -477,13 +490,8 @@ impl Net {
         let status = peer.core.status();
         let at = peer.applied.last().map_or(LogId { index: 1, term: 1 }, |(at, _)| *at);
         assert_eq!(at.index.max(1), status.applied_index);
-        let meta = SnapshotMeta {
-            group: group(),
-            id: at,
-            conf_state: peer.members.conf_state().clone(),
-            members: peer.members.encode(),
-        };
-        let mut writer = peer.snapshots.create(meta).unwrap();
+        let head = Head { id: at, ..peer.head.clone() };
+        let mut writer = peer.snapshots.create(head.meta()).unwrap();
         peer.sessions.write_snapshot(&mut writer).unwrap();
         let meta = writer.finish().unwrap();
         self.step(n, Input::SnapshotTaken(meta));
@@ -498,9 +506,8 @@ pub(super) fn directory(n: u64) -> DirectoryId {
     DirectoryId::from_bytes([n as u8; 16])
 }
 
-pub(super) fn members_of(snapshots: &SnapshotStore, id: LogId) -> Arc<Members> {
-    let meta = snapshots.open(group(), id).unwrap().meta().clone();
-    Arc::new(Members::decode(&meta.members, meta.conf_state).unwrap())
+pub(super) fn head_of(snapshots: &SnapshotStore, id: LogId) -> Head {
+    Head::of(snapshots.open(group(), id).unwrap().meta()).unwrap()
 }
 
 fn sessions_of(snapshots: &SnapshotStore, id: LogId) -> ClientSessions {

@@ -199,9 +199,10 @@ impl<P, R, M> Core<P, R, M> {
         let read_states = ready.take_read_states();
         self.raw.advance_append_async(ready);
         if snapshot.is_some()
-            && let Some(members) = self.coming.take()
+            && let Some((members, catalogue)) = self.coming.take()
         {
             self.set_members(members);
+            self.set_catalogue(catalogue);
         }
 
         if must_sync {
@@ -258,10 +259,11 @@ impl<P, R, M> Core<P, R, M> {
         });
     }
 
-    /// A snapshot and the compaction behind it ride with the next write; without one they are
-    /// a write of their own.
+    /// A snapshot and the compaction behind it ride with the next write, and so does how far this node
+    /// has committed, where that must be durable; without one they are a write of their own.
     fn write_record(&mut self) {
-        if self.record_changed.is_none() || self.has_write() || self.effects.fatal.is_some() {
+        let is_wanted = std::mem::take(&mut self.must_record) || self.record_changed.is_some();
+        if !is_wanted || self.has_write() || self.effects.fatal.is_some() {
             return;
         }
         let submitted = Submitted { ready: self.last_ready, ..self.next_write() };
@@ -316,13 +318,20 @@ impl<P, R, M> Core<P, R, M> {
                 }
             };
             let at = LogId { index: entry.index, term: entry.term };
+            let catalogue = match self.catalogue_committed(&entry, at) {
+                Ok(catalogue) => catalogue,
+                Err(what) => {
+                    self.effects.fatal = Some(format!("entry {}: {what}", entry.index));
+                    return;
+                }
+            };
             let (caller, lost) = self.proposals.committed(at);
             let leader = self.leader();
             let failed = &mut self.effects.failed;
             failed.extend(lost.into_iter().map(|p| (p, ProposeError::NotLeader { leader })));
             let is_command = entry.get_entry_type() == EntryType::EntryNormal;
             let command = if is_command { entry.data } else { bytes::Bytes::new() };
-            committed.push(Committed { at, command, session, caller, members });
+            committed.push(Committed { at, command, session, caller, members, catalogue });
         }
         self.effects.apply.push(Apply::Entries(committed));
     }

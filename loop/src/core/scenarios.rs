@@ -13,6 +13,7 @@ use raft::eraftpb::{Entry, HardState};
 
 use super::net::{Net, config, group, kind, node};
 use super::*;
+use crate::head::Head;
 
 /// A group whose nodes hold these logs, all in the term of their last entry.
 fn with_logs(logs: &[(u64, &[u64])]) -> Net {
@@ -602,9 +603,9 @@ fn a_crash_over_an_install_leaves_the_old_log_or_the_new() {
         assert!(before < index);
         // As it arrives, in one piece, and no further.
         let Envelope { message, .. } = net.peer(1).snapshots_sent.pop().unwrap();
-        let members = net.copy_snapshot(1, 3, &message);
+        let Head { members, catalogue, .. } = net.copy_snapshot(1, 3, &message);
         let PeerMessage::Raft(message) = message else { panic!() };
-        net.step(3, Input::SnapshotReceived { from: node(1), message, members });
+        net.step(3, Input::SnapshotReceived { from: node(1), message, members, catalogue });
         assert_eq!(net.peer(3).writes.len(), 1);
         assert!(net.peer(3).writes[0].install);
         if synced {
@@ -640,8 +641,8 @@ fn a_snapshot_of_what_is_there_already_replaces_nothing() {
             net.start(2);
             assert!(commit(&net, 2) <= index);
         }
-        let members = net.peer(1).members.clone();
-        net.step(2, Input::SnapshotReceived { from: node(1), message, members });
+        let Head { members, catalogue, .. } = net.peer(1).head.clone();
+        net.step(2, Input::SnapshotReceived { from: node(1), message, members, catalogue });
         assert!(net.peer(2).writes.iter().all(|write| !write.install), "commits {commits}");
         assert!(commit(&net, 2) >= index, "it is known to be committed");
         assert_eq!(net.peers[&2].core.status().first_index, first, "the log stays");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+mod catalogue;
 mod churn;
 mod failover;
 mod membership;

@@ -7,13 +7,13 @@ use quorate_loop::{MemberChange, MemberRole, MembershipError, MembershipRequest}
 
 use super::*;
 
-fn node(n: u64) -> NodeId {
+pub(super) fn node(n: u64) -> NodeId {
     NodeId::new(n).unwrap()
 }
 
 impl Cluster {
     /// Formats a directory for node `n` to join by the others; one that was there is wiped.
-    fn format_to_join(&mut self, n: u64) {
+    pub(super) fn format_to_join(&mut self, n: u64) {
         let cluster_id = self.nodes.values().next().unwrap().identity().cluster_id;
         self.addrs.entry(n).or_insert_with(|| free_port().local_addr().unwrap());
         let dir = self._dir.path().join(n.to_string());
@@ -246,4 +246,27 @@ async fn a_node_that_slept_while_all_others_were_replaced_finds_its_way_back() {
     cluster.open(5).await;
     let (index, _) = cluster.add(5, 1).await;
     cluster.agree(6, index).await;
+}
+
+/// Nobody is there to let it in: whoever asks it something is told so, and does not wait with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_to_be_let_in_has_nobody_wait() {
+    let mut cluster = Cluster::start(1, config()).await;
+    cluster.format_to_join(2);
+    cluster.close(1).await;
+    cluster.open(2).await;
+    let waiting = cluster.nodes[&2].clone();
+    let answered = async {
+        let refused = waiting.propose(tally::add(1)).await;
+        assert_eq!(refused, Err(ProposeError::NotLeader { leader: None }));
+        assert_eq!(waiting.read_index().await, Err(quorate_loop::ReadError::TimedOut));
+        let leave = MembershipRequest::Change(vec![MemberChange::Remove(node(1))]);
+        let refused = waiting.change_membership(leave, false).await;
+        assert_eq!(refused, Err(MembershipError::NotLeader { leader: None }));
+        let group = quorate_engine::GroupId::new(2).unwrap();
+        let refused = waiting.create_group(group, &[node(2)]).await;
+        assert_eq!(refused, Err(quorate_loop::CatalogueError::NotLeader { leader: None }));
+    };
+    tokio::time::timeout(PATIENCE, answered).await.unwrap();
+    assert_eq!(waiting.status().fatal, None);
 }

@@ -9,7 +9,9 @@ use quorate_engine::{
     ClusterId, DirectoryId, Engine, EngineConfig, Formatted, Founding, GroupLog, GroupWrite, LogId,
     NodeId, SnapshotError, SnapshotMeta, SnapshotStore, Voter, format,
 };
-use quorate_loop::{Apply, Committed, Effects, Envelope, Input, LoopConfig, Members, PeerMessage};
+use quorate_loop::{
+    Apply, Catalogue, Committed, Effects, Envelope, Input, LoopConfig, Members, PeerMessage,
+};
 use raft::eraftpb::{ConfState, Message, MessageType};
 use tempfile::TempDir;
 
@@ -287,7 +289,9 @@ impl Group {
         };
         let received = members.is_some();
         if let Some(members) = members {
-            self.step(to.get(), Input::SnapshotReceived { from: sender, message, members }, false);
+            let catalogue = Catalogue::default();
+            let input = Input::SnapshotReceived { from: sender, message, members, catalogue };
+            self.step(to.get(), input, false);
         }
         // The effects of both come with their next turns.
         self.step(from, Input::SnapshotSent { to, received }, false);
@@ -397,7 +401,8 @@ impl Group {
             write_snapshot(&node.snapshots, meta, id.index ^ 0x5eed)?;
         }
         let members = members_of(&node.snapshots, id)?;
-        Ok(self.step(to, Input::SnapshotReceived { from, message, members }, true))
+        let catalogue = Catalogue::default();
+        Ok(self.step(to, Input::SnapshotReceived { from, message, members, catalogue }, true))
     }
 }
 

@@ -9,7 +9,7 @@ use quorate_engine::{
     DefaultFileSystem, Engine, EngineConfig, Fetch, Formatted, GroupWrite, LogId, LogReader,
     LogWriter, NodeId, SnapshotMeta, SnapshotStore,
 };
-use quorate_loop::{Core, CoreStatus, Input, LoopConfig, Members, Role};
+use quorate_loop::{Catalogue, Core, CoreStatus, Input, LoopConfig, Members, Role};
 
 use super::FuzzError;
 use super::GROUP;
@@ -98,7 +98,8 @@ impl Node {
             .map_err(FuzzError::group)?;
         let members = Arc::new(members);
         let state = state_of(&engine.snapshots, snapshot.id)?;
-        let core = Core::new(GROUP, id.get(), members.clone(), log, config.clone(), run)
+        let standing = (members.clone(), Catalogue::default());
+        let core = Core::new(GROUP, id.get(), standing, log, config.clone(), run)
             .map_err(FuzzError::Group)?;
         let seen = Seen::from(core.status());
         Ok(Node {

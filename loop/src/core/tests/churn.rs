@@ -96,7 +96,7 @@ impl Churn {
     fn new() -> Churn {
         let config = LoopConfig { tail_bytes: 0, ..config() };
         let net = Net::new(&[1, 2, 3], &[], config);
-        let (current, newest) = (net.bindings.clone(), net.peers[&1].members.clone());
+        let (current, newest) = (net.bindings.clone(), net.peers[&1].head.members.clone());
         Churn {
             net,
             current,

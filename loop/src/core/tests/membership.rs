@@ -502,20 +502,25 @@ fn a_snapshot_that_raft_ignores_brings_no_members() {
         let meta = message.mut_snapshot().mut_metadata();
         (meta.index, meta.term) = (status.applied_index, status.term);
         meta.set_conf_state(status.members.conf_state().clone());
-        let members = net.copy_snapshot(leader, lags, &PeerMessage::Raft(message.clone()));
-        announced.push((message, members));
+        let head = net.copy_snapshot(leader, lags, &PeerMessage::Raft(message.clone()));
+        announced.push((message, head.members));
     }
     let [older, newer] = announced.try_into().unwrap();
     let known = newer.1.clone();
     assert!(older.1.index() < known.index());
     for (message, members) in [newer, older] {
         let from = node(leader);
-        net.peer(lags).core.step(Input::SnapshotReceived { from, message, members });
+        net.peer(lags).core.step(Input::SnapshotReceived {
+            from,
+            message,
+            members,
+            catalogue: Catalogue::default(),
+        });
     }
     net.turn(lags);
     net.sync(lags);
     assert_eq!(members(&mut net, lags), known);
-    assert_eq!(net.peers[&lags].members, known);
+    assert_eq!(net.peers[&lags].head.members, known);
 }
 
 /// To see it fail: keep the first strangers instead of the last.
