@@ -237,7 +237,7 @@ mod tests {
             messages += m.len();
             snapshots += s.len();
         }
-        assert_eq!((messages, snapshots), (11, 1));
+        assert_eq!((messages, snapshots), (13, 1));
         let stream = examples().concat();
         assert_eq!(arrive(&stream).frames, examples().len() as u64, "one after the other");
         assert!(arrive(&stream[..stream.len() - 1]).refused.is_none(), "the rest may follow");
