@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_statemachine::{Applied, ApplyError, Image, RestoreError, StateHash, StateMachine};
+use quorate_statemachine::{
+    Applied, ApplyError, Cause, Image, RestoreError, StateHash, StateMachine,
+};
 
-use crate::groups::count::Unwatched;
+use crate::groups::count::{Count, Unwatched};
 
 /// What the state grows by at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -94,6 +96,14 @@ impl StateMachine for Ballast {
         self.commands += 1;
         self.digest = mixed(mixed(self.digest, &index.to_le_bytes()), command);
         Ok(Applied { outcome: self.commands, changes: Unwatched })
+    }
+
+    fn encode_outcome(outcome: &u64) -> Bytes {
+        Count::encode_outcome(outcome)
+    }
+
+    fn decode_outcome(bytes: &[u8]) -> Result<u64, Cause> {
+        Count::decode_outcome(bytes)
     }
 
     fn image(&self) -> Ballast {
