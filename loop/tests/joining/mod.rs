@@ -181,6 +181,10 @@ async fn a_damaged_group_that_may_not_be_replaced_stays_down_and_says_why() {
     cluster.close(1).await;
     flip_a_bit(&cluster.dirs[&1].join("snapshots/2"));
     cluster.config.replace_damaged = false;
+    // Or the proposal below could be handed to the node that has lost the group.
+    let mut status = cluster.group(2, 2).watch_status();
+    let led = status.wait_for(|status| status.leader.is_some_and(|leader| leader.get() != 1));
+    tokio::time::timeout(PATIENCE, led).await.unwrap().unwrap();
     cluster.open(1).await;
     let down = cluster.group(1, 2).status();
     assert!(down.damaged.is_some() && !down.serving);
