@@ -68,8 +68,6 @@ pub(crate) struct Driver<S: StateMachine> {
     pub(crate) reader: LogReader,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) entrances: Entrances<S>,
-    /// Why this node has no business in the cluster any more.
-    pub(crate) expelled: Option<String>,
     pub(crate) heartbeats: Heartbeats,
     pub(crate) campaigns: Campaigns,
     pub(crate) transport: Arc<Transport>,
@@ -307,9 +305,6 @@ impl<S: StateMachine> Driver<S> {
 
     /// Groups that have failed are gone for the apply thread too. With the last one the node ends.
     fn end_failed(&mut self) -> Option<End> {
-        if let Some(reason) = self.expelled.take() {
-            return Some(End::Fatal(reason));
-        }
         let failed = self.groups.take_failed();
         let (_, reason) = failed.last()?;
         let end = (!self.groups.is_any_running()).then(|| End::Fatal(reason.clone()));
@@ -478,9 +473,11 @@ impl<S: StateMachine> Driver<S> {
                  back, join it as a new member with `quorate format --join`",
                 self.node
             );
-            self.groups.expel(group, &reason);
-            if group == self.first {
-                self.expelled = Some(reason);
+            // Of the first group it goes on voting, until those that are left refuse its connections
+            // (`core/departure.rs`). Of another group nobody would tell it.
+            match group == self.first {
+                true => tracing::warn!(reason, "this node was removed"),
+                false => self.groups.expel(group, &reason),
             }
         }
     }

@@ -267,7 +267,6 @@ impl<S: StateMachine> Node<S> {
             reader: engine.reader,
             snapshots: engine.snapshots.clone(),
             entrances,
-            expelled: None,
             heartbeats: Heartbeats::default(),
             campaigns: Campaigns::default(),
             transport: transport.clone(),

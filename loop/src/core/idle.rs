@@ -98,6 +98,7 @@ impl<P, R, M> Core<P, R, M> {
             && self.proposals.has_no_queue()
             && self.reads.has_no_queue()
             && self.record_changed.is_none()
+            && !self.has_to_seal()
             && log.snapshot_wanted().is_none()
             && !log.has_fetches()
             && !self.raw.has_ready()

@@ -182,7 +182,7 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     /// Whether a change is under way.
-    fn is_changing(&self) -> bool {
+    pub(super) fn is_changing(&self) -> bool {
         self.is_under_way() || self.members.is_joint()
     }
 
@@ -217,7 +217,7 @@ impl<P, R, M> Core<P, R, M> {
         Ok(())
     }
 
-    fn propose_change(&mut self, change: &Change) -> Result<LogId, MembershipError> {
+    pub(super) fn propose_change(&mut self, change: &Change) -> Result<LogId, MembershipError> {
         if self.storage_full {
             return Err(MembershipError::Overloaded);
         }
@@ -264,10 +264,16 @@ impl<P, R, M> Core<P, R, M> {
         let changed =
             change.and_then(|(raft, change)| self.take_effect(raft.as_ref(), &change, at.index));
         let done: Vec<_> = self.changes.extract_if(.., |p| p.at.index <= at.index).collect();
-        for Proposed { at: proposed, caller, .. } in done {
+        for Proposed { at: proposed, deadline, caller } in done {
             let answer = match &changed {
                 Some(members) if proposed == at => {
-                    Ok(MembershipChanged { index: at.index, members: members.clone() })
+                    let changed = MembershipChanged { index: at.index, members: members.clone() };
+                    // Out of a joint configuration leads a change of its own.
+                    if self.departure.is_pending() && !members.is_joint() {
+                        self.departure.wait(deadline, caller, changed);
+                        continue;
+                    }
+                    Ok(changed)
                 }
                 // Every node came to the same conclusion: it does not fit what was before it.
                 None if proposed == at => Err(MembershipError::Pending),
@@ -305,16 +311,20 @@ impl<P, R, M> Core<P, R, M> {
 
     /// From now on these are the members, and this node may not be one of them.
     pub(super) fn set_members(&mut self, members: Arc<Members>) {
+        let before = std::mem::replace(&mut self.members, members.clone());
         self.removed = members.get(self.own_id).is_none();
         self.contacts.retain(|id, _| members.get(*id).is_some());
         self.strangers.known_below(members.next_member_id());
-        if self.removed {
-            self.effects.removed = Some(members.index());
-        }
-        self.members = members.clone();
-        self.effects.members = Some(members);
+        self.announce(&before, members);
         if self.leads() && !self.members.is_voter(self.own_id) {
             self.give_way();
+        }
+        if self.removed {
+            self.effects.removed = Some(self.members.index());
+            // It hears nobody any more, and must not take that for a leader's silence between two
+            // heartbeats: whoever asks for its vote may need it.
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, raft::INVALID_ID);
         }
     }
 
@@ -353,7 +363,8 @@ impl<P, R, M> Core<P, R, M> {
             member.promotion != Promotion::Never && !self.members.is_voter(member.member_id)
         };
         let leads_change = self.members.is_joint() || self.members.iter().any(wishes);
-        !self.changes.is_empty() || (self.leads() && leads_change)
+        let waits = !self.changes.is_empty() || self.departure.is_pending();
+        waits || (self.leads() && leads_change)
     }
 
     /// What makes of a learner what it is to be, if that can be now.

@@ -14,6 +14,7 @@
 //! batch, one fsync and one message per peer.
 
 mod catalogue;
+mod departure;
 mod effects;
 mod failover;
 mod idle;
@@ -35,6 +36,7 @@ use quorate_engine::{Durable, Fetched, GroupId, GroupLog, LogId, NodeId};
 use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
+use self::departure::Departure;
 pub use self::effects::{Apply, Committed, Effects};
 use self::failover::Abandoned;
 pub(crate) use self::idle::Vitals;
@@ -102,6 +104,8 @@ pub struct Core<P, R, M = R> {
     strangers: Strangers,
     /// Whether this node is a member no longer.
     removed: bool,
+    /// A change of the membership that is in force and not announced yet.
+    departure: Departure<M>,
     /// A snapshot that is replacing the log: no election meanwhile.
     installing: Option<LogId>,
     /// The applied index at which a snapshot was last asked for (trap I11).
@@ -189,6 +193,7 @@ impl<P, R, M> Core<P, R, M> {
             contacts: BTreeMap::new(),
             strangers: Strangers::default(),
             removed: false,
+            departure: Departure::default(),
             installing: None,
             snapshot_asked: None,
             record_changed: None,
@@ -280,6 +285,7 @@ impl<P, R, M> Core<P, R, M> {
     pub fn end(&mut self, error: &ProposeError) -> Effects<P, R, M> {
         self.abandon_changes(u64::MAX);
         self.abandon_catalogue_changes(u64::MAX);
+        self.end_departure(u64::MAX);
         for caller in self.proposals.take_all() {
             self.effects.failed.push((caller, error.clone()));
         }
@@ -337,6 +343,7 @@ impl<P, R, M> Core<P, R, M> {
         self.hand_over();
         self.tick_membership();
         self.tick_catalogue();
+        self.tick_departure();
     }
 
     fn step_peer(&mut self, from: NodeId, message: PeerMessage) {

@@ -99,6 +99,8 @@ pub(super) struct Net {
     /// Where each command of a session, by session and sequence, was applied, by anyone, ever.
     pub(super) ran: BTreeMap<(u64, u64), u64>,
     pub(super) leaders: BTreeMap<u64, u64>,
+    /// The latest members that a driver was told of, anywhere: whoever is none of them is refused.
+    pub(super) announced: Arc<Members>,
     pub(super) runs: u32,
     /// Reads of the log that the test answers when it wants.
     pub(super) hold_fetches: bool,
@@ -154,6 +156,7 @@ impl Net {
             history,
             ran: BTreeMap::new(),
             leaders,
+            announced: Arc::new(members),
             runs,
             hold_fetches: false,
             stalled: None,
@@ -265,6 +268,10 @@ impl Net {
             peer.answers.extend(effects.failed.into_iter().map(|(c, e)| (c, Err(e))));
             peer.reads.extend(effects.reads);
             peer.memberships.extend(effects.memberships);
+            let is_newer = |members: &Arc<Members>| members.index() > self.announced.index();
+            if let Some(members) = effects.members.filter(is_newer) {
+                self.announced = members;
+            }
             peer.catalogued.extend(effects.catalogued);
             peer.snapshot_wanted |= effects.snapshot_wanted;
             peer.snapshots_sent.extend(effects.snapshots);

@@ -32,6 +32,7 @@ impl<P, R, M> Core<P, R, M> {
     /// in it may leave at once.
     pub fn effects(&mut self) -> Effects<P, R, M> {
         self.append_queued();
+        self.seal();
         self.ask_for_reads();
         self.hold_heartbeats();
         for _ in 0..READIES_MAX {
@@ -48,7 +49,10 @@ impl<P, R, M> Core<P, R, M> {
 
     /// Whether [`Core::effects`] would have more to do without another input.
     pub fn has_more(&self) -> bool {
-        self.raw.has_ready() || !self.effects.failed.is_empty() || !self.effects.reads.is_empty()
+        self.raw.has_ready()
+            || !self.effects.failed.is_empty()
+            || !self.effects.reads.is_empty()
+            || self.has_to_seal()
     }
 
     /// Once for each index at which a newer snapshot could be had: the wish stands until it is

@@ -148,13 +148,16 @@ impl Churn {
     /// Whether the voters keep a majority of whole disks when these are the directories. Where they
     /// do not the group stands still for ever, as it must.
     fn is_whole(&self, current: &BTreeMap<u64, Binding>) -> bool {
-        let conf = self.newest.conf_state();
-        [&conf.voters, &conf.voters_outgoing].into_iter().all(|voters| {
-            let is_there = |id: &&u64| {
-                let binding = self.newest.get(**id).map(|member| member.binding);
-                binding.is_some_and(|b| current.get(&b.node_id.get()) == Some(&b))
-            };
-            voters.is_empty() || voters.iter().filter(is_there).count() > voters.len() / 2
+        // Until a change is announced, whom it took may be needed still.
+        [&self.newest, &self.net.announced].into_iter().all(|members| {
+            let ConfState { voters, voters_outgoing, .. } = members.conf_state();
+            [voters, voters_outgoing].into_iter().all(|voters| {
+                let is_there = |id: &&u64| {
+                    let binding = members.get(**id).map(|member| member.binding);
+                    binding.is_some_and(|b| current.get(&b.node_id.get()) == Some(&b))
+                };
+                voters.is_empty() || voters.iter().filter(is_there).count() > voters.len() / 2
+            })
         })
     }
 
@@ -306,7 +309,9 @@ impl Churn {
                     "node {n}"
                 );
             }
-            if status.role == Role::Removed {
+            // It goes on voting until somebody refuses it.
+            let is_refused = self.net.announced.of_binding(self.current[&n]).is_none();
+            if status.role == Role::Removed && is_refused {
                 removed.push(n);
             }
             self.draws = self.draws.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(n);

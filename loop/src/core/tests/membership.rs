@@ -319,6 +319,36 @@ fn a_removed_node_learns_it_and_cannot_come_back_by_itself() {
     assert_eq!(role_on(&mut net, leader, stays), Some(MemberRole::Voter));
 }
 
+/// To see it fail: announce a removal at once. (A driver would refuse the node that was removed, and
+/// it would stop.)
+#[test]
+fn whoever_is_removed_votes_until_those_that_are_left_remember_it() {
+    let mut net = Net::new(&[1, 2], &[], config());
+    let leader = net.elect();
+    let gone = 3 - leader;
+    net.settle();
+    let members = |net: &Net, n: u64| net.peers[&n].core.status().members;
+    let request = change(&[MemberChange::Remove(node(gone))]);
+    net.step(leader, Input::Membership { request, dry_run: false, caller: 1 });
+    net.sync(leader);
+    while members(&net, leader).of_node(node(gone)).is_some() {
+        assert!(net.deliver(leader, gone) || net.deliver(gone, leader), "the change is committed");
+        net.sync(gone);
+    }
+    while net.deliver(leader, gone) {}
+    assert!(net.announced.of_node(node(gone)).is_some(), "nothing behind it is committed yet");
+    // The leader forgets that it was committed.
+    net.kill(leader);
+    net.start(leader);
+    assert_eq!(members(&net, leader).conf_state().voters.len(), 2);
+    assert_eq!(net.elect(), leader);
+    net.settle();
+    net.tick_all(1);
+    net.settle();
+    assert_eq!(members(&net, leader).conf_state().voters, [leader]);
+    assert!(net.announced.of_node(node(gone)).is_none());
+}
+
 #[test]
 fn what_would_lose_the_quorum_is_refused_and_says_why() {
     let (mut net, leader) = three();
