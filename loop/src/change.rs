@@ -126,8 +126,7 @@ impl Change {
     fn decode(context: &[u8]) -> Result<Change, ContextError> {
         match Context::decode(context)? {
             Context::Change(change) => Ok(change),
-            Context::None if context.is_empty() => Ok(Change::default()),
-            Context::None => Err(ContextError("it changes nothing that is known here".into())),
+            Context::None => Ok(Change::default()),
             Context::Session(_) => Err(ContextError("a session changes no membership".into())),
         }
     }
