@@ -9,7 +9,7 @@
 //!
 //! What comes and what goes, and when, is decided in [`crate::reconcile`]. A crash on the way in leaves a
 //! snapshot that no log names, or a whole group; one on the way out the whole group, or files that no
-//! log names. Nothing needs to be resumed: it is decided once more.
+//! log names. Nothing needs to be resumed: it is decided once more, and opening removes such files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
