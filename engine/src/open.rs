@@ -130,7 +130,7 @@ impl OpenError {
 ///    last stamp says whether a group is missing;
 /// 7. what was found is made durable, since all that follows relies on it: after a kill it may be
 ///    in memory only. Then the witness says so;
-/// 8. compactions again (trap E05).
+/// 8. compactions again (trap E05), and the files of groups that are gone.
 pub(crate) fn open<F: Disk + 'static>(
     formatted: Formatted,
     config: &EngineConfig,
@@ -298,6 +298,10 @@ impl<F: Disk + 'static> Opening<'_, F> {
             writer.count_anew().map_err(OpenError::Write)?;
         }
         writer.repeat_compactions(stale).map_err(OpenError::Write)?;
+        // The log has lost no group, and is durable: what it does not name is left of one that is gone.
+        let stays = |group: &GroupId| recovered.contains_key(group) || damaged.contains_key(group);
+        let discarded = source.snapshots.discard_others(stays);
+        discarded.map_err(OpenError::snapshots(&self.dir.join(SNAPSHOTS)))?;
         Ok(Recovered { groups: recovered, damaged, notes })
     }
 

@@ -208,6 +208,19 @@ impl SnapshotStore {
         }
     }
 
+    /// Removes everything of the groups that are not to stay: a crash came before it was removed with
+    /// the group, or after it was written for one that had yet to begin.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Io`]; what is left is removed by the next call.
+    pub(crate) fn discard_others(
+        &self,
+        stays: impl Fn(&GroupId) -> bool,
+    ) -> Result<(), SnapshotError> {
+        self.groups()?.into_iter().filter(|group| !stays(group)).try_for_each(|it| self.discard(it))
+    }
+
     /// Groups that have a folder here, ascending.
     pub(crate) fn groups(&self) -> Result<Vec<GroupId>, SnapshotError> {
         let names = names(&self.0.dir)?.into_iter().filter(|(_, path)| path.is_dir());

@@ -253,6 +253,7 @@ mod tests {
     use super::*;
     use crate::catalogue::tests::{founders, id, ids};
     use crate::change::Change;
+    use crate::members::{Binding, Promotion};
 
     fn node(n: u64) -> NodeId {
         NodeId::new(n).unwrap()
@@ -301,6 +302,12 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_an_error() {
         let founder = || MemberWire::from(founders([1]).iter().next().unwrap());
+        let founder_as = |member_id, incarnation, promotion| {
+            let members = founders([1]);
+            let founder = members.iter().next().unwrap();
+            let binding = Binding { incarnation, ..founder.binding };
+            MemberWire::from(&Member { member_id, binding, promotion, ..founder.clone() })
+        };
         let of = |created: &[u64], founders, removed: &[u64]| CatalogueChangeWire {
             created: created.to_vec(),
             founders,
@@ -314,6 +321,9 @@ mod tests {
             of(&[0], vec![founder()], &[]),
             of(&[2], vec![], &[]),
             of(&[2], vec![founder(), founder()], &[]),
+            of(&[2], vec![founder_as(1, 0, Promotion::WhenCaughtUp)], &[]),
+            of(&[2], vec![founder_as(1, 5, Promotion::Never)], &[]),
+            of(&[2], vec![founder_as(u64::MAX, 0, Promotion::Never)], &[]),
         ] {
             let context = ContextWire { change: Some(change.clone()) }.encode_to_vec();
             let entry = Entry { context: context.into(), ..Entry::default() };

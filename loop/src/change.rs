@@ -126,8 +126,7 @@ impl Change {
     fn decode(context: &[u8]) -> Result<Change, ContextError> {
         match Context::decode(context)? {
             Context::Change(change) => Ok(change),
-            Context::None if context.is_empty() => Ok(Change::default()),
-            Context::None => Err(ContextError("it changes nothing that is known here".into())),
+            Context::None => Ok(Change::default()),
             Context::Session(_) => Err(ContextError("a session changes no membership".into())),
         }
     }
@@ -267,8 +266,7 @@ mod tests {
         assert_eq!(Change::of_entry(&entry), Ok(None));
         entry.data = "a command".into();
         assert!(Change::of_entry(&entry).is_err(), "none belongs to it");
-        let mut change = ConfChangeV2::default();
-        change.context = context;
+        let change = ConfChangeV2 { context, ..ConfChangeV2::default() };
         entry.set_entry_type(EntryType::EntryConfChangeV2);
         entry.data = change.write_to_bytes().unwrap().into();
         assert!(Change::of_entry(&entry).is_err());

@@ -9,6 +9,7 @@ use prost::Message as _;
 use quorate_statemachine::CommandId;
 use raft::eraftpb::{Entry, EntryType};
 
+use crate::catalogue_change::CatalogueChange;
 use crate::change::{Change, StepWire};
 use crate::proposal::SessionStep;
 
@@ -56,7 +57,8 @@ struct SessionWire {
 ///
 /// When it cannot be read.
 pub fn session_step_of(entry: &Entry) -> Result<Option<SessionStep>, ContextError> {
-    if entry.get_entry_type() != EntryType::EntryNormal || entry.context.is_empty() {
+    let is_normal = entry.get_entry_type() == EntryType::EntryNormal;
+    if !is_normal || entry.context.is_empty() || CatalogueChange::is_in(entry) {
         return Ok(None);
     }
     match Context::decode(&entry.context)? {
@@ -89,14 +91,14 @@ impl Context {
     /// When not every byte is understood: this version must not go on, since others may have.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Context, ContextError> {
         let wire = ContextWire::decode(bytes).map_err(|e| ContextError(e.to_string()))?;
+        if wire.encode_to_vec() != bytes {
+            return Err(ContextError("it says more than is known here".into()));
+        }
         match wire.session {
             Some(_) if !wire.steps.is_empty() => {
                 Err(ContextError("it is of a session and of the membership".into()))
             }
-            Some(session) if wire.encode_to_vec() == bytes => {
-                Ok(Context::Session(session.try_into()?))
-            }
-            Some(_) => Err(ContextError("it says more of a session than is known here".into())),
+            Some(session) => Ok(Context::Session(session.try_into()?)),
             None if wire.steps.is_empty() => Ok(Context::None),
             None => Ok(Context::Change(Change::of_wire(&wire.steps)?)),
         }
@@ -185,6 +187,9 @@ mod tests {
             &[0x12, 2, 8, 1, 0x1a, 0],              // a field of a later version
             &[0x0a, 4, 8, 4, 16, 2, 0x12, 2, 8, 1], // a change of the membership as well
             &[0x12, 9],                             // cut short
+            &[0x0a, 4, 8, 4, 16, 2, 0x1a, 0],       // a change, and a field of a later version
+            &[0x0a, 6, 8, 4, 16, 2, 32, 1],         // a step with a field of a later version
+            &[0x4a, 0],                             // of a kind of a later version
         ] {
             assert!(Context::decode(bad).is_err(), "{bad:?}");
         }

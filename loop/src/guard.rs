@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use raft::eraftpb::{ConfState, Message, MessageType};
 
+use crate::catalogue_change::CatalogueChange;
 use crate::change::Change;
 use crate::drops::DropCause;
 
@@ -139,8 +140,9 @@ fn entries_in_order(message: &Message) -> Result<(), DropCause> {
     }
     for entry in message.get_entries() {
         let next = index.checked_add(1);
-        // Once it is committed, whoever cannot read a change of the membership must stop.
-        let known = Change::of_entry(entry).is_ok();
+        // Once it is committed, whoever cannot read what it says of members, sessions or groups must
+        // stop.
+        let known = Change::of_entry(entry).is_ok() && CatalogueChange::of_entry(entry).is_ok();
         if Some(entry.index) != next || entry.term < term || entry.term == 0 || !known {
             return Err(DropCause::BadEntries);
         }
@@ -350,6 +352,24 @@ mod tests {
             (m.index, m.log_term) = (index, 4);
             m.entries = vec![entry(index.wrapping_add(1), 5)].into();
             assert_eq!(admit(&mut m, VIEW), Err(DropCause::BadEntries));
+        }
+    }
+
+    /// It would stop the group wherever it is committed, and again whenever that is opened.
+    #[test]
+    fn trap_R13_what_nobody_could_read_is_not_taken() {
+        for (context, expected) in [
+            (&[0x42, 5, 26, 3, 2, 3, 4][..], Ok(())), // three groups are removed
+            (&[0x42, 0], Err(DropCause::BadEntries)), // no change of the groups
+            (&[0x42, 4, 26, 2, 3, 2], Err(DropCause::BadEntries)), // they do not ascend
+            (&[0x42, 9, 26], Err(DropCause::BadEntries)), // cut short
+            (&[0x12, 2, 8, 4], Err(DropCause::BadEntries)), // an unknown step in a session
+            (&[0x4a, 0], Err(DropCause::BadEntries)), // of an unknown kind
+        ] {
+            let mut m = message(MessageType::MsgAppend);
+            (m.index, m.log_term) = (7, 4);
+            m.entries = vec![Entry { context: context.into(), ..entry(8, 5) }].into();
+            assert_eq!(admit(&mut m, VIEW), expected, "{context:?}");
         }
     }
 

@@ -215,14 +215,20 @@ impl Members {
     ///
     /// # Errors
     ///
-    /// When it names nobody, or a member or a node twice.
+    /// When it names nobody, a member or a node twice, or one that no founding table could have.
     pub(crate) fn of_founders(founders: Vec<Member>) -> Result<Members, MembersError> {
+        let can_found = |member: &Member| {
+            (1..u64::MAX).contains(&member.member_id)
+                && member.binding.incarnation == 0
+                && member.promotion == Promotion::Never
+        };
         let nodes: BTreeSet<NodeId> = founders.iter().map(Member::node_id).collect();
         let count = founders.len();
         let by_id: BTreeMap<u64, Member> =
             founders.into_iter().map(|member| (member.member_id, member)).collect();
-        if count == 0 || nodes.len() != count || by_id.len() != count || by_id.contains_key(&0) {
-            return Err(MembersError::new("founders are none, zero or doubled"));
+        let is_sound = by_id.values().all(can_found);
+        if count == 0 || nodes.len() != count || by_id.len() != count || !is_sound {
+            return Err(MembersError::new("founders are none, doubled, or no founders"));
         }
         Ok(Members::founded(by_id))
     }

@@ -9,7 +9,7 @@
 //!
 //! What comes and what goes, and when, is decided in [`crate::reconcile`]. A crash on the way in leaves a
 //! snapshot that no log names, or a whole group; one on the way out the whole group, or files that no
-//! log names. Nothing needs to be resumed: it is decided once more.
+//! log names. Nothing needs to be resumed: it is decided once more, and opening removes such files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ enum Coming {
         members: Arc<Members>,
         own_id: u64,
         /// Known once the first snapshot is durable.
-        log: Option<GroupLog>,
+        log: Option<Box<GroupLog>>,
     },
     /// As a newcomer.
     Joining,
@@ -132,7 +132,7 @@ impl<S: StateMachine> Driver<S> {
             (Ok(meta), Some(Coming::Founding { log, .. })) => {
                 let founded = GroupLog::founded(group, &meta, &self.turnover.cache);
                 let record = founded.record();
-                *log = Some(founded);
+                *log = Some(Box::new(founded));
                 self.write_first(group, record);
             }
             (Err(why), _) => {
@@ -150,7 +150,7 @@ impl<S: StateMachine> Driver<S> {
         match self.turnover.coming.remove(&group) {
             None => return false,
             Some(Coming::Founding { members, own_id, log }) => {
-                let Some(log) = log else { return false };
+                let Some(log) = log.map(|log| *log) else { return false };
                 let head = genesis::first_head(group, members.clone());
                 self.enter_new(group, head);
                 let catalogue = Catalogue::default();

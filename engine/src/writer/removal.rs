@@ -108,6 +108,21 @@ mod tests {
         engine.writer.close().unwrap();
     }
 
+    /// To see it fail: take `discard_others` out of `Opening::recover`.
+    #[test]
+    fn files_of_a_group_that_is_gone_go_when_the_directory_is_opened() {
+        let dir = tempdir();
+        let mut node = open_small(dir.path());
+        node.found(one());
+        node.found(two());
+        node.engine.writer.remove(&[two()]).unwrap();
+        node.close();
+        assert!(dir.path().join("snapshots/2").exists(), "it was killed before they went");
+        reopened(dir.path()).writer.close().unwrap();
+        assert!(!dir.path().join("snapshots/2").exists());
+        assert!(dir.path().join("snapshots/1/1-1.snap").exists());
+    }
+
     #[test]
     fn trap_E06_without_room_nothing_is_removed() {
         let dir = tempdir();

@@ -20,6 +20,10 @@ use super::membership::Proposed;
 use crate::catalogue::Catalogue;
 use crate::catalogue_change::{CatalogueChange, CatalogueError, CatalogueRequest};
 
+/// Changes that wait to be committed at a time. raft-rs counts the bytes of an entry's data, and these
+/// have none.
+const CHANGES_WAITING_MAX: usize = 256;
+
 impl<P, R, M> Core<P, R, M> {
     pub(super) fn change_catalogue(&mut self, request: &CatalogueRequest, caller: M) {
         match self.propose_catalogue(request) {
@@ -35,7 +39,8 @@ impl<P, R, M> Core<P, R, M> {
         if !self.leads() {
             return Err(CatalogueError::NotLeader { leader: self.leader() });
         }
-        if self.storage_full {
+        let is_busy = self.lags() || self.catalogue_changes.len() >= CHANGES_WAITING_MAX;
+        if self.storage_full || is_busy {
             return Err(CatalogueError::Overloaded);
         }
         let change = CatalogueChange::of_request(request, &self.members)?;

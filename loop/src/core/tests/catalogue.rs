@@ -187,3 +187,23 @@ fn whoever_asks_is_told_once_however_it_ends() {
     }
     assert_eq!(answers(&net, leader), [(4, Err(CatalogueError::Unknown))]);
 }
+
+/// raft-rs counts none of their bytes.
+#[test]
+fn no_more_changes_wait_than_there_is_room_for() {
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    let leader = net.elect();
+    for caller in 0..1_000 {
+        ask(&mut net, leader, create([2 + caller]), caller);
+    }
+    let told = answers(&net, leader);
+    assert_eq!(
+        told,
+        (256..1_000).map(|n| (n, Err(CatalogueError::Overloaded))).collect::<Vec<_>>()
+    );
+    net.settle();
+    ask(&mut net, leader, create([1_000]), 1_000);
+    net.settle();
+    let done = |told: &&(u64, Result<u64, CatalogueError>)| told.1.is_ok();
+    assert_eq!(answers(&net, leader).iter().filter(done).count(), 257);
+}
