@@ -349,7 +349,9 @@ impl Sessions {
         if registered.in_shutdown && !session.registered.in_shutdown {
             session.shutdown_index = self.index;
         }
-        if !registered.fenced && session.registered.fenced && session.heard.is_none() {
+        let is_unfenced = !registered.fenced && session.registered.fenced;
+        // Whose process is gone is not heard any more: it is fenced again.
+        if is_unfenced && session.heard.is_none() && !session.departed {
             session.heard = Some(now);
         }
         session.registered = registered;

@@ -278,6 +278,14 @@ fn trap_R16_a_fence_waits_for_a_transition_that_is_on_its_way() {
     sessions.settled(ms(3), unfence, false);
     assert_eq!(run(&mut sessions, ms(600)), [], "it is fenced still");
     assert_eq!(sessions.register(ms(601), BrokerId(1), incarnation(9)), Ok(()));
+    // One that came about all the same is taken back, without a whole session in between.
+    let unfence = to(Flags::Unfenced, 1, 95);
+    sessions.sync(ms(700), 101, brokers(&[(1, fenced(95))]));
+    assert_eq!(sessions.heartbeat(ms(701), beat(1, 95, 101)).unwrap().transition, Some(unfence));
+    assert_eq!(sessions.depart(ms(702), gone(1, 95)), None);
+    sessions.sync(ms(703), 102, brokers(&[(1, active(95))]));
+    sessions.settled(ms(703), unfence, true);
+    assert_eq!(run(&mut sessions, ms(1_300)), [(1_203, to(Flags::Fenced, 1, 95))]);
 }
 
 #[test]

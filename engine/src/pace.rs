@@ -18,6 +18,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     synced: u64,
+    /// A sync has failed. What was written before it may be lost, whatever a later one says.
+    is_given_up: bool,
 }
 
 impl Pace {
@@ -31,10 +33,23 @@ impl Pace {
             return Ok(());
         }
         let begin = Instant::now();
-        file.sync()?;
+        self.sync(file)?;
         self.synced = written;
         // It may return early, and that would do no harm.
         std::thread::park_timeout(begin.elapsed().min(PAUSE_MAX));
         Ok(())
+    }
+
+    /// Syncs the file. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// That of the sync; and always after one that has failed, which whoever writes the file may not
+    /// have looked at.
+    pub(crate) fn sync(&mut self, file: &dyn OutFile) -> io::Result<()> {
+        if self.is_given_up {
+            return Err(io::Error::other("an earlier sync of the file has failed"));
+        }
+        file.sync().inspect_err(|_| self.is_given_up = true)
     }
 }

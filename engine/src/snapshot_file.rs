@@ -116,7 +116,7 @@ impl SnapshotWriter {
         let data_crc = self.data_hasher.clone().finalize();
         let footer = footer(self.blocks, self.data_len, data_crc, self.header_crc);
         self.file.write_all(&footer)?;
-        self.file.sync()
+        self.pace.sync(self.file.as_ref())
     }
 }
 

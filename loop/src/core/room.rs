@@ -11,6 +11,7 @@
 //! | given out to the log writer | `uncommitted_bytes_max`, and one append or batch of proposals |
 //! | written and not committed | `uncommitted_bytes_max`, the leader's |
 //! | given out to the state machine | `apply_lag_max` and `apply_lag_bytes_max`, and what of the rows above is committed by then |
+//! | given out to the state machine at a start | what was committed since the snapshot, all of it |
 //! | all else | the cache's budget |
 //!
 //! Beyond the first and the third a leader refuses proposals, and a follower drops appends: Raft

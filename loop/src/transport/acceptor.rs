@@ -20,6 +20,7 @@ use super::presence::Presence;
 use super::roster::SharedRoster;
 use super::stream::PeerStream;
 use crate::config::LoopConfig;
+use crate::drops::CloseCause;
 use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError};
 use crate::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
 use crate::join_wire::{JoinAnswerWire, JoinWire};
@@ -182,9 +183,13 @@ impl<I: Ingress> Acceptor<I> {
         };
         tokio::select! {
             ended = self.read(caller, stream) => {
-                if let Err(error) = ended {
-                    self.meters.closed((&error).into());
-                    tracing::info!(%peer, %error, "a connection was closed");
+                match ended {
+                    // The end of a process closes its connections like any other end.
+                    Ok(()) => self.meters.closed(CloseCause::Broken),
+                    Err(error) => {
+                        self.meters.closed((&error).into());
+                        tracing::info!(%peer, %error, "a connection was closed");
+                    }
                 }
                 let mut streams = self.streams();
                 if streams.by_peer.get(&(peer, directory)).is_some_and(|(n, _)| *n == number) {
@@ -294,7 +299,6 @@ pub(super) mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::drops::CloseCause;
     use crate::transport::dialler::dial;
     use crate::transport::{Roster, Transport};
 
@@ -431,6 +435,8 @@ pub(super) mod tests {
         known(2).await;
         drop((second, third));
         known(0).await;
+        let closed = acceptor.meters.metrics().closed;
+        assert!(closed.contains(&(CloseCause::Broken, 2)), "their peers have gone: {closed:?}");
         accepting.abort();
     }
 }
