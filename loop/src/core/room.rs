@@ -10,8 +10,8 @@
 //! | --- | --- |
 //! | given out to the log writer | `uncommitted_bytes_max`, and one append or batch of proposals |
 //! | written and not committed | `uncommitted_bytes_max`, the leader's |
-//! | given out to the state machine | `apply_lag_max` and `apply_lag_bytes_max`, and what of the rows above is committed by then |
-//! | given out to the state machine at a start | what was committed since the snapshot, all of it |
+//! | committed and not applied | `apply_lag_max` and `apply_lag_bytes_max`, one append or batch more, and what of the rows above is committed by then |
+//! | committed and not applied at a start | what was committed since the snapshot, all of it |
 //! | all else | the cache's budget |
 //!
 //! Beyond the first and the third a leader refuses proposals, and a follower drops appends: Raft
@@ -97,9 +97,11 @@ impl<P, R, M> Core<P, R, M> {
 
     /// Whether the state machine has so much still to apply that it must not be more.
     pub(super) fn lags(&self) -> bool {
-        // Behind a snapshot that is being restored from there are no entries.
-        let applied = self.applied.max(self.raw.raft.raft_log.applied);
-        self.handed - applied > self.config.apply_lag_max
-            || self.tail.between(applied, self.handed) > self.config.apply_lag_bytes_max
+        let log = &self.raw.raft.raft_log;
+        // Not what was handed out: many appends are stepped before the next entries are. And before
+        // a snapshot that is being restored from there are no entries.
+        let (committed, applied) = (log.committed, self.applied.max(log.applied));
+        committed.saturating_sub(applied) > self.config.apply_lag_max
+            || self.tail.between(applied, committed) > self.config.apply_lag_bytes_max
     }
 }
