@@ -89,6 +89,7 @@ pub(crate) async fn open<F: Disk + 'static>(
         match rehearsal.would_be_let_in(group, &engine.identity).await {
             Ok(()) => {
                 let damage = engine.damaged.get(&group).map(|it| listed(it)).unwrap_or_default();
+                tracing::warn!(%group, damage, "this group is damaged: it becomes another member");
                 engine = renewed_group(engine, group).await?;
                 renewed.insert(group, Renewed { was: identity.directory_id, damage });
             }
@@ -163,7 +164,7 @@ async fn renewed_group<F: Disk + 'static>(
     let renewing = move || match engine.renew_group(group) {
         Ok(renewed) => {
             let (aside, saved, lost) = (renewed.aside.display(), renewed.saved, renewed.lost);
-            tracing::warn!(%group, saved, lost, %aside, "a damaged group becomes another member");
+            tracing::warn!(%group, saved, lost, %aside, "what was damaged was set aside");
             Ok(engine)
         }
         Err(error) => Err(OpenError::Restore(error.to_string())),

@@ -493,6 +493,12 @@ impl Net {
     }
 
     pub(super) fn take_snapshot(&mut self, n: u64) {
+        let meta = self.write_snapshot(n);
+        self.step(n, Input::SnapshotTaken(meta));
+    }
+
+    /// Writes what is applied, and tells nobody yet.
+    pub(super) fn write_snapshot(&mut self, n: u64) -> SnapshotMeta {
         let peer = self.peer(n);
         let status = peer.core.status();
         let at = peer.applied.last().map_or(LogId { index: 1, term: 1 }, |(at, _)| *at);
@@ -500,8 +506,7 @@ impl Net {
         let head = Head { id: at, ..peer.head.clone() };
         let mut writer = peer.snapshots.create(head.meta()).unwrap();
         peer.sessions.write_snapshot(&mut writer).unwrap();
-        let meta = writer.finish().unwrap();
-        self.step(n, Input::SnapshotTaken(meta));
+        writer.finish().unwrap()
     }
 
     pub(super) fn waiting(&self, from: u64) -> Vec<&PeerMessage> {

@@ -74,6 +74,9 @@ impl Tail {
 impl<P, R, M> Core<P, R, M> {
     pub(super) fn snapshot_taken(&mut self, meta: SnapshotMeta) {
         let LoopConfig { tail_entries, tail_bytes, .. } = self.config;
+        // One that was asked for while this one was written came to nothing: if it is wanted still, it
+        // is asked for again.
+        self.snapshot_asked = None;
         if !self.raw.mut_store().set_snapshot(meta.id, meta.conf_state) {
             return;
         }

@@ -319,6 +319,30 @@ fn a_removed_node_learns_it_and_cannot_come_back_by_itself() {
     assert_eq!(role_on(&mut net, leader, stays), Some(MemberRole::Voter));
 }
 
+/// One snapshot is written at a time: what is asked for meanwhile comes to nothing. To see it fail: leave
+/// `snapshot_asked` as it is when one is taken.
+#[test]
+fn a_snapshot_that_is_wanted_while_an_older_one_is_written_is_asked_for_again() {
+    let (mut net, leader) = three();
+    net.propose(leader, 1);
+    net.settle();
+    net.tick_all(1);
+    let older = net.write_snapshot(leader);
+    assert_eq!(join(&mut net, leader, 4, None), Ok(4));
+    net.tick_all(3);
+    assert!(
+        std::mem::take(&mut net.peer(leader).snapshot_wanted),
+        "the older one names nobody new"
+    );
+    net.tick_all(3);
+    assert!(!net.peer(leader).snapshot_wanted, "once for each index");
+    net.step(leader, Input::SnapshotTaken(older));
+    net.tick_all(3);
+    assert!(net.peer(leader).snapshot_wanted);
+    tick_with_snapshots(&mut net, 3);
+    assert_eq!(role_on(&mut net, 4, 4), Some(MemberRole::Observer));
+}
+
 /// To see it fail: announce a removal at once. (A driver would refuse the node that was removed, and
 /// it would stop.)
 #[test]
