@@ -353,7 +353,7 @@ async fn metrics_are_prometheus_text_and_agree_with_the_status() {
             stream.read_to_string(&mut answer).await.unwrap();
             let status = server.get::<Status>("/status").await;
             let seen = |status: &Status| (status.applied_index, status.log_disk_bytes);
-            if seen(&before) == seen(&status) {
+            if seen(&before) == seen(&status) && status.last_index == status.applied_index {
                 return (answer, status);
             }
         }
