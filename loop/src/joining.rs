@@ -156,6 +156,9 @@ impl Joining {
         addresses.extend(self.addresses.iter().cloned());
         addresses.sort_unstable();
         addresses.dedup();
+        // Who was asked may still take this node for the leader that it was. It listens already, and
+        // does not answer: to ask it is to wait in vain.
+        let is_other = |leader: &str| !leader.is_empty() && leader != join.addr;
         let mut why = "nobody of this cluster can be reached".to_owned();
         for first in addresses {
             let mut addr = first;
@@ -170,7 +173,7 @@ impl Joining {
                 match answer.outcome() {
                     JoinOutcome::LetIn => return let_in(&answer),
                     JoinOutcome::Refused => return Err(NotLetIn::Ever(answer.text)),
-                    JoinOutcome::NotLeader if !answer.leader_addr.is_empty() => {
+                    JoinOutcome::NotLeader if is_other(&answer.leader_addr) => {
                         addr = answer.leader_addr;
                     }
                     JoinOutcome::Later | JoinOutcome::NotLeader => {
