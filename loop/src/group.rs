@@ -188,7 +188,9 @@ impl<S: StateMachine> Group<S> {
     }
 
     /// Changes who belongs to the group, if this node leads it. Returns when the change is
-    /// committed; of a `dry_run`, at once, with what would be refused.
+    /// committed, and a majority is sure to remember it where it took somebody's vote: what such a
+    /// member has on its disk is not needed any more. (Where several voters change at once it returns
+    /// a moment earlier.) Of a `dry_run` it returns at once, with what would be refused.
     ///
     /// Not cancel safe: if the future is dropped, the change may still be made.
     ///

@@ -7,10 +7,11 @@
 //! **A change takes effect when its entry is handed out as committed**, in the loop and ahead of the
 //! state machine. Nothing about it is made durable but the entry and the commit index of the
 //! batches that follow. Why that is enough: to act on a membership is to campaign or to
-//! acknowledge. A leader proposes nothing about the membership that follows a change before it has
-//! applied that change, and its appends say so; so whoever acknowledges an entry behind a change
-//! writes in the same batch that the change is committed. At a restart the changes up to that
-//! commit index take effect again before the first tick ([`Core::new`]).
+//! acknowledge. A leader proposes no change that follows another before it has acted on that one, and
+//! its appends say so; so whoever acknowledges the next change writes in the same batch that the last
+//! is committed. (Of a command behind it that is not so.) At a restart the changes up to that commit
+//! index take effect again before the first tick ([`Core::new`]). When those are let go whose vote was
+//! taken is told in `departure.rs`.
 //!
 //! **Who is alive** is told by answers: a member is if one came within an election timeout.
 
