@@ -2,11 +2,12 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quorate_engine::{ClusterId, Founding, NodeId, Voter, format};
 use serde::de::DeserializeOwned;
 
+use crate::patience;
 use crate::process::{Failure, Process};
 use crate::replica::load::Lap;
 use crate::replica::{PATIENCE, Report};
@@ -14,9 +15,6 @@ use crate::trio::free_port;
 
 /// Voters of the fleet.
 pub(crate) const VOTERS: u64 = 3;
-
-/// How often a condition is looked at: short beside what is measured, long beside the question.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Replicas of one group, the voters among them first.
 pub(crate) struct Fleet {
@@ -122,18 +120,9 @@ impl Fleet {
     pub(crate) fn until<T>(
         &mut self,
         what: &str,
-        mut look: impl FnMut(&mut Fleet) -> Result<Option<T>, Failure>,
+        look: impl FnMut(&mut Fleet) -> Result<Option<T>, Failure>,
     ) -> Result<T, Failure> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(found) = look(self)? {
-                return Ok(found);
-            }
-            if Instant::now() > deadline {
-                return Err(format!("waited in vain for {what}").into());
-            }
-            std::thread::park_timeout(LOOK);
-        }
+        patience::until(self, PATIENCE, what, look)
     }
 
     /// Has a replica make state, by one command.

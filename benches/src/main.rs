@@ -12,6 +12,7 @@ mod groups;
 mod latency;
 mod load;
 mod member;
+mod patience;
 mod phase;
 mod process;
 mod replica;

@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quorate::{ClusterId, Founding, NodeId, Voter};
 
+use crate::patience;
 use crate::process::{Failure, Process};
 
 /// Longest wait for anything that a quorum does: the founding, and a few elections.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Nodes 1 to 3 of a quorum with default settings, those that run.
 pub(crate) struct Trio {
@@ -89,18 +87,9 @@ impl Trio {
     pub(crate) fn until<T>(
         &mut self,
         what: &str,
-        mut look: impl FnMut(&mut Trio) -> Result<Option<T>, Failure>,
+        look: impl FnMut(&mut Trio) -> Result<Option<T>, Failure>,
     ) -> Result<T, Failure> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(found) = look(self)? {
-                return Ok(found);
-            }
-            if Instant::now() > deadline {
-                return Err(format!("waited in vain for {what}").into());
-            }
-            std::thread::park_timeout(LOOK);
-        }
+        patience::until(self, PATIENCE, what, look)
     }
 }
 
