@@ -149,6 +149,8 @@ fn node(text: &mut Text, metrics: &Metrics) {
 struct Text(String);
 
 impl Text {
+    // A string takes whatever is written into it: these writes cannot fail.
+
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
