@@ -23,5 +23,7 @@ fn every_kill_has_its_row_and_nothing_is_lost() {
     assert_eq!(named, ["kill-1", "kill-2", "median", "max"]);
     let gaps: Vec<f64> = rows.iter().map(|row| row["gap_ms"].as_f64().unwrap()).collect();
     assert!(gaps.iter().all(|gap| *gap > 0.0), "{gaps:?}");
-    assert_eq!((gaps[2], gaps[3]), ((gaps[0] + gaps[1]) / 2.0, gaps[0].max(gaps[1])));
+    assert_eq!(gaps[3], gaps[0].max(gaps[1]));
+    // To a nanosecond: in which order floats are added shows in their last digit.
+    assert!((gaps[2] - (gaps[0] + gaps[1]) / 2.0).abs() < 1e-6, "{gaps:?}");
 }
