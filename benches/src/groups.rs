@@ -3,7 +3,7 @@
 //! | `what` | measured |
 //! | --- | --- |
 //! | `one-group` | proposals of all clients to one group |
-//! | `many-groups` | the same clients, each with a group of its own; `ratio` is over `one-group` |
+//! | `many-groups` | the same clients, spread over all groups; `ratio` is over `one-group` |
 //! | `idle` | CPU of a node whose groups have nothing to do, and the memory of a group |
 //!
 //! The two that are compared take turns on the same nodes, so that what else the machine does, and
@@ -37,9 +37,12 @@ pub(crate) struct GroupsArgs {
     /// idle groups write nothing.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Throughput: groups, and clients with one proposal each under way.
+    /// Throughput: groups.
     #[arg(long, default_value_t = 1_000)]
     groups: u64,
+    /// Throughput: clients, each with one proposal under way.
+    #[arg(long, default_value_t = 1_000)]
+    clients: u64,
     /// Throughput: rounds, in each of which both take a turn.
     #[arg(long, default_value_t = 7)]
     rounds: u32,
@@ -64,8 +67,8 @@ enum Part {
 
 /// Measures, and returns the rows of all parts.
 pub(crate) fn run(args: &GroupsArgs) -> Result<Vec<Row>, Box<dyn Error>> {
-    if args.groups == 0 || args.rounds == 0 || args.idle_groups < 10 {
-        return Err("--groups and --rounds begin at 1, --idle-groups at 10".into());
+    if [args.groups, args.clients, args.rounds.into()].contains(&0) || args.idle_groups < 10 {
+        return Err("--groups, --clients and --rounds begin at 1, --idle-groups at 10".into());
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -44,8 +44,10 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Formats and opens them in `dir`.
-    pub(crate) async fn start(dir: &Path) -> Result<Cluster, Failure> {
+    /// Formats and opens them in `dir`, with place for `outstanding` proposals at one of them.
+    pub(crate) async fn start(dir: &Path, outstanding: u64) -> Result<Cluster, Failure> {
+        let mut config = LoopConfig::default();
+        config.inbox_max = config.inbox_max.max(usize::try_from(outstanding)?);
         // Held until all are chosen, so that no port is chosen twice.
         let held: Vec<TcpListener> =
             (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
@@ -63,7 +65,7 @@ impl Cluster {
             let dir = dir.join(node.to_string());
             format(&dir, cluster, *node, Founding::Voters(founders.clone()))?;
             let (formatted, disk) = (Formatted::open(&dir)?, Arc::<CountedDisk>::default());
-            let (config, engine) = (LoopConfig::default(), EngineConfig::default());
+            let (config, engine) = (config.clone(), EngineConfig::default());
             let service = Arc::new(Silent);
             let opened =
                 Node::open_with(formatted, addr, config, engine, service, disk.clone()).await?;

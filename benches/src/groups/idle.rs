@@ -18,7 +18,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// Measures.
 pub(crate) async fn run(args: &GroupsArgs, dir: &Path) -> Result<Vec<Row>, Failure> {
-    let mut cluster = Cluster::start(dir).await?;
+    let mut cluster = Cluster::start(dir, 0).await?;
     let few = args.idle_groups / FEW;
     let mut ids = cluster.create(few).await?;
     tokio::time::sleep(SETTLE).await;

@@ -1,7 +1,6 @@
-//! Proposals per second: all clients at one group, and each at a group of its own, in turns.
+//! Proposals per second: all clients at one group, and spread over many, in turns.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -93,14 +92,14 @@ impl Side {
 
 /// Measures.
 pub(crate) async fn run(args: &GroupsArgs, dir: &Path) -> Result<Vec<Row>, Failure> {
-    let mut cluster = Cluster::start(dir).await?;
+    let mut cluster = Cluster::start(dir, args.clients).await?;
     let ids = cluster.create(args.groups).await?;
     eprintln!("groups: led by each node: {:?}", cluster.led(&ids)?);
     let (mut one, mut many) = (Side::new()?, Side::new()?);
     for round in 0..args.rounds {
         for turn in 0..2 {
             let is_one = (round + turn).is_multiple_of(2);
-            let groups = clients(&cluster, &ids, is_one)?;
+            let groups = clients(&cluster, &ids, args.clients, is_one)?;
             let side = if is_one { &mut one } else { &mut many };
             side.turn(&cluster, groups, args.seconds).await?;
         }
@@ -111,14 +110,18 @@ pub(crate) async fn run(args: &GroupsArgs, dir: &Path) -> Result<Vec<Row>, Failu
     let ratios = many.per_second.iter().zip(&one.per_second).map(|(many, one)| many / one);
     let ratios = Spread::of(ratios);
     Ok(vec![
-        one.row("one-group", 1, args.groups),
-        many.row("many-groups", args.groups, args.groups).with_ratio(ratios),
+        one.row("one-group", 1, args.clients),
+        many.row("many-groups", args.groups, args.clients).with_ratio(ratios),
     ])
 }
 
-/// As many clients as there are groups: all at the first one, or each at its own.
-fn clients(cluster: &Cluster, ids: &[GroupId], one: bool) -> Result<Vec<Group<Count>>, Failure> {
-    let ids = Arc::new(ids);
-    let id = |client: usize| if one { ids[0] } else { ids[client] };
-    (0..ids.len()).map(|client| cluster.leader(id(client))).collect()
+/// The clients' groups: all at the first one, or spread evenly over all.
+fn clients(
+    cluster: &Cluster,
+    ids: &[GroupId],
+    count: u64,
+    one: bool,
+) -> Result<Vec<Group<Count>>, Failure> {
+    let spread = ids.iter().cycle().zip(0..count);
+    spread.map(|(&id, _)| cluster.leader(if one { ids[0] } else { id })).collect()
 }
