@@ -316,17 +316,15 @@ impl<S: StateMachine> Driver<S> {
 
     /// Waits for an event, and steps it with all that came meanwhile.
     fn next_events(&mut self, founding: Option<&Founding>, wait: Duration) -> Result<(), End> {
-        let mut event = match self.events.recv_timeout(wait) {
+        let event = match self.events.recv_timeout(wait) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => return Ok(()),
             Err(RecvTimeoutError::Disconnected) => return Err(End::Stopped),
         };
-        for _ in 0..EVENTS_PER_ROUND {
+        self.step(founding, event)?;
+        for _ in 1..EVENTS_PER_ROUND {
+            let Ok(event) = self.events.try_recv() else { break };
             self.step(founding, event)?;
-            match self.events.try_recv() {
-                Ok(next) => event = next,
-                Err(_) => break,
-            }
         }
         Ok(())
     }

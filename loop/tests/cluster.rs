@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use certificates::Authority;
 use full_disk::FullDisk;
-use quorate_engine::{ClusterId, EngineConfig, Formatted, Founding, NodeId, Voter};
+use quorate_engine::{ClusterId, EngineConfig, Formatted, Founding, GroupId, NodeId, Voter};
 use quorate_loop::{
     Binding, GroupStatus, LoopConfig, Node, OpenError, ProposeError, Role, Service, TlsConfig,
 };
@@ -187,6 +187,41 @@ async fn a_single_voter_serves_and_remembers() {
     cluster.close(1).await;
     cluster.open(1).await;
     assert_eq!(cluster.add(1, 1).await.1, 13);
+}
+
+/// Far more than the loop takes in one round are waiting when it begins. To see it fail: take an event out
+/// behind a round's last one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_that_waits_is_answered_however_much_it_is() {
+    const MANY: u64 = 3 * 4_096;
+    let cluster = Cluster::start(1, config()).await;
+    cluster.leader().await;
+    let node = &cluster.nodes[&1];
+    let mut callers = tokio::task::JoinSet::new();
+    {
+        let mut status = node.watch_status();
+        // While somebody reads it no other is published, and the loop waits with it.
+        let held = status.borrow_and_update();
+        for _ in 0..MANY {
+            let group = node.group(GroupId::new(1).unwrap()).unwrap();
+            callers.spawn(async move { group.propose(tally::add(1)).await });
+        }
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while node.metrics().inbox_requests < MANY - 4_096 {
+            assert!(std::time::Instant::now() < deadline, "the loop does not wait");
+            std::thread::yield_now();
+        }
+        drop(held);
+    }
+    let answered = tokio::time::timeout(PATIENCE, callers.join_all()).await;
+    let mut sums: Vec<u64> = answered
+        .expect("somebody was not answered")
+        .into_iter()
+        .map(|applied| applied.unwrap().outcome)
+        .collect();
+    sums.sort_unstable();
+    assert_eq!(sums, (1..=MANY).collect::<Vec<_>>());
+    assert_eq!(node.metrics().inbox_requests, 0);
 }
 
 /// To see it fail: have `shutdown` not wait for the task that holds the listener.
