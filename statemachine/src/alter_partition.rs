@@ -4,8 +4,7 @@
 //! wrong in several ways, and so whether it retries, waits for metadata or steps down (KIP-497,
 //! KIP-704, KIP-841, KIP-903).
 
-use crate::broker::ActiveBrokers;
-use crate::change::{Target, change};
+use crate::change::Target;
 use crate::command::{AlterPartition, BrokerSession};
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{BrokerId, Brokers, list};
@@ -16,7 +15,7 @@ use crate::partition::{Partition, Recovery, first_doubled};
 
 pub(crate) fn apply(step: &mut Step<'_>, alter: &AlterPartition) -> Result<Reply, Rejection> {
     step.session(alter.sender)?;
-    let (partition, min_insync) = find(step.image, alter)?;
+    let partition = step.partition(alter.partition)?;
     let isr: Brokers = alter.isr.iter().map(|member| member.broker).collect();
     check_epochs(partition, alter)?;
     check_isr(partition, alter, &isr)?;
@@ -24,39 +23,12 @@ pub(crate) fn apply(step: &mut Step<'_>, alter: &AlterPartition) -> Result<Reply
     check_members(step.image, alter)?;
 
     let target = Target { isr, recovery: alter.recovery, ..Target::of(partition) };
-    let active = ActiveBrokers::all(&step.image.brokers);
-    let Some(next) = change(partition, target, min_insync, &active) else {
-        return Ok(Reply::PartitionAltered(PartitionAltered::of(partition, false)));
-    };
-    let completed = partition.is_reassigning() && !next.is_reassigning();
-    let moved = next.leader != partition.leader;
-    let reply = PartitionAltered::of(&next, completed && moved);
-    step.put_partition(alter.partition, next);
-    Ok(Reply::PartitionAltered(reply))
-}
-
-fn find<'a>(
-    image: &'a MetadataImage,
-    alter: &AlterPartition,
-) -> Result<(&'a Partition, u32), Rejection> {
-    let Some(topic) = image.topic(alter.partition.topic) else {
-        return Err(Rejection::new(
-            ErrorCode::UnknownTopicId,
-            format!("no topic has the id {}: wait for metadata", alter.partition.topic),
-        ));
-    };
-    let Some(partition) = topic.partition(alter.partition.partition) else {
-        return Err(Rejection::new(
-            ErrorCode::UnknownTopicOrPartition,
-            format!(
-                "topic {} has {} partitions and no number {}: wait for metadata",
-                topic.name,
-                topic.partition_count(),
-                alter.partition.partition
-            ),
-        ));
-    };
-    Ok((partition, topic.configs.min_insync_replicas()))
+    let (was_reassigning, leader) = (partition.is_reassigning(), partition.leader);
+    step.change_partition(alter.partition, target);
+    let partition = step.partition(alter.partition)?;
+    let completed = was_reassigning && !partition.is_reassigning();
+    let moved = partition.leader != leader;
+    Ok(Reply::PartitionAltered(PartitionAltered::of(partition, completed && moved)))
 }
 
 fn check_epochs(partition: &Partition, alter: &AlterPartition) -> Result<(), Rejection> {

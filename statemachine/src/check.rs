@@ -104,7 +104,7 @@ impl MetadataImage {
             if let Some(rule) = rule {
                 return Err(Violation::Topic { topic: topic.id, rule });
             }
-            let min_insync = topic.configs.min_insync_replicas();
+            let min_insync = self.min_insync_replicas(topic);
             for (number, partition) in topic.partitions() {
                 let key = PartitionKey { topic: topic.id, partition: number };
                 require_partition(key, &list_rules(partition))?;
@@ -115,6 +115,9 @@ impl MetadataImage {
     }
 
     fn check_brokers(&self) -> Result<(), Violation> {
+        if self.broker_configs.keys().any(|id| self.broker(*id).is_none()) {
+            return Err(Violation::Cluster { rule: "only a registered broker has configs" });
+        }
         let mut epochs = BTreeSet::<BrokerEpoch>::new();
         let mut directories = BTreeMap::<DirectoryId, BrokerId>::new();
         for broker in self.brokers() {
@@ -127,6 +130,12 @@ impl MetadataImage {
             }
             if !broker.features.contains(self.feature_level) {
                 return violation("every broker supports the finalized feature level");
+            }
+            let configs = self.broker_configs(broker.id);
+            if configs.is_some_and(|configs| {
+                configs.is_empty() || configs.iter().any(|(key, _)| !key.may_differ_by_broker())
+            }) {
+                return violation("what is the same for all brokers is no config of one");
             }
             if broker.directories.is_empty() {
                 return violation("a broker has a log directory");

@@ -12,7 +12,8 @@ use crate::topic::Topic;
 /// Deltas of consecutive commands collapse into one by [`Changes::merge`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// Brokers that were registered, amended, fenced, unfenced, shut down or removed.
+    /// Brokers that were registered, amended, fenced, unfenced, shut down or removed, or whose configs
+    /// changed.
     pub brokers: BTreeSet<BrokerId>,
     /// Topics that are new. Their partitions are in `partitions`.
     pub topics_created: BTreeSet<TopicId>,
@@ -23,6 +24,8 @@ pub struct Delta {
     pub topics_changed: BTreeSet<TopicId>,
     /// Partitions that are new or changed.
     pub partitions: BTreeSet<PartitionKey>,
+    /// The configs of all topics changed.
+    pub defaults: bool,
     /// The feature level changed.
     pub feature_level: bool,
     /// Producer ids were given out.
@@ -52,6 +55,7 @@ impl Changes<MetadataImage> for Delta {
             .extend(later.topics_changed.iter().filter(|id| !self.topics_created.contains(id)));
         self.topics_created.extend(later.topics_created);
         self.partitions.extend(later.partitions);
+        self.defaults |= later.defaults;
         self.feature_level |= later.feature_level;
         self.producer_ids |= later.producer_ids;
     }
@@ -59,12 +63,15 @@ impl Changes<MetadataImage> for Delta {
     /// Costs a pass over both images; topics that they share are skipped without a look inside.
     fn between(before: &MetadataImage, after: &MetadataImage) -> Self {
         let mut delta = Self {
+            defaults: before.default_configs() != after.default_configs(),
             feature_level: before.feature_level() != after.feature_level(),
             producer_ids: before.next_producer_id() != after.next_producer_id(),
             ..Self::default()
         };
         for broker in before.brokers() {
-            if after.broker(broker.id) != Some(broker) {
+            let is_same = after.broker(broker.id) == Some(broker)
+                && after.broker_configs(broker.id) == before.broker_configs(broker.id);
+            if !is_same {
                 delta.brokers.insert(broker.id);
             }
         }

@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Display};
 
-use crate::command::{AlterPartition, BrokerSession, Command, NewTopic, RegisterBroker};
+use crate::command::{
+    AlterPartition, BrokerSession, Command, ConfigChange, ConfigOperation, ConfigResource,
+    CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment, RegisterBroker,
+};
 use crate::ids::{BrokerId, list};
 use crate::partition::Recovery;
 
@@ -24,6 +27,16 @@ impl Display for Command {
             Self::AlterPartition(alter) => alter.fmt(f),
             Self::AllocateProducerIds(session) => write!(f, "producer ids for {session}"),
             Self::SetFeatureLevel { level } => write!(f, "set feature level {level}"),
+            Self::CreatePartitions(create) => create.fmt(f),
+            Self::ElectLeaders(elect) => elect.fmt(f),
+            Self::AlterReassignments { reassignments } => {
+                f.write_str("reassign partitions")?;
+                separated(f, reassignments)
+            }
+            Self::AlterConfigs { resource, changes } => {
+                write!(f, "alter configs of {resource}:")?;
+                separated(f, changes)
+            }
         }
     }
 }
@@ -85,5 +98,54 @@ impl Display for AlterPartition {
         }
         write!(f, ", asked by {sender} at leader epoch {leader_epoch}")?;
         write!(f, ", partition epoch {partition_epoch}")
+    }
+}
+
+impl Display for CreatePartitions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "create partitions of {} from {} on:", self.topic, self.first)?;
+        let partitions: Vec<String> = self.partitions.iter().map(|on| list(on)).collect();
+        separated(f, &partitions)
+    }
+}
+
+impl Display for ElectLeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.election {
+            ElectionType::Preferred => "elect the preferred leaders of",
+            ElectionType::Unclean => "elect leaders, uncleanly if need be, of",
+        })?;
+        separated(f, &self.partitions)
+    }
+}
+
+impl Display for Reassignment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            Some(target) => write!(f, "{} to {}", self.partition, list(target)),
+            None => write!(f, "{} back", self.partition),
+        }
+    }
+}
+
+impl Display for ConfigResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("all brokers and topics"),
+            Self::Broker(id) => write!(f, "broker {id}"),
+            Self::Topic(id) => write!(f, "topic {id}"),
+        }
+    }
+}
+
+impl Display for ConfigChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        match &self.operation {
+            ConfigOperation::Set(value) => write!(f, "{key:?}={value:?}"),
+            ConfigOperation::Delete => write!(f, "delete {key:?}"),
+            ConfigOperation::Append(values) => write!(f, "append {values:?} to {key:?}"),
+            ConfigOperation::Subtract(values) => write!(f, "subtract {values:?} from {key:?}"),
+        }
     }
 }

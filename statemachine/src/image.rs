@@ -12,6 +12,7 @@ use crate::broker::{Broker, BrokerMap};
 use crate::ids::{BrokerId, FeatureLevel, PartitionKey, ProducerId, TopicId};
 use crate::partition::Partition;
 use crate::topic::Topic;
+use crate::topic_config::{TopicConfigKey, TopicConfigs};
 use crate::topic_name::{CollisionKey, fold};
 
 /// The metadata, immutable. Clones are O(1) and may be read from any thread without a lock.
@@ -22,6 +23,10 @@ pub struct MetadataImage {
     pub(crate) feature_level: FeatureLevel,
     pub(crate) next_producer_id: ProducerId,
     pub(crate) brokers: BrokerMap,
+    /// What holds for all topics that have no value of their own.
+    pub(crate) defaults: Arc<TopicConfigs>,
+    /// What was set for single brokers; no empty ones.
+    pub(crate) broker_configs: OrdMap<BrokerId, Arc<TopicConfigs>>,
     pub(crate) topics: OrdMap<TopicId, Arc<Topic>>,
     /// By collision key, under which there is one topic at most.
     pub(crate) names: OrdMap<CollisionKey, TopicId>,
@@ -39,6 +44,8 @@ impl MetadataImage {
             feature_level: Self::FEATURE_LEVEL_GENESIS,
             next_producer_id: ProducerId(0),
             brokers: OrdMap::new(),
+            defaults: Arc::default(),
+            broker_configs: OrdMap::new(),
             topics: OrdMap::new(),
             names: OrdMap::new(),
             kept: OrdMap::new(),
@@ -114,6 +121,43 @@ impl MetadataImage {
         self.topic(key.topic)?.partition(key.partition)
     }
 
+    /// What was set for all topics that have no value of their own.
+    #[must_use]
+    pub fn default_configs(&self) -> &TopicConfigs {
+        &self.defaults
+    }
+
+    /// What was set for one broker, if anything.
+    #[must_use]
+    pub fn broker_configs(&self, id: BrokerId) -> Option<&TopicConfigs> {
+        self.broker_configs.get(&id).map(AsRef::as_ref)
+    }
+
+    /// The value that holds for a topic: its own, that of all topics, or the one built in.
+    #[must_use]
+    pub fn config<'a>(&'a self, topic: &'a Topic, key: TopicConfigKey) -> &'a str {
+        topic.configs.get(key).unwrap_or_else(|| self.default_config(key))
+    }
+
+    /// The value that holds for a topic that has none of its own.
+    #[must_use]
+    pub fn default_config(&self, key: TopicConfigKey) -> &str {
+        self.defaults.get(key).unwrap_or(key.default_value())
+    }
+
+    /// The `min.insync.replicas` that holds for a topic.
+    #[must_use]
+    pub fn min_insync_replicas(&self, topic: &Topic) -> u32 {
+        // Every value is valid: it was checked when it was set.
+        self.config(topic, TopicConfigKey::MinInsyncReplicas).parse().unwrap_or(1)
+    }
+
+    /// Whether an unclean election of a topic's leaders may be run without being asked for.
+    #[must_use]
+    pub fn unclean_leader_election(&self, topic: &Topic) -> bool {
+        self.config(topic, TopicConfigKey::UncleanLeaderElectionEnable) == "true"
+    }
+
     /// All partitions, in order of topic id and number.
     pub fn partitions(&self) -> impl Iterator<Item = (PartitionKey, &Partition)> {
         self.topics().flat_map(|topic| {
@@ -130,6 +174,36 @@ impl MetadataImage {
 
     pub(crate) fn put_broker(&mut self, broker: Broker) {
         self.brokers.insert(broker.id, Arc::new(broker));
+    }
+
+    pub(crate) fn remove_broker(&mut self, id: BrokerId) {
+        self.brokers.remove(&id);
+        self.broker_configs.remove(&id);
+    }
+
+    pub(crate) fn put_broker_configs(&mut self, id: BrokerId, configs: TopicConfigs) {
+        match configs.is_empty() {
+            true => self.broker_configs.remove(&id),
+            false => self.broker_configs.insert(id, Arc::new(configs)),
+        };
+    }
+
+    /// Sets the configs of a topic that is there.
+    pub(crate) fn put_topic_configs(&mut self, id: TopicId, configs: TopicConfigs) {
+        if let Some(topic) = self.topics.get_mut(&id) {
+            Arc::make_mut(topic).configs = Arc::new(configs);
+        }
+    }
+
+    /// Adds partitions to a topic that is there.
+    pub(crate) fn grow_topic(&mut self, id: TopicId, partitions: Vec<Arc<Partition>>) {
+        let Some(topic) = self.topics.get_mut(&id) else { return };
+        let topic = Arc::make_mut(topic);
+        for partition in partitions {
+            let key = PartitionKey { topic: id, partition: topic.partition_count() };
+            index_replicas(&mut self.kept, key, &partition.replicas);
+            topic.partitions.push_back(partition);
+        }
     }
 
     pub(crate) fn put_topic(&mut self, topic: Topic) {

@@ -46,16 +46,19 @@
 //! What is absent: no partition changes but by `change()`, no hash map is iterated, no error is
 //! swallowed, and no state is reachable from which a dead leader would be elected to succeed itself.
 
+mod alter_configs;
 mod alter_partition;
 mod broker;
 mod change;
 mod check;
 mod client_sessions;
 mod command;
+mod command_wire;
 mod contract;
 mod delta;
 mod description;
 mod elect;
+mod elect_leaders;
 mod error;
 mod feature_level;
 mod ids;
@@ -68,6 +71,7 @@ pub mod placement;
 mod producer_ids;
 #[cfg(test)]
 mod random;
+mod reassign;
 mod register;
 mod snapshot;
 #[cfg(test)]
@@ -85,7 +89,10 @@ pub use client_sessions::{
     Admission, ClientSessions, CommandId, OUTCOME_BYTES_MAX, SESSION_BYTES_MAX, SESSIONS_BYTES_MAX,
     SESSIONS_MAX, SessionError, WINDOW,
 };
-pub use command::{AlterPartition, BrokerSession, Command, NewTopic, RegisterBroker};
+pub use command::{
+    AlterPartition, BrokerSession, Command, ConfigChange, ConfigOperation, ConfigResource,
+    CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment, RegisterBroker,
+};
 pub use contract::{
     Applied, ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,
 };
@@ -98,7 +105,7 @@ pub use ids::{
 };
 pub use image::MetadataImage;
 pub use machine::Metadata;
-pub use outcome::{Outcome, PartitionAltered, Reply};
+pub use outcome::{Outcome, PartitionAltered, PartitionResult, Reply};
 pub use partition::{Partition, Recovery};
 pub use producer_ids::PRODUCER_IDS_PER_BLOCK;
 pub use register::{BROKER_TEXT_BYTES_MAX, DIRECTORIES_MAX, LISTENERS_MAX};

@@ -47,7 +47,7 @@ pub(crate) fn unregister(step: &mut Step<'_>, id: BrokerId) -> Result<Reply, Rej
         let leaves = partition.isr.contains(&id) || partition.elr.contains(&id);
         leaves.then(|| Target { unclean: Some(id), ..Target::without_in_sync(partition, id) })
     });
-    step.image.brokers.remove(&id);
+    step.image.remove_broker(id);
     step.delta.brokers.insert(id);
     Ok(Reply::BrokerUnregistered { partitions_changed })
 }

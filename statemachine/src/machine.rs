@@ -1,5 +1,6 @@
 //! The machine: takes a command apart, hands it to the noun it concerns, and reports what changed.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use bytes::Bytes;
@@ -10,12 +11,17 @@ use crate::command::{BrokerSession, Command};
 use crate::contract::{Applied, ApplyError, Cause, Changes as _, RestoreError, StateMachine};
 use crate::delta::Delta;
 use crate::error::{ErrorCode, Rejection};
-use crate::ids::{BrokerId, PartitionKey};
+use crate::ids::{BrokerId, PartitionKey, TopicId};
 use crate::image::MetadataImage;
 use crate::outcome::{Outcome, Reply};
 use crate::partition::Partition;
+use crate::placement::PARTITIONS_PER_COMMAND_MAX;
+use crate::topic::Topic;
 use crate::wire::DecodeError;
-use crate::{alter_partition, feature_level, liveness, producer_ids, register, snapshot, topics};
+use crate::{
+    alter_configs, alter_partition, elect_leaders, feature_level, liveness, producer_ids, reassign,
+    register, snapshot, topics,
+};
 
 /// Partition metadata as a replicated state machine. See the crate's documentation.
 #[derive(Debug)]
@@ -132,6 +138,12 @@ impl Step<'_> {
             Command::AlterPartition(alter) => alter_partition::apply(self, alter),
             Command::AllocateProducerIds(session) => producer_ids::allocate(self, *session),
             Command::SetFeatureLevel { level } => feature_level::set(self, *level),
+            Command::CreatePartitions(create) => topics::grow(self, create),
+            Command::ElectLeaders(elect) => elect_leaders::apply(self, elect),
+            Command::AlterReassignments { reassignments } => reassign::apply(self, reassignments),
+            Command::AlterConfigs { resource, changes } => {
+                alter_configs::apply(self, *resource, changes)
+            }
         }
     }
 
@@ -149,6 +161,63 @@ impl Step<'_> {
             Some(broker) => Err(stale(format!("is registered with epoch {}", broker.epoch))),
             None => Err(stale("is not registered".to_owned())),
         }
+    }
+
+    /// The topic with this id.
+    pub(crate) fn topic(&self, id: TopicId) -> Result<&Topic, Rejection> {
+        self.image.topic(id).ok_or_else(|| {
+            let fault = format!("no topic has the id {id}: it may be deleted, wait for metadata");
+            Rejection::new(ErrorCode::UnknownTopicId, fault)
+        })
+    }
+
+    /// The partition that a request names.
+    pub(crate) fn partition(&self, key: PartitionKey) -> Result<&Partition, Rejection> {
+        let topic = self.topic(key.topic)?;
+        topic.partition(key.partition).ok_or_else(|| {
+            let fault = format!(
+                "topic {} has {} partitions and no number {}: wait for metadata",
+                topic.name,
+                topic.partition_count(),
+                key.partition
+            );
+            Rejection::new(ErrorCode::UnknownTopicOrPartition, fault)
+        })
+    }
+
+    /// Checks the partitions that one command names: some, not too many, and none of them twice.
+    pub(crate) fn check_named_once(
+        &self,
+        keys: impl ExactSizeIterator<Item = PartitionKey>,
+    ) -> Result<(), Rejection> {
+        let invalid = |fault| Err(Rejection::new(ErrorCode::InvalidRequest, fault));
+        if !(1..=PARTITIONS_PER_COMMAND_MAX).contains(&keys.len()) {
+            return invalid(format!(
+                "the command names {} partitions: name 1 to {PARTITIONS_PER_COMMAND_MAX}",
+                keys.len()
+            ));
+        }
+        let mut named = BTreeSet::new();
+        for key in keys {
+            if !named.insert(key) {
+                return invalid(format!("{key} is named twice: name it once"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a partition that is there; says whether anything differs.
+    pub(crate) fn change_partition(&mut self, key: PartitionKey, target: Target) -> bool {
+        let Some(topic) = self.image.topic(key.topic) else { return false };
+        let Some(partition) = topic.partition(key.partition) else { return false };
+        let min_insync = self.image.min_insync_replicas(topic);
+        let active = ActiveBrokers::all(&self.image.brokers);
+        let next = change(partition, target, min_insync, &active);
+        let differs = next.is_some();
+        if let Some(next) = next {
+            self.put_partition(key, next);
+        }
+        differs
     }
 
     pub(crate) fn put_broker(&mut self, broker: Broker) {
@@ -182,7 +251,7 @@ impl Step<'_> {
             let Some(topic) = self.image.topic(key.topic) else { continue };
             let Some(partition) = topic.partition(key.partition) else { continue };
             let Some(target) = target(partition) else { continue };
-            let min_insync = topic.configs.min_insync_replicas();
+            let min_insync = self.image.min_insync_replicas(topic);
             if let Some(next) = change(partition, target, min_insync, &active) {
                 self.put_partition(*key, next);
                 changed += 1;

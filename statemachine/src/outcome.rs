@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::command::{brokers_from_wire, brokers_to_wire, recovery_from_wire};
+use crate::command_wire::{brokers_from_wire, brokers_to_wire, recovery_from_wire};
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{
     BrokerEpoch, BrokerId, Brokers, FeatureLevel, LeaderEpoch, PartitionEpoch, ProducerId, TopicId,
@@ -74,9 +74,32 @@ pub enum Reply {
         /// The finalized level.
         level: FeatureLevel,
     },
+    /// To CreatePartitions.
+    PartitionsCreated {
+        /// How many partitions the topic has now.
+        partitions: u32,
+    },
+    /// To ElectLeaders: each partition in the order of the command.
+    LeadersElected {
+        /// The results.
+        results: Vec<PartitionResult>,
+    },
+    /// To AlterReassignments: each partition in the order of the command.
+    Reassigned {
+        /// The results.
+        results: Vec<PartitionResult>,
+    },
+    /// To AlterConfigs.
+    ConfigsAltered {
+        /// How many partitions changed, since another `min.insync.replicas` holds for them.
+        partitions_changed: u64,
+    },
 }
 
-/// The partition as an AlterPartition left it.
+/// What became of one partition of a command that names several.
+pub type PartitionResult = Result<PartitionAltered, Rejection>;
+
+/// The partition as a command left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionAltered {
     /// The leader.
@@ -138,10 +161,9 @@ impl Outcome {
     pub fn encode(&self) -> Bytes {
         let kind = match self {
             Self::Accepted(reply) => reply_to_wire(reply),
-            Self::Rejected(rejection) => wire::outcome::Kind::Rejected(wire::Rejection {
-                code: i32::from(rejection.code.code()),
-                message: rejection.message.clone(),
-            }),
+            Self::Rejected(rejection) => {
+                wire::outcome::Kind::Rejected(rejection_to_wire(rejection))
+            }
         };
         wire::Outcome { kind: Some(kind) }.encode_to_vec().into()
     }
@@ -155,14 +177,21 @@ impl Outcome {
         use wire::outcome::Kind;
         let kind = wire::Outcome::decode(bytes)?.kind.ok_or(DecodeError::Unknown)?;
         if let Kind::Rejected(rejection) = kind {
-            let code = i16::try_from(rejection.code)
-                .ok()
-                .and_then(ErrorCode::from_code)
-                .ok_or(DecodeError::Unknown)?;
-            return Ok(Self::Rejected(Rejection { code, message: rejection.message }));
+            return rejection_from_wire(rejection).map(Self::Rejected);
         }
         reply_from_wire(kind).map(Self::Accepted)
     }
+}
+
+fn rejection_to_wire(rejection: &Rejection) -> wire::Rejection {
+    let code = i32::from(rejection.code.code());
+    wire::Rejection { code, message: rejection.message.clone() }
+}
+
+fn rejection_from_wire(rejection: wire::Rejection) -> Result<Rejection, DecodeError> {
+    let code = i16::try_from(rejection.code).ok().and_then(ErrorCode::from_code);
+    let code = code.ok_or(DecodeError::Unknown)?;
+    Ok(Rejection { code, message: rejection.message })
 }
 
 fn reply_to_wire(reply: &Reply) -> wire::outcome::Kind {
@@ -183,19 +212,60 @@ fn reply_to_wire(reply: &Reply) -> wire::outcome::Kind {
         Reply::TopicDeleted { name } => {
             Kind::TopicDeleted(wire::TopicDeleted { name: name.clone() })
         }
-        Reply::PartitionAltered(altered) => Kind::PartitionAltered(wire::PartitionAltered {
-            leader: altered.leader.map(BrokerId::get),
-            isr: brokers_to_wire(&altered.isr),
-            leader_epoch: altered.leader_epoch.get(),
-            partition_epoch: altered.partition_epoch.get(),
-            recovering: altered.recovery == Recovery::Recovering,
-            new_leader_elected: altered.new_leader_elected,
-        }),
+        Reply::PartitionAltered(altered) => Kind::PartitionAltered(altered_to_wire(altered)),
         Reply::ProducerIds { first, len } => {
             Kind::ProducerIds(wire::ProducerIds { first: first.get(), len: *len })
         }
         Reply::FeatureLevelSet { level } => Kind::FeatureLevelSet(level.get()),
+        Reply::PartitionsCreated { partitions } => Kind::PartitionsCreated(*partitions),
+        Reply::LeadersElected { results } => Kind::LeadersElected(results_to_wire(results)),
+        Reply::Reassigned { results } => Kind::Reassigned(results_to_wire(results)),
+        Reply::ConfigsAltered { partitions_changed } => Kind::ConfigsAltered(*partitions_changed),
     }
+}
+
+fn altered_to_wire(altered: &PartitionAltered) -> wire::PartitionAltered {
+    wire::PartitionAltered {
+        leader: altered.leader.map(BrokerId::get),
+        isr: brokers_to_wire(&altered.isr),
+        leader_epoch: altered.leader_epoch.get(),
+        partition_epoch: altered.partition_epoch.get(),
+        recovering: altered.recovery == Recovery::Recovering,
+        new_leader_elected: altered.new_leader_elected,
+    }
+}
+
+fn altered_from_wire(altered: &wire::PartitionAltered) -> PartitionAltered {
+    PartitionAltered {
+        leader: altered.leader.map(BrokerId),
+        isr: brokers_from_wire(&altered.isr),
+        leader_epoch: LeaderEpoch(altered.leader_epoch),
+        partition_epoch: PartitionEpoch(altered.partition_epoch),
+        recovery: recovery_from_wire(altered.recovering),
+        new_leader_elected: altered.new_leader_elected,
+    }
+}
+
+fn results_to_wire(results: &[PartitionResult]) -> wire::PartitionResults {
+    use wire::partition_result::Kind;
+    let to_wire = |result: &PartitionResult| {
+        let kind = match result {
+            Ok(altered) => Kind::Altered(altered_to_wire(altered)),
+            Err(rejection) => Kind::Rejected(rejection_to_wire(rejection)),
+        };
+        wire::PartitionResult { kind: Some(kind) }
+    };
+    wire::PartitionResults { results: results.iter().map(to_wire).collect() }
+}
+
+fn results_from_wire(wire: wire::PartitionResults) -> Result<Vec<PartitionResult>, DecodeError> {
+    use wire::partition_result::Kind;
+    let from_wire = |result: wire::PartitionResult| match result.kind {
+        Some(Kind::Altered(altered)) => Ok(Ok(altered_from_wire(&altered))),
+        Some(Kind::Rejected(rejection)) => rejection_from_wire(rejection).map(Err),
+        None => Err(DecodeError::Unknown),
+    };
+    wire.results.into_iter().map(from_wire).collect()
 }
 
 fn reply_from_wire(kind: wire::outcome::Kind) -> Result<Reply, DecodeError> {
@@ -219,16 +289,15 @@ fn reply_from_wire(kind: wire::outcome::Kind) -> Result<Reply, DecodeError> {
                 .collect::<Result<_, _>>()?,
         },
         Kind::TopicDeleted(deleted) => Reply::TopicDeleted { name: deleted.name },
-        Kind::PartitionAltered(altered) => Reply::PartitionAltered(PartitionAltered {
-            leader: altered.leader.map(BrokerId),
-            isr: brokers_from_wire(&altered.isr),
-            leader_epoch: LeaderEpoch(altered.leader_epoch),
-            partition_epoch: PartitionEpoch(altered.partition_epoch),
-            recovery: recovery_from_wire(altered.recovering),
-            new_leader_elected: altered.new_leader_elected,
-        }),
+        Kind::PartitionAltered(altered) => Reply::PartitionAltered(altered_from_wire(&altered)),
         Kind::ProducerIds(ids) => Reply::ProducerIds { first: ProducerId(ids.first), len: ids.len },
         Kind::FeatureLevelSet(level) => Reply::FeatureLevelSet { level: FeatureLevel(level) },
+        Kind::PartitionsCreated(partitions) => Reply::PartitionsCreated { partitions },
+        Kind::LeadersElected(results) => {
+            Reply::LeadersElected { results: results_from_wire(results)? }
+        }
+        Kind::Reassigned(results) => Reply::Reassigned { results: results_from_wire(results)? },
+        Kind::ConfigsAltered(partitions_changed) => Reply::ConfigsAltered { partitions_changed },
     })
 }
 

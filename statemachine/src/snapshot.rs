@@ -1,11 +1,12 @@
 //! The snapshot stream: the state as a sequence of length-delimited records.
 //!
 //! ```text
-//! stream  = FeatureLevel NextProducerId Broker* (Topic Partition{n})* End
+//! stream  = FeatureLevel NextProducerId Configs* Broker* (Topic Partition{n})* End
 //! record  = length (varint) wire::Record
 //! ```
 //!
-//! Brokers and topics ascend by id and partitions by number, so equal states give equal bytes. `End`
+//! Configs that are no topic's come first for all topics, then for single brokers; only where something
+//! was set. Brokers and topics ascend by id and partitions by number, so equal states give equal bytes. `End`
 //! counts the records before it: a stream cut at a record's edge is told apart from a whole one. The
 //! state hash is that of the same bytes.
 
@@ -16,7 +17,7 @@ use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::broker::{Broker, FeatureRange};
-use crate::command::{
+use crate::command_wire::{
     brokers_from_wire, brokers_to_wire, features_from_wire, features_to_wire, listener_from_wire,
     listener_to_wire, recovery_from_wire,
 };
@@ -28,7 +29,7 @@ use crate::ids::{
 use crate::image::MetadataImage;
 use crate::partition::{Partition, Recovery};
 use crate::topic::Topic;
-use crate::topic_config::TopicConfigs;
+use crate::topic_config::{TopicConfigKey, TopicConfigs};
 use crate::wire::record::Kind;
 use crate::wire::{self, DecodeError, decode_strict, id_from_wire, id_to_wire};
 
@@ -45,6 +46,12 @@ impl Image for MetadataImage {
         let mut writer = RecordWriter { out, chunk: Vec::with_capacity(CHUNK_BYTES), records: 0 };
         writer.put(Kind::FeatureLevel(self.feature_level.get()))?;
         writer.put(Kind::NextProducerId(self.next_producer_id.get()))?;
+        if !self.defaults.is_empty() {
+            writer.put(Kind::Configs(configs_to_wire(None, &self.defaults)))?;
+        }
+        for (id, configs) in &self.broker_configs {
+            writer.put(Kind::Configs(configs_to_wire(Some(*id), configs)))?;
+        }
         for broker in self.brokers() {
             writer.put(Kind::Broker(broker_to_wire(broker)))?;
         }
@@ -118,6 +125,23 @@ pub(crate) fn read(stream: &mut dyn Read) -> Result<MetadataImage, RestoreError>
     };
     loop {
         match records.next()? {
+            Kind::Configs(configs) => {
+                let is_late = !image.brokers.is_empty() || !image.topics.is_empty();
+                let last = image.broker_configs.get_max().map(|(last, _)| last.get());
+                let ascends = match configs.broker {
+                    None => image.defaults.is_empty() && last.is_none(),
+                    Some(broker) => last.is_none_or(|last| last < broker),
+                };
+                let read = configs_from_wire(&configs.configs);
+                let read = read.map_err(|error| records.malformed(error))?;
+                if is_late || !ascends || read.is_empty() {
+                    return Err(records.malformed("configs out of order"));
+                }
+                match configs.broker {
+                    None => image.defaults = Arc::new(read),
+                    Some(broker) => image.put_broker_configs(BrokerId(broker), read),
+                }
+            }
             Kind::Broker(broker) => {
                 let broker = broker_from_wire(broker).map_err(|error| records.malformed(error))?;
                 let ascends = image.brokers.get_max().is_none_or(|(last, _)| *last < broker.id);
@@ -159,12 +183,7 @@ fn read_feature_level(records: &mut RecordReader<'_>) -> Result<FeatureLevel, Re
 
 fn read_topic(records: &mut RecordReader<'_>, topic: wire::Topic) -> Result<Topic, RestoreError> {
     let id = id_from_wire("topic id", &topic.id).map_err(|error| records.malformed(error))?;
-    let entries = topic.configs.iter().map(|config| (&config.key, &config.value));
-    let configs = TopicConfigs::from_entries(entries).map_err(|error| records.malformed(error))?;
-    let kept = configs.iter().map(|(key, value)| (key.name(), value));
-    if !kept.eq(topic.configs.iter().map(|config| (config.key.as_str(), config.value.as_str()))) {
-        return Err(records.malformed("configs that are out of order or in another spelling"));
-    }
+    let configs = configs_from_wire(&topic.configs).map_err(|error| records.malformed(error))?;
     let mut partitions = imbl::Vector::new();
     for _ in 0..topic.partitions {
         match records.next()? {
@@ -251,6 +270,28 @@ fn truncated(record: u64, error: io::Error) -> RestoreError {
     }
 }
 
+fn config_entries(configs: &TopicConfigs) -> Vec<wire::Config> {
+    let entry = |(key, value): (TopicConfigKey, &str)| wire::Config {
+        key: key.name().into(),
+        value: value.into(),
+    };
+    configs.iter().map(entry).collect()
+}
+
+fn configs_to_wire(broker: Option<BrokerId>, configs: &TopicConfigs) -> wire::Configs {
+    wire::Configs { broker: broker.map(BrokerId::get), configs: config_entries(configs) }
+}
+
+/// Only in the order and the spelling in which they are written.
+fn configs_from_wire(entries: &[wire::Config]) -> Result<TopicConfigs, Cause> {
+    let configs = TopicConfigs::from_entries(entries.iter().map(|it| (&it.key, &it.value)))?;
+    let kept = configs.iter().map(|(key, value)| (key.name(), value));
+    if !kept.eq(entries.iter().map(|it| (it.key.as_str(), it.value.as_str()))) {
+        return Err("configs that are out of order or in another spelling".into());
+    }
+    Ok(configs)
+}
+
 fn broker_to_wire(broker: &Broker) -> wire::Broker {
     wire::Broker {
         id: broker.id.get(),
@@ -291,11 +332,7 @@ fn topic_to_wire(topic: &Topic) -> wire::Topic {
     wire::Topic {
         id: id_to_wire(topic.id.0),
         name: topic.name.to_string(),
-        configs: topic
-            .configs
-            .iter()
-            .map(|(key, value)| wire::Config { key: key.name().into(), value: value.into() })
-            .collect(),
+        configs: config_entries(&topic.configs),
         partitions: topic.partition_count(),
     }
 }
@@ -543,8 +580,8 @@ mod tests {
         let (level, min, max) = (2, 1, 1);
         assert!(matches!(error, RestoreError::UnsupportedFeatureLevel { level: l, min: a, max: b }
                 if (l, a, b) == (level, min, max)));
-        // Field 7 of the record is of no kind that is known.
-        let error = restore(&[2, 8, 1, 2, 0x38, 1]).expect_err("a later kind");
+        // Field 15 of the record is of no kind that is known.
+        let error = restore(&[2, 8, 1, 2, 0x78, 1]).expect_err("a later kind");
         assert!(matches!(error, RestoreError::Unknown { record: 1 }), "{error:?}");
         assert!(error.to_string().contains("upgrade"));
     }

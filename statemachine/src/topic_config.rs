@@ -1,7 +1,14 @@
 //! The configuration of a topic: which keys there are, and which values each may have.
+//!
+//! A value stands at one of three levels: of the topic, of all topics (the cluster's default), or
+//! built in; the first that is there holds ([`MetadataImage::config`](crate::MetadataImage::config)).
+//! A broker may have values of its own too, for what it does with its replicas; what the quorum itself
+//! decides by, `min.insync.replicas` and `unclean.leader.election.enable`, is the same on all of
+//! them (KIP-226, KIP-966).
 
 use std::collections::BTreeMap;
 
+use crate::command::{ConfigChange, ConfigOperation};
 use crate::error::{ErrorCode, Rejection};
 
 /// A key that a topic's configuration may have; any other is refused with INVALID_CONFIG.
@@ -68,6 +75,43 @@ impl TopicConfigKey {
         Self::ALL.into_iter().find(|key| key.name() == name)
     }
 
+    /// The value where nobody set one, Kafka's.
+    #[must_use]
+    pub const fn default_value(self) -> &'static str {
+        match self {
+            Self::CleanupPolicy => "delete",
+            Self::CompressionType => "producer",
+            Self::MaxMessageBytes => "1048588",
+            Self::MessageTimestampType => "CreateTime",
+            Self::MinInsyncReplicas => "1",
+            Self::RetentionBytes => "-1",
+            Self::RetentionMs => "604800000",
+            Self::SegmentBytes => "1073741824",
+            Self::UncleanLeaderElectionEnable => "false",
+        }
+    }
+
+    /// Whether the value is a list, to which values can be appended.
+    #[must_use]
+    pub const fn is_list(self) -> bool {
+        matches!(self, Self::CleanupPolicy)
+    }
+
+    /// Whether one broker may have another value than the others: the quorum decides by the rest.
+    #[must_use]
+    pub const fn may_differ_by_broker(self) -> bool {
+        !matches!(self, Self::MinInsyncReplicas | Self::UncleanLeaderElectionEnable)
+    }
+
+    /// The key with this name, or what there is instead.
+    fn named(name: &str) -> Result<Self, Rejection> {
+        Self::from_name(name).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|key| key.name()).collect();
+            let name = name.escape_debug().take(VALUE_SHOWN_CHARS_MAX).collect::<String>();
+            invalid(format!("`{name}` is not a topic config: use one of {}", known.join(", ")))
+        })
+    }
+
     /// Which values the key may have.
     fn rule(self) -> Rule {
         match self {
@@ -112,14 +156,12 @@ fn invalid(message: String) -> Rejection {
     Rejection::new(ErrorCode::InvalidConfig, message)
 }
 
-/// The configuration of a topic: what was set, nothing that is a default. Always valid.
+/// The configuration of a topic, of all topics, or of a broker: what was set, nothing that is a default.
+/// Always valid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicConfigs(BTreeMap<TopicConfigKey, Box<str>>);
 
 impl TopicConfigs {
-    /// The value of `min.insync.replicas` where nobody set one.
-    pub const MIN_INSYNC_REPLICAS_DEFAULT: u32 = 1;
-
     /// Checks keys and values as they came in a command.
     ///
     /// # Errors
@@ -131,14 +173,7 @@ impl TopicConfigs {
         let mut configs = BTreeMap::new();
         for (name, value) in entries {
             let (name, value) = (name.as_ref(), value.as_ref());
-            let Some(key) = TopicConfigKey::from_name(name) else {
-                let known: Vec<&str> = TopicConfigKey::ALL.iter().map(|key| key.name()).collect();
-                let name = name.escape_debug().take(VALUE_SHOWN_CHARS_MAX).collect::<String>();
-                return Err(invalid(format!(
-                    "`{name}` is not a topic config: use one of {}",
-                    known.join(", ")
-                )));
-            };
+            let key = TopicConfigKey::named(name)?;
             let value = key.validate(value)?;
             if configs.insert(key, value).is_some() {
                 return Err(invalid(format!("{name} is given twice: give it once")));
@@ -164,19 +199,67 @@ impl TopicConfigs {
         self.0.is_empty()
     }
 
-    /// `min.insync.replicas`, or its default.
-    #[must_use]
-    pub fn min_insync_replicas(&self) -> u32 {
-        self.get(TopicConfigKey::MinInsyncReplicas)
-            .and_then(|value| value.parse().ok())
-            .unwrap_or(Self::MIN_INSYNC_REPLICAS_DEFAULT)
+    /// The same with changes, checked as a whole. A list that has no value here is appended to what
+    /// `inherited` says of it.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_CONFIG for an unknown key, a key given twice, a list operation on what is no list, or a
+    /// result that the key may not have.
+    pub fn altered<'a>(
+        &self,
+        changes: &[ConfigChange],
+        inherited: impl Fn(TopicConfigKey) -> &'a str,
+    ) -> Result<Self, Rejection> {
+        let mut configs = self.0.clone();
+        let mut changed = Vec::new();
+        for ConfigChange { key: name, operation } in changes {
+            let key = TopicConfigKey::named(name)?;
+            if changed.contains(&key) {
+                return Err(invalid(format!("{name} is given twice: give it once")));
+            }
+            changed.push(key);
+            let list = || match self.get(key) {
+                _ if !key.is_list() => {
+                    let fault = "is no list: set a value, or delete it";
+                    Err(invalid(format!("{name} {fault}")))
+                }
+                Some(value) => Ok(value),
+                None => Ok(inherited(key)),
+            };
+            let value = match operation {
+                ConfigOperation::Delete => {
+                    configs.remove(&key);
+                    continue;
+                }
+                ConfigOperation::Set(value) => value.clone(),
+                ConfigOperation::Append(values) => appended(list()?, values),
+                ConfigOperation::Subtract(values) => subtracted(list()?, values),
+            };
+            configs.insert(key, key.validate(&value)?);
+        }
+        Ok(Self(configs))
     }
+}
 
-    /// Whether an unclean election may be run without being asked for; off by default.
-    #[must_use]
-    pub fn unclean_leader_election(&self) -> bool {
-        self.get(TopicConfigKey::UncleanLeaderElectionEnable) == Some("true")
+/// The values of a list, without spaces.
+fn values(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|value| !value.is_empty())
+}
+
+fn appended(list: &str, more: &str) -> String {
+    let mut all: Vec<&str> = values(list).collect();
+    for value in values(more) {
+        if !all.contains(&value) {
+            all.push(value);
+        }
     }
+    all.join(",")
+}
+
+fn subtracted(list: &str, less: &str) -> String {
+    let kept = values(list).filter(|value| !values(less).any(|gone| gone == *value));
+    kept.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -240,18 +323,56 @@ mod tests {
     }
 
     #[test]
-    fn typed_values_have_defaults() {
-        let none = TopicConfigs::default();
-        assert_eq!(none.min_insync_replicas(), 1);
-        assert!(!none.unclean_leader_election());
-        let some = TopicConfigs::from_entries([
-            ("min.insync.replicas", "2"),
-            ("unclean.leader.election.enable", "true"),
-        ])
-        .expect("valid");
-        assert_eq!(some.min_insync_replicas(), 2);
-        assert!(some.unclean_leader_election());
-        assert!(!some.is_empty());
-        assert_eq!(some.iter().count(), 2);
+    fn the_defaults_are_values_that_the_keys_may_have() {
+        let defaults = TopicConfigKey::ALL.map(|key| (key.name(), key.default_value()));
+        let configs = TopicConfigs::from_entries(defaults).expect("valid");
+        for key in TopicConfigKey::ALL {
+            assert_eq!(configs.get(key), Some(key.default_value()));
+        }
+    }
+
+    fn change(key: &str, operation: ConfigOperation) -> ConfigChange {
+        ConfigChange { key: key.into(), operation }
+    }
+
+    fn altered(set: &[(&str, &str)], changes: &[ConfigChange]) -> Result<TopicConfigs, Rejection> {
+        let configs = TopicConfigs::from_entries(set.iter().copied()).expect("valid");
+        configs.altered(changes, TopicConfigKey::default_value)
+    }
+
+    #[test]
+    fn changes_set_delete_and_leave_the_rest() {
+        let set = [("retention.ms", "1"), ("segment.bytes", "100")];
+        let changes = [
+            change("retention.ms", ConfigOperation::Set("07".into())),
+            change("segment.bytes", ConfigOperation::Delete),
+            change("max.message.bytes", ConfigOperation::Delete),
+        ];
+        let expected = TopicConfigs::from_entries([("retention.ms", "7")]).expect("valid");
+        assert_eq!(altered(&set, &changes), Ok(expected));
+    }
+
+    #[test]
+    fn lists_are_appended_to_and_subtracted_from_and_nothing_else_is() {
+        let append = |to: &str| ConfigOperation::Append(to.into());
+        let subtract = |from: &str| ConfigOperation::Subtract(from.into());
+        let policy = Ok(TopicConfigs::from_entries([("cleanup.policy", "delete")]).expect("valid"));
+        assert_eq!(altered(&[], &[change("cleanup.policy", append(" delete ,delete"))]), policy);
+        assert_eq!(altered(&[], &[change("cleanup.policy", subtract("compact"))]), policy);
+        for refused in [
+            change("cleanup.policy", append("compact")),
+            change("cleanup.policy", subtract("delete")),
+            change("retention.ms", append("1")),
+            change("retention.ms", subtract("1")),
+            change("flush.ms", ConfigOperation::Delete),
+            change("min.insync.replicas", ConfigOperation::Set("0".into())),
+        ] {
+            let rejection = altered(&[], std::slice::from_ref(&refused)).expect_err("refused");
+            assert_eq!(rejection.code, ErrorCode::InvalidConfig, "{refused:?}");
+            assert!(rejection.message.contains(": "), "{rejection}");
+        }
+        let twice =
+            [1, 2].map(|n: u32| change("retention.ms", ConfigOperation::Set(n.to_string())));
+        assert_eq!(altered(&[], &twice).expect_err("twice").code, ErrorCode::InvalidConfig);
     }
 }

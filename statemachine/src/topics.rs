@@ -1,10 +1,10 @@
-//! CreateTopics and DeleteTopic.
+//! CreateTopics, CreatePartitions and DeleteTopic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::broker::ActiveBrokers;
-use crate::command::NewTopic;
+use crate::command::{CreatePartitions, NewTopic};
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{BrokerId, PartitionKey, TopicId, list};
 use crate::image::MetadataImage;
@@ -40,14 +40,44 @@ pub(crate) fn create(step: &mut Step<'_>, topics: &[NewTopic]) -> Result<Reply, 
 }
 
 pub(crate) fn delete(step: &mut Step<'_>, id: TopicId) -> Result<Reply, Rejection> {
-    let Some(topic) = step.image.remove_topic(id) else {
-        return Err(Rejection::new(
-            ErrorCode::UnknownTopicId,
-            format!("no topic has the id {id}: it may be deleted already"),
-        ));
-    };
+    let name = step.topic(id)?.name.to_string();
+    step.image.remove_topic(id);
     step.delta.topics_deleted.insert(id);
-    Ok(Reply::TopicDeleted { name: topic.name.to_string() })
+    Ok(Reply::TopicDeleted { name })
+}
+
+/// More partitions (KIP-195). Only where they were planned to begin: a retry adds nothing.
+pub(crate) fn grow(step: &mut Step<'_>, create: &CreatePartitions) -> Result<Reply, Rejection> {
+    let topic = step.topic(create.topic)?;
+    let (name, count) = (&topic.name, topic.partition_count());
+    if create.first != count {
+        return Err(Rejection::new(
+            ErrorCode::InvalidPartitions,
+            format!(
+                "topic {name} has {count} partitions, and the new ones were planned from number \
+                 {}: look at it, and ask for more than it has",
+                create.first
+            ),
+        ));
+    }
+    check_partition_count(create.partitions.len())?;
+    // All partitions of a topic have as many replicas, but for those that are being reassigned.
+    let factor = topic
+        .partitions()
+        .next()
+        .map_or(0, |(_, first)| first.replicas.len() - first.removing.len());
+    let batch = Batch { image: step.image, names: BTreeMap::new(), ids: BTreeSet::new() };
+    let partitions = (count..)
+        .zip(&create.partitions)
+        .map(|(number, replicas)| batch.partition(name, number, replicas, factor).map(Arc::new))
+        .collect::<Result<Vec<_>, _>>()?;
+    let grown = (count..).zip(&partitions).map(|(number, _)| number);
+    step.delta
+        .partitions
+        .extend(grown.map(|partition| PartitionKey { topic: create.topic, partition }));
+    step.image.grow_topic(create.topic, partitions);
+    let partitions = step.topic(create.topic)?.partition_count();
+    Ok(Reply::PartitionsCreated { partitions })
 }
 
 /// The topics of one command, each checked against the image and those before it: all or none.
@@ -252,7 +282,7 @@ mod tests {
         topic.configs = vec![("min.insync.replicas".into(), "2".into())];
         cluster.accept(Command::CreateTopics { topics: vec![topic] });
         let topic = cluster.image().topic_by_name("t").expect("created");
-        assert_eq!(topic.configs.min_insync_replicas(), 2);
+        assert_eq!(cluster.image().min_insync_replicas(topic), 2);
     }
 
     #[test]

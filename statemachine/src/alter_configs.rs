@@ -1,0 +1,108 @@
+//! AlterConfigs: changes the configs of all topics, of a broker, or of a topic (KIP-226, KIP-339).
+//!
+//! Another `min.insync.replicas` decides anew who stays in the ELR of the partitions that it governs.
+
+use std::sync::Arc;
+
+use crate::change::Target;
+use crate::command::{ConfigChange, ConfigResource};
+use crate::error::{ErrorCode, Rejection};
+use crate::ids::{BrokerId, PartitionKey, TopicId};
+use crate::machine::Step;
+use crate::outcome::Reply;
+use crate::topic::Topic;
+use crate::topic_config::{TopicConfigKey, TopicConfigs};
+
+pub(crate) fn apply(
+    step: &mut Step<'_>,
+    resource: ConfigResource,
+    changes: &[ConfigChange],
+) -> Result<Reply, Rejection> {
+    if changes.is_empty() {
+        return Err(Rejection::new(
+            ErrorCode::InvalidRequest,
+            "the command changes no config: name at least one",
+        ));
+    }
+    let partitions_changed = match resource {
+        ConfigResource::Default => of_all(step, changes)?,
+        ConfigResource::Broker(id) => of_broker(step, id, changes)?,
+        ConfigResource::Topic(id) => of_topic(step, id, changes)?,
+    };
+    Ok(Reply::ConfigsAltered { partitions_changed })
+}
+
+fn of_all(step: &mut Step<'_>, changes: &[ConfigChange]) -> Result<u64, Rejection> {
+    let before = step.image.defaults.clone();
+    let after = before.altered(changes, TopicConfigKey::default_value)?;
+    if after == *before {
+        return Ok(0);
+    }
+    step.delta.defaults = true;
+    step.image.defaults = Arc::new(after);
+    let min_insync = |configs: &TopicConfigs| {
+        configs.get(TopicConfigKey::MinInsyncReplicas).map(ToOwned::to_owned)
+    };
+    if min_insync(&before) == min_insync(&step.image.defaults) {
+        return Ok(0);
+    }
+    let has_none = |topic: &&Topic| topic.configs.get(TopicConfigKey::MinInsyncReplicas).is_none();
+    let governed: Vec<TopicId> =
+        step.image.topics().filter(has_none).map(|topic| topic.id).collect();
+    Ok(governed.into_iter().map(|id| change_partitions(step, id)).sum())
+}
+
+fn of_broker(
+    step: &mut Step<'_>,
+    id: BrokerId,
+    changes: &[ConfigChange],
+) -> Result<u64, Rejection> {
+    if step.image.broker(id).is_none() {
+        return Err(Rejection::new(
+            ErrorCode::BrokerIdNotRegistered,
+            format!("broker {id} is not registered: name a registered one"),
+        ));
+    }
+    let image = &*step.image;
+    let before = image.broker_configs(id).cloned().unwrap_or_default();
+    let after = before.altered(changes, |key| image.default_config(key))?;
+    if let Some((key, _)) = after.iter().find(|(key, _)| !key.may_differ_by_broker()) {
+        return Err(Rejection::new(
+            ErrorCode::InvalidConfig,
+            format!(
+                "{} is decided by for all brokers alike: set it for a topic, or for all",
+                key.name()
+            ),
+        ));
+    }
+    if after != before {
+        step.delta.brokers.insert(id);
+        step.image.put_broker_configs(id, after);
+    }
+    Ok(0)
+}
+
+fn of_topic(step: &mut Step<'_>, id: TopicId, changes: &[ConfigChange]) -> Result<u64, Rejection> {
+    let topic = step.topic(id)?;
+    let before = topic.configs.clone();
+    let image = &*step.image;
+    let after = before.altered(changes, |key| image.default_config(key))?;
+    if after == *before {
+        return Ok(0);
+    }
+    step.delta.topics_changed.insert(id);
+    step.image.put_topic_configs(id, after);
+    Ok(change_partitions(step, id))
+}
+
+/// Has the partitions of a topic follow the `min.insync.replicas` that holds for it now.
+fn change_partitions(step: &mut Step<'_>, id: TopicId) -> u64 {
+    let count = step.image.topic(id).map_or(0, Topic::partition_count);
+    let mut changed = 0;
+    for partition in 0..count {
+        let key = PartitionKey { topic: id, partition };
+        let target = step.image.partition(key).map(Target::of);
+        changed += u64::from(target.is_some_and(|target| step.change_partition(key, target)));
+    }
+    changed
+}
