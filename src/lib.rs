@@ -62,14 +62,14 @@
 //! - [`Quorum::open`] returns with the loop running and waits for nobody, so that clusters can start in
 //!   any order.
 //!
-//! What is absent: no lock is held over an await, nothing is polled but the deadline of a session, and
+//! What is absent: no lock is held over an await, nothing is polled but the deadlines of sessions and the leader's upkeep, and
 //! no operation waits without a bound.
 //!
 //! # Where to read on
 //!
 //! `quorum.rs` is the surface; `caller.rs` the way to the leader and what may be repeated on it;
-//! `desk.rs` what happens there; `duties.rs` and `sessions.rs` who is alive; `broker_session.rs` the
-//! other end of the heartbeats; `metadata_only.rs` what a broker without data plane does as a leader;
+//! `desk.rs` what happens there; `duties.rs` and `sessions.rs` who is alive; `upkeep.rs` what is put in
+//! order now and then; `broker_session.rs` the other end of the heartbeats; `metadata_only.rs` what a broker without data plane does as a leader;
 //! `membership.rs` and `membership_desk.rs` who belongs to the quorum, on either end.
 
 // Tests carry the number of the trap that they guard against.
@@ -94,6 +94,7 @@ mod sessions_tests;
 #[cfg(test)]
 mod tests;
 mod topic;
+mod upkeep;
 mod watch;
 mod wire;
 

@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 mod failover;
 mod membership;
+mod upkeep;
 
 struct Cluster {
     dir: tempfile::TempDir,

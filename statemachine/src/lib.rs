@@ -51,6 +51,7 @@ mod alter_partition;
 mod broker;
 mod change;
 mod check;
+mod checkpoints;
 mod client_sessions;
 mod command;
 mod command_wire;
@@ -72,8 +73,10 @@ mod producer_ids;
 #[cfg(test)]
 mod random;
 mod reassign;
+mod record;
 mod register;
 mod snapshot;
+mod state_sum;
 #[cfg(test)]
 mod testing;
 mod topic;
@@ -85,13 +88,15 @@ pub mod wire;
 pub use broker::{ActiveBrokers, Broker, FeatureRange, Listener};
 pub use change::{Target, change};
 pub use check::Violation;
+pub use checkpoints::CHECKPOINT_EVERY;
 pub use client_sessions::{
     Admission, ClientSessions, CommandId, OUTCOME_BYTES_MAX, SESSION_BYTES_MAX, SESSIONS_BYTES_MAX,
     SESSIONS_MAX, SessionError, WINDOW,
 };
 pub use command::{
-    AlterPartition, BrokerSession, Command, ConfigChange, ConfigOperation, ConfigResource,
-    CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment, RegisterBroker,
+    AlterPartition, BrokerSession, Checkpoint, Command, ConfigChange, ConfigOperation,
+    ConfigResource, CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment,
+    RegisterBroker,
 };
 pub use contract::{
     Applied, ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,
