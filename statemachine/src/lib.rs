@@ -61,7 +61,9 @@ mod description;
 mod elect;
 mod elect_leaders;
 mod error;
+mod explain;
 mod feature_level;
+mod history;
 mod ids;
 mod image;
 mod liveness;
@@ -83,6 +85,7 @@ mod topic;
 mod topic_config;
 pub mod topic_name;
 mod topics;
+mod what_if;
 pub mod wire;
 
 pub use broker::{ActiveBrokers, Broker, FeatureRange, Listener};
@@ -104,6 +107,8 @@ pub use contract::{
 pub use delta::Delta;
 pub use elect::{Ballot, Elected, Election};
 pub use error::{ErrorCode, Rejection};
+pub use explain::{Explanation, MissingReplica, explain};
+pub use history::PartitionChange;
 pub use ids::{
     BrokerEpoch, BrokerId, Brokers, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch,
     PartitionEpoch, PartitionKey, ProducerId, TopicId,
@@ -118,4 +123,5 @@ pub use snapshot::RECORD_BYTES_MAX;
 pub use topic::Topic;
 pub use topic_config::{TopicConfigKey, TopicConfigs};
 pub use topics::REPLICATION_FACTOR_MAX;
+pub use what_if::{WhatIf, what_if};
 pub use wire::DecodeError;

@@ -39,7 +39,7 @@ impl StateMachine for Metadata {
     type Changes = Delta;
 
     fn new() -> Self {
-        Self { image: MetadataImage::genesis(), checkpoints: Checkpoints::default() }
+        Self::of(MetadataImage::genesis())
     }
 
     fn apply(&mut self, index: u64, command: &[u8]) -> Result<Applied<Outcome, Delta>, ApplyError> {
@@ -63,12 +63,21 @@ impl StateMachine for Metadata {
     }
 
     fn restore(snapshot: &mut dyn io::Read) -> Result<Self, RestoreError> {
-        let checkpoints = Checkpoints::default();
-        snapshot::read(snapshot).map(|image| Self { image, checkpoints })
+        snapshot::read(snapshot).map(Self::of)
     }
 }
 
 impl Metadata {
+    /// A machine that goes on from an image.
+    pub(crate) fn of(image: MetadataImage) -> Self {
+        Self { image, checkpoints: Checkpoints::default() }
+    }
+
+    /// The state itself.
+    pub(crate) fn into_image(self) -> MetadataImage {
+        self.image
+    }
+
     /// [`StateMachine::apply`] for a command that is decoded already.
     ///
     /// # Errors
