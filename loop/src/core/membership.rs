@@ -322,8 +322,8 @@ impl<P, R, M> Core<P, R, M> {
         }
         if self.removed {
             self.effects.removed = Some(self.members.index());
-            // It hears nobody any more, and must not take that for a leader's silence between two
-            // heartbeats: whoever asks for its vote may need it.
+            // Who knows of this has no more to say to it, and whoever asks for its vote may need it at
+            // once. (A leader that forgot it may be heard still, and is followed while it is.)
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, raft::INVALID_ID);
         }

@@ -337,7 +337,9 @@ impl<P, R, M> Core<P, R, M> {
         for caller in self.reads.tick(self.now, patience) {
             self.effects.reads.push((caller, Err(ReadError::TimedOut)));
         }
-        if self.leads() || !(self.removed || self.must_not_campaign()) {
+        // One that was removed does not campaign, and gives up a leader that it hears no more: who asks
+        // for its vote may need it.
+        if self.leads() || self.removed || !self.must_not_campaign() {
             self.raw.tick();
         }
         self.hand_over();

@@ -343,8 +343,8 @@ fn a_snapshot_that_is_wanted_while_an_older_one_is_written_is_asked_for_again() 
     assert_eq!(role_on(&mut net, 4, 4), Some(MemberRole::Observer));
 }
 
-/// To see it fail: announce a removal at once. (A driver would refuse the node that was removed, and
-/// it would stop.)
+/// To see it fail: announce a removal at once (a driver would refuse the node that was removed, and
+/// it would stop); or do not tick whoever was removed, which then never gives up the leader that it heard.
 #[test]
 fn whoever_is_removed_votes_until_those_that_are_left_remember_it() {
     let mut net = Net::new(&[1, 2], &[], config());
@@ -361,6 +361,14 @@ fn whoever_is_removed_votes_until_those_that_are_left_remember_it() {
     }
     while net.deliver(leader, gone) {}
     assert!(net.announced.of_node(node(gone)).is_some(), "nothing behind it is committed yet");
+    // A leader that forgot the change has beaten once more.
+    let mut heartbeat = Message::default();
+    heartbeat.set_msg_type(MessageType::MsgHeartbeat);
+    (heartbeat.from, heartbeat.to) = (leader, gone);
+    heartbeat.term = net.peer(gone).core.status().term;
+    let message = PeerMessage::Raft(heartbeat);
+    net.step(gone, Input::Peer { from: node(leader), message });
+    assert_eq!(net.peer(gone).core.status().leader, Some(node(leader)));
     // The leader forgets that it was committed.
     net.kill(leader);
     net.start(leader);
