@@ -104,7 +104,7 @@ pub struct Core<P, R, M = R> {
     strangers: Strangers,
     /// Whether this node is a member no longer.
     removed: bool,
-    /// A change of the membership that is in force and not announced yet.
+    /// Who waits for the end of a change of the membership that is in force.
     departure: Departure<M>,
     /// A snapshot that is replacing the log: no election meanwhile.
     installing: Option<LogId>,
@@ -345,7 +345,7 @@ impl<P, R, M> Core<P, R, M> {
         self.hand_over();
         self.tick_membership();
         self.tick_catalogue();
-        self.tick_departure();
+        self.end_departure(self.now);
     }
 
     fn step_peer(&mut self, from: NodeId, message: PeerMessage) {
@@ -468,8 +468,14 @@ impl<P, R, M> Core<P, R, M> {
         self.applied = index;
         // Behind an installed snapshot raft-rs has moved on already.
         if index > self.raw.raft.raft_log.applied {
+            let last = self.raw.raft.raft_log.last_index();
             self.raw.advance_apply_to(index);
             self.raw.mut_store().applied_to(index);
+            // The entry by which raft-rs leaves a joint configuration: it would send it with the answers
+            // to its next heartbeat, and callers wait for it.
+            if self.leads() && self.raw.raft.raft_log.last_index() > last {
+                self.raw.raft.bcast_append();
+            }
         }
         self.answer_reads();
     }

@@ -90,9 +90,11 @@ impl Roster {
     /// The same node among the members of group 1.
     pub(crate) fn among(&self, members: &Members) -> Roster {
         let mut peers: BTreeMap<NodeId, Peer> = BTreeMap::new();
-        for member in members.iter().filter(|member| member.node_id() != self.node) {
+        // Who has departed is needed still.
+        let all = members.departed().iter().chain(members.iter());
+        for member in all.filter(|member| member.node_id() != self.node) {
             let peer = peers.entry(member.node_id()).or_default();
-            // In order of their ids: the newest one's address stays.
+            // In order of their ids, and those that have departed first: the newest one's address stays.
             peer.addr.clone_from(&member.addr);
             peer.directories.insert(member.binding.directory_id);
         }
@@ -229,7 +231,10 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
+    use raft::eraftpb::ConfState;
+
     use super::*;
+    use crate::change::{Change, Step};
 
     fn node(n: u64) -> NodeId {
         NodeId::new(n).unwrap()
@@ -305,6 +310,26 @@ mod tests {
         // It may ask to be let in.
         let joins = Hello { joins: true, ..hello };
         assert_eq!(member(1, 11).check(&joins).unwrap(), (node(2), directory(2)));
+    }
+
+    /// To see it fail: leave the departed out of `among`.
+    #[test]
+    fn whoever_was_removed_is_heard_until_another_change_is_behind_its_removal() {
+        let founders = [1, 2, 3].map(|n| (node(n), directory(n + 10), format!("127.0.0.1:{n}")));
+        let founders = Members::founding(founders);
+        let remove = Change { steps: vec![Step::Remove(3)] };
+        let two = ConfState::from((vec![1, 2], vec![]));
+        let removed = founders.changed(&remove, two.clone(), 5);
+        let sealed = removed.changed(&Change::default(), two, 6);
+        let hello = Hello { members_index: 5, ..member(3, 13).hello(None, false) };
+        let roster = member(1, 11).among(&removed);
+        assert_eq!(roster.check(&hello).unwrap(), (node(3), directory(13)));
+        assert_eq!((roster.addr(node(3)), roster.index()), (Some("127.0.0.1:3"), 5));
+        let roster = roster.among(&sealed);
+        let refusal = roster.check(&hello).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Removed as i32);
+        assert!(refusal.members_index > hello.members_index, "so it is believed");
+        assert_eq!(roster.addr(node(3)), None);
     }
 
     #[test]

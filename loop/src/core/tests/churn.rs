@@ -148,8 +148,8 @@ impl Churn {
     /// Whether the voters keep a majority of whole disks when these are the directories. Where they
     /// do not the group stands still for ever, as it must.
     fn is_whole(&self, current: &BTreeMap<u64, Binding>) -> bool {
-        // Until a change is announced, whom it took may be needed still.
-        [&self.newest, &self.net.announced].into_iter().all(|members| {
+        // Until a change is remembered, whom it took may be needed still.
+        [&self.newest, &self.net.remembered].into_iter().all(|members| {
             let ConfState { voters, voters_outgoing, .. } = members.conf_state();
             [voters, voters_outgoing].into_iter().all(|voters| {
                 let is_there = |id: &&u64| {
@@ -309,14 +309,14 @@ impl Churn {
                     "node {n}"
                 );
             }
-            // It goes on voting until somebody refuses it.
-            let is_refused = self.net.announced.of_binding(self.current[&n]).is_none();
-            if status.role == Role::Removed && is_refused {
+            if status.role == Role::Removed {
                 removed.push(n);
             }
             self.draws = self.draws.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(n);
             peer.core.draw_election_timeout(self.draws >> 33);
         }
+        // They go on voting until somebody refuses them.
+        removed.retain(|n| self.net.refuses(self.current[n]));
         for n in removed {
             self.kill(n);
         }
