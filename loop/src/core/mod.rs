@@ -108,8 +108,8 @@ pub struct Core<P, R, M = R> {
     departure: Departure<M>,
     /// A snapshot that is replacing the log: no election meanwhile.
     installing: Option<LogId>,
-    /// The applied index at which a snapshot was last asked for (trap I11).
-    snapshot_asked: Option<u64>,
+    /// The applied index at which a snapshot was last asked for, and the tick (trap I11).
+    snapshot_asked: Option<(u64, u64)>,
     /// The log's record changed without a Ready, by a new snapshot and compaction.
     record_changed: Option<LogId>,
     /// How far this node has committed must be durable ahead of what it does about it.
