@@ -383,11 +383,21 @@ impl<S: StateMachine> Driver<S> {
             Event::Link(LinkEvent::Gone(node)) => self.groups.gone(node),
             Event::Link(LinkEvent::Refused { by, code, message, members_index }) => {
                 let is_out = matches!(code, RefusalCode::ReplacedDirectory | RefusalCode::Removed);
-                // Else the peer lags, or the dialler has logged what is wrong.
-                if is_out && members_index > self.roster.load().index() {
+                let roster = self.roster.load();
+                // Else the peer lags, or the dialler has logged what is wrong. Nor need this node believe
+                // somebody that it is merely acquainted with.
+                if is_out && members_index > roster.index() && roster.believes(by) {
                     let reason = format!("refused by node {by}: {message}");
                     self.groups.expel(self.first, &reason);
                     return Err(End::Fatal(reason));
+                }
+            }
+            Event::Link(LinkEvent::Met { node, addr, members_index }) => {
+                let met = self.roster.load().acquainted(node, addr, members_index);
+                if let Some(roster) = met {
+                    tracing::info!(peer = %node, "a node that knows later members is answered");
+                    self.roster.store(Arc::new(roster));
+                    self.transport.follow_roster();
                 }
             }
             Event::Entered(group, result) => self.entered(group, result)?,

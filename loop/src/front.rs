@@ -23,7 +23,7 @@ use crate::message::PeerMessage;
 use crate::meters::Meters;
 use crate::registry::Registry;
 use crate::transport::{
-    Calls, Ingress, PeerStream, Receiving, Roster, Service, SharedRoster, Transport,
+    Calls, Ingress, LinkEvent, PeerStream, Receiving, Roster, Service, SharedRoster, Transport,
 };
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
@@ -140,6 +140,10 @@ impl<S: StateMachine> Ingress for Front<S> {
             let _ = transport.send(from, Frame::Reply { request, payload });
             drop(permit);
         });
+    }
+
+    fn met(&self, node: NodeId, addr: String, members_index: u64) {
+        self.inbox.send(Event::Link(LinkEvent::Met { node, addr, members_index }));
     }
 
     fn reply(&self, from: NodeId, request: u64, payload: Bytes) {
