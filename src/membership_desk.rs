@@ -7,9 +7,7 @@
 use std::time::Duration;
 
 use quorate_engine::NodeId;
-use quorate_loop::{
-    MemberChange, MembershipError, MembershipRequest, Node, Role,
-};
+use quorate_loop::{MemberChange, MembershipError, MembershipRequest, Node, Role};
 use quorate_statemachine::Metadata;
 use tokio::time::timeout;
 
