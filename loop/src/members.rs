@@ -194,6 +194,13 @@ impl Members {
         self.by_id.values().find(|member| member.binding == binding)
     }
 
+    /// As [`Members::of_binding`], and of those that have departed: a node may restart from a snapshot by
+    /// which it is removed, and be needed still.
+    pub(crate) fn of_binding_or_departed(&self, binding: Binding) -> Option<&Member> {
+        let departed = || self.departed.iter().find(|member| member.binding == binding);
+        self.of_binding(binding).or_else(departed)
+    }
+
     /// What a member is; `None` for one that is not in the table.
     pub fn role(&self, member_id: u64) -> Option<MemberRole> {
         let member = self.get(member_id)?;

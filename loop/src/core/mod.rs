@@ -168,6 +168,7 @@ impl<P, R, M> Core<P, R, M> {
         };
         raft_config.validate().map_err(|e| e.to_string())?;
         let logger = logger::into_tracing();
+        let removed = members.get(own_id).is_none();
         let raw = RawNode::new(&raft_config, log, &logger).map_err(|e| e.to_string())?;
         let mut core = Core {
             term_at_tick: raw.raft.term,
@@ -192,7 +193,7 @@ impl<P, R, M> Core<P, R, M> {
             change_at: LogId::default(),
             contacts: BTreeMap::new(),
             strangers: Strangers::default(),
-            removed: false,
+            removed,
             departure: Departure::default(),
             installing: None,
             snapshot_asked: None,
@@ -205,6 +206,7 @@ impl<P, R, M> Core<P, R, M> {
             abandoned: Abandoned::default(),
             effects: Effects::default(),
         };
+        core.effects.removed = removed.then(|| core.members.index());
         // Before the first tick, so that it neither campaigns nor acknowledges as what it was.
         while core.effects.fatal.is_none() && core.raw.has_ready() {
             core.take_ready();

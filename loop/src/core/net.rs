@@ -211,7 +211,10 @@ impl Net {
             Some((own_id, members)) if snapshot.index == 0 => {
                 (*own_id, members.clone(), GroupLog::blank(group(), &engine.cache))
             }
-            _ => (members.of_binding(self.bindings[&n]).unwrap().member_id, members, recovered.log),
+            _ => {
+                let own = members.of_binding_or_departed(self.bindings[&n]).unwrap();
+                (own.member_id, members, recovered.log)
+            }
         };
         let (config, run) = (self.config.clone(), self.runs);
         let core = Core::new(group(), own_id, (members, catalogue), log, config, run).unwrap();

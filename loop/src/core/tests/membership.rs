@@ -496,6 +496,39 @@ fn a_restart_from_a_snapshot_knows_whom_the_last_change_took() {
     assert!(net.refuses(net.bindings[&gone]));
 }
 
+/// To see it fail: have `of_binding_or_departed` look at the members alone.
+#[test]
+fn a_removed_node_that_restarts_from_a_snapshot_goes_on_voting_and_does_not_campaign() {
+    let mut net = Net::new(&[1, 2], &[], config());
+    let leader = net.elect();
+    let gone = 3 - leader;
+    net.settle();
+    let remove = change(&[MemberChange::Remove(node(gone))]);
+    net.step(leader, Input::Membership { request: remove, dry_run: false, caller: 1 });
+    let is_removed = |net: &Net| net.peers[&gone].core.status().role == Role::Removed;
+    // The leader writes no more behind the change itself, and so not that it is committed.
+    net.sync(leader);
+    while !is_removed(&net) {
+        assert!(net.deliver(leader, gone) || net.deliver(gone, leader), "the change is committed");
+        net.sync(gone);
+    }
+    net.take_snapshot(gone);
+    net.sync(gone);
+    for n in [leader, gone] {
+        net.kill(n);
+    }
+    net.start(gone);
+    assert_eq!(net.peer(gone).core.status().role, Role::Removed);
+    net.tick_all(4 * config().election_ticks);
+    assert!(net.waiting(gone).is_empty(), "it asks nobody for a vote");
+    // The other forgot that the change was committed, and needs that vote.
+    net.start(leader);
+    assert_eq!(net.peer(leader).core.status().members.conf_state().voters.len(), 2);
+    assert_eq!(net.elect_but(0), leader);
+    net.settle();
+    assert!(net.refuses(net.bindings[&gone]));
+}
+
 #[test]
 fn what_would_lose_the_quorum_is_refused_and_says_why() {
     let (mut net, leader) = three();
