@@ -82,6 +82,7 @@ mod departures;
 mod desk;
 mod duties;
 mod error;
+mod history;
 mod membership;
 mod membership_desk;
 mod metadata_only;
@@ -107,6 +108,7 @@ pub use error::{
     ChangeMembersError, ErrorKind, OpenError, ReadError, RegisterError, ShutdownNotGranted,
     TransferError, Unavailable, UnknownReason, WatchEnded, WriteError,
 };
+pub use history::{HISTORY_MAX, PartitionHistory};
 pub use membership::{MembersChanged, QuorumMember};
 pub use metadata_only::MetadataOnly;
 pub use quorate_engine::{
@@ -115,12 +117,13 @@ pub use quorate_engine::{
 };
 pub use quorate_loop::{
     AppendMode, CloseCause, Distribution, DropCause, GroupStatus, LoopConfig, Member, MemberChange,
-    MemberRole, Members, MembershipError, Metrics, PeerMetrics, Role, TlsConfig, TlsError, Wait,
-    WaitError,
+    MemberRole, Members, MembershipError, Metrics, PeerMetrics, ReplayError, Role, TlsConfig,
+    TlsError, Wait, WaitError,
 };
 pub use quorate_statemachine::{
     AlterPartition, BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Delta, ErrorCode,
-    Incarnation, Listener, MetadataImage, PartitionAltered, PartitionKey, Rejection, TopicId,
+    Explanation, Incarnation, Listener, MetadataImage, MissingReplica, PartitionAltered,
+    PartitionChange, PartitionKey, Rejection, TopicId, WhatIf, what_if,
 };
 pub use quorum::{ProducerIdBlock, Quorum};
 pub use readiness::NotReady;

@@ -22,6 +22,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 mod failover;
+mod history;
 mod membership;
 mod upkeep;
 

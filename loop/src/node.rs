@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use quorate_engine::{DefaultFileSystem, Disk, EngineConfig, Formatted, GroupId, Identity, NodeId};
+use quorate_engine::{
+    DefaultFileSystem, Disk, EngineConfig, Formatted, GroupId, Identity, LogReader, NodeId,
+    SnapshotStore,
+};
 use quorate_statemachine::StateMachine;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -81,6 +84,8 @@ struct Inner<S: StateMachine> {
     calls: Calls,
     service: Arc<dyn Service>,
     meters: Arc<Meters>,
+    reader: LogReader,
+    snapshots: SnapshotStore,
     acceptor: AbortHandle,
     /// Ends with the listener; taken by whoever shuts the node down.
     accepting: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -211,6 +216,7 @@ impl<S: StateMachine> Node<S> {
         );
         let publishers: Vec<_> =
             machines.iter().map(|(id, machine)| (*id, machine.publisher().clone())).collect();
+        let (reader, snapshots) = (engine.reader.clone(), engine.snapshots.clone());
         let (worker, worker_thread) =
             SnapshotWorker::start(engine.snapshots.clone(), inbox.clone())
                 .map_err(OpenError::Thread)?;
@@ -329,6 +335,8 @@ impl<S: StateMachine> Node<S> {
             calls,
             service,
             meters,
+            reader,
+            snapshots,
             acceptor: accepting.abort_handle(),
             accepting: Mutex::new(Some(accepting)),
             threads: Mutex::new(vec![loop_thread, apply_thread, worker_thread]),
