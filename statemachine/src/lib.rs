@@ -55,6 +55,8 @@ mod checkpoints;
 mod client_sessions;
 mod command;
 mod command_wire;
+#[cfg(test)]
+mod compat;
 mod contract;
 mod delta;
 mod description;
