@@ -7,7 +7,7 @@ use quorate_engine::{DefaultFileSystem, Disk, Formatted, Identity};
 use quorate_loop::{GroupStatus, LoopConfig, Metrics, Node, Role, Wait};
 use quorate_statemachine::{
     AlterPartition, BrokerId, BrokerSession as RegisteredBroker, Command, ErrorCode, Metadata,
-    PartitionAltered, ProducerId, Rejection, Reply, TopicId,
+    PartitionAltered, ProducerId, Rejection, Reply,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -20,7 +20,6 @@ use crate::duties::Duties;
 use crate::error::{OpenError, ReadError, RegisterError, Unavailable, UnknownReason, WriteError};
 use crate::readiness::{NotReady, StallWatch};
 use crate::registration::Registration;
-use crate::topic::{CreatedTopic, DeletedTopic, TopicSpec};
 use crate::watch::{Snapshot, Watch};
 use crate::wire::RequestKind;
 
@@ -177,48 +176,6 @@ impl Quorum {
         ))
     }
 
-    /// Creates a topic. When it returns, the topic is committed, and this node's image shows it.
-    ///
-    /// Not cancel safe: the topic may be created afterwards.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]: TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION, INVALID_PARTITIONS,
-    /// INVALID_REPLICATION_FACTOR, INVALID_REPLICA_ASSIGNMENT, INVALID_CONFIG.
-    pub async fn create_topic(&self, spec: TopicSpec) -> Result<CreatedTopic, WriteError> {
-        let request = spec.to_request()?;
-        let done = self.write(RequestKind::CreateTopic(request), Repeat::Never).await?;
-        match done.reply {
-            Reply::TopicsCreated { topics } => match topics.first() {
-                Some(id) => Ok(CreatedTopic { name: spec.name, id: *id, index: done.index }),
-                None => Err(unreadable()),
-            },
-            _ => Err(unreadable()),
-        }
-    }
-
-    /// Deletes the topic of this name, with all that is in it.
-    ///
-    /// Not cancel safe: the topic may be deleted afterwards.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]: UNKNOWN_TOPIC_OR_PARTITION when there is none, and UNKNOWN_TOPIC_ID when
-    /// somebody else has deleted it at the same time.
-    pub async fn delete_topic(&self, name: &str) -> Result<DeletedTopic, WriteError> {
-        // The name is looked up here, and what is deleted is the id: never a topic of the same name
-        // that is made a moment later. Which one it is now, only a complete image can say.
-        caller::refuse_if_full(&self.inner.node)?;
-        self.read_index().await.map_err(nothing_was_sent)?;
-        let id = self.topic_id(name).ok_or_else(|| unknown_topic(name))?;
-        let command = Command::DeleteTopic { topic: id };
-        let done = self.propose_as_is(&command).await?;
-        match done.reply {
-            Reply::TopicDeleted { name } => Ok(DeletedTopic { name, id, index: done.index }),
-            _ => Err(unreadable()),
-        }
-    }
-
     /// Changes the ISR of a partition, as its leader (KIP-497). The epochs in the change decide
     /// whether it still fits; see the state machine for the order of the checks. Act on the answer only
     /// after looking at the image, which shows it by now.
@@ -276,7 +233,7 @@ impl Quorum {
     /// # Errors
     ///
     /// [`WriteError`]. What only the leader may decide is refused with UNSUPPORTED_VERSION: registering,
-    /// fencing and unfencing brokers, and creating topics.
+    /// fencing and unfencing brokers, creating topics and partitions, and setting the feature level.
     pub async fn propose(&self, command: Command) -> Result<(u64, Reply), WriteError> {
         let done = self.propose_as_is(&command).await?;
         Ok((done.index, done.reply))
@@ -397,31 +354,30 @@ impl Quorum {
         &self.inner.node
     }
 
-    async fn write(&self, kind: RequestKind, repeat: Repeat) -> Result<Done, WriteError> {
+    /// This node's image, complete as of now: what is looked up here before a change is asked for.
+    pub(crate) async fn newest(&self) -> Result<Snapshot, WriteError> {
+        caller::refuse_if_full(&self.inner.node)?;
+        self.read_index().await.map_err(nothing_was_sent)?;
+        Ok(self.image())
+    }
+
+    pub(crate) async fn write(
+        &self,
+        kind: RequestKind,
+        repeat: Repeat,
+    ) -> Result<Done, WriteError> {
         let timeout = self.inner.config.operation_timeout();
         caller::write(&self.inner.node, kind, repeat, timeout).await
     }
 
-    async fn propose_as_is(&self, command: &Command) -> Result<Done, WriteError> {
+    pub(crate) async fn propose_as_is(&self, command: &Command) -> Result<Done, WriteError> {
         self.write(RequestKind::Propose(command.encode()), Repeat::Never).await
-    }
-
-    fn topic_id(&self, name: &str) -> Option<TopicId> {
-        self.inner.node.image().image.topic_by_name(name).map(|topic| topic.id)
     }
 }
 
 /// An answer of another kind than the question's: a fault of the leader's version.
-fn unreadable() -> WriteError {
+pub(crate) fn unreadable() -> WriteError {
     WriteError::Unknown { reason: UnknownReason::Unreadable }
-}
-
-fn unknown_topic(name: &str) -> WriteError {
-    Rejection::new(
-        ErrorCode::UnknownTopicOrPartition,
-        format!("there is no topic `{}`: see the names with `topics ls`", name.escape_debug()),
-    )
-    .into()
 }
 
 /// A write that ended with the read before it: nothing was changed.
