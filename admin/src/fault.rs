@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use quorate::{
-    ChangeMembersError, ErrorCode, ErrorKind, MembershipError, ReadError, TransferError,
+    ChangeMembersError, ErrorCode, ErrorKind, MembershipError, ReadError, Rejection, TransferError,
     Unavailable, WriteError,
 };
 
@@ -85,6 +85,12 @@ impl From<WriteError> for Fault {
             _ => (StatusCode::SERVICE_UNAVAILABLE, "OUTCOME_UNKNOWN", error.to_string()),
         };
         Self::new(status, name, message, retryable, outcome)
+    }
+}
+
+impl From<Rejection> for Fault {
+    fn from(rejection: Rejection) -> Self {
+        WriteError::from(rejection).into()
     }
 }
 
