@@ -202,7 +202,7 @@ fn partitions_are_led_and_moved_as_operators_want() {
     assert_eq!(cluster.ask(&["brokers", "ls"]).as_array().unwrap().len(), 2);
     for what in ["fence", "unregister"] {
         let output = cluster.run(&["brokers", what, "2"]);
-        assert_one_sentence(&output, 1, &["BROKER_ID_NOT_REGISTERED", "brokers"]);
+        assert_one_sentence(&output, 1, &["BROKER_ID_NOT_REGISTERED", "broker 2"]);
     }
     assert_one_sentence(&cluster.run(&["brokers", "fence", "-1"]), 2, &["-1"]);
 
