@@ -62,7 +62,7 @@
 //! - [`Quorum::open`] returns with the loop running and waits for nobody, so that clusters can start in
 //!   any order.
 //!
-//! What is absent: no lock is held over an await, nothing is polled but the deadline of a session, and
+//! What is absent: no lock is held over an await, nothing is polled but the deadlines of sessions and the leader's upkeep, and
 //! no operation waits without a bound.
 //!
 //! # Where to read on
@@ -70,8 +70,9 @@
 //! `quorum.rs` is the surface, and beside it, by what is asked for, `topic.rs`, `partition.rs`,
 //! `configs.rs`, `broker_control.rs` and `features.rs`; `caller.rs` the way to the leader and what may be
 //! repeated on it; `desk.rs` what happens there, and `metadata_desk.rs` what only the leader decides;
-//! `duties.rs` and `sessions.rs` who is alive; `broker_session.rs` the other end of the heartbeats;
-//! `metadata_only.rs` what a broker without data plane does as a leader; `membership.rs` and
+//! `duties.rs` and `sessions.rs` who is alive; `upkeep.rs` what is put in order now and then;
+//! `broker_session.rs` the other end of the heartbeats; `metadata_only.rs` what a broker without data plane
+//! does as a leader; `history.rs` how a partition came to be as it is; `membership.rs` and
 //! `membership_desk.rs` who belongs to the quorum, on either end.
 
 // Tests carry the number of the trap that they guard against.
@@ -87,6 +88,7 @@ mod desk;
 mod duties;
 mod error;
 mod features;
+mod history;
 mod membership;
 mod membership_desk;
 mod metadata_desk;
@@ -101,6 +103,7 @@ mod sessions_tests;
 #[cfg(test)]
 mod tests;
 mod topic;
+mod upkeep;
 mod watch;
 mod wire;
 
@@ -116,6 +119,7 @@ pub use error::{
     TransferError, Unavailable, UnknownReason, WatchEnded, WriteError,
 };
 pub use features::{FeatureLevelSet, Features};
+pub use history::{HISTORY_MAX, PartitionHistory};
 pub use membership::{MembersChanged, QuorumMember};
 pub use metadata_only::MetadataOnly;
 pub use partition::{ElectionScope, PartitionResults, TopicPartition};
@@ -125,14 +129,14 @@ pub use quorate_engine::{
 };
 pub use quorate_loop::{
     AppendMode, CloseCause, Distribution, DropCause, GroupStatus, LoopConfig, Member, MemberChange,
-    MemberRole, Members, MembershipError, Metrics, PeerMetrics, Role, TlsConfig, TlsError, Wait,
-    WaitError,
+    MemberRole, Members, MembershipError, Metrics, PeerMetrics, ReplayError, Role, TlsConfig,
+    TlsError, Wait, WaitError,
 };
 pub use quorate_statemachine::{
     AlterPartition, BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, ConfigChange,
-    ConfigOperation, Delta, ElectionType, ErrorCode, FeatureLevel, FeatureRange, Incarnation,
-    Listener, MetadataImage, PartitionAltered, PartitionKey, PartitionResult, Rejection,
-    TopicConfigKey, TopicId,
+    ConfigOperation, Delta, ElectionType, ErrorCode, Explanation, FeatureLevel, FeatureRange,
+    Incarnation, Listener, MetadataImage, MissingReplica, PartitionAltered, PartitionChange,
+    PartitionKey, PartitionResult, Rejection, TopicConfigKey, TopicId, WhatIf, what_if,
 };
 pub use quorum::{ProducerIdBlock, Quorum};
 pub use readiness::NotReady;

@@ -22,8 +22,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 mod failover;
+mod history;
 mod membership;
 mod metadata;
+mod upkeep;
 
 struct Cluster {
     dir: tempfile::TempDir,
