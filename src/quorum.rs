@@ -9,7 +9,7 @@ use quorate_statemachine::{
     AlterPartition, BrokerId, BrokerSession as RegisteredBroker, Command, ErrorCode, Metadata,
     PartitionAltered, ProducerId, Rejection, Reply,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::broker_session::{self, BrokerSession, LocalSessions, Rhythm};
@@ -28,6 +28,9 @@ use crate::wire::RequestKind;
 /// session, so that it comes in soon after that session ends.
 const DUPLICATE_PAUSES_PER_SESSION: u32 = 8;
 
+/// How many may go through the log at a time: each needs as much memory as the state.
+const REPLAYS_MAX: usize = 2;
+
 /// A node of the quorum, running. Clones are the same node.
 ///
 /// When the last clone is dropped without [`Quorum::shut_down`], the node stops as if its process had
@@ -45,6 +48,8 @@ struct Inner {
     stop: watch::Sender<bool>,
     local: LocalSessions,
     stall: Mutex<StallWatch>,
+    /// Each permit is for going through the log once, with a whole state beside the live one.
+    replays: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -124,7 +129,8 @@ impl Quorum {
         tokio::spawn(Self::supervise(node.clone(), duties.run(stopped.clone())));
         tokio::spawn(Self::supervise(node.clone(), upkeep.run(stopped)));
         let (local, stall) = (LocalSessions::default(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { node, config, desk, stop, local, stall }) })
+        let replays = Arc::new(Semaphore::new(REPLAYS_MAX));
+        Ok(Self { inner: Arc::new(Inner { node, config, desk, stop, local, stall, replays }) })
     }
 
     /// Registers a broker and keeps its session alive.
@@ -351,6 +357,12 @@ impl Quorum {
             tracing::error!("the leader's duties ended with a panic: this node stops");
             node.shutdown().await;
         }
+    }
+
+    /// Waits for leave to go through the log, which ends with what is returned. It is always there: nobody
+    /// closes the semaphore.
+    pub(crate) async fn turn_to_replay(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.inner.replays).acquire_owned().await.ok()
     }
 
     pub(crate) fn node(&self) -> &Node<Metadata> {

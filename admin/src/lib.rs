@@ -15,7 +15,10 @@
 //!  GET    /v1/producer-ids    │
 //!  GET    /v1/topics/{name}   │ with configs and partitions
 //!  GET    /v1/configs         │ ?topic=NAME, ?broker=N or ?default=true
-//!  GET    /v1/features        ┘
+//!  GET    /v1/features        │
+//!  GET    /v1/partitions/history   │ ?topic=NAME&partition=N: with the log of the asked node
+//!  GET    /v1/partitions/explain   │
+//!  GET    /v1/partitions/what-if   ┘ ?kill=ID,ID
 //!  POST   /v1/topics          committed and visible on the asked node when answered
 //!  DELETE /v1/topics/{name}
 //!  POST   /v1/topics/{name}/partitions

@@ -1,18 +1,18 @@
 //! Owns the way from images and statuses to the [views](crate::views).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate::metadata::{self, Image as _};
 use quorate::{
-    BrokerId, ConfigTarget, ErrorCode, GroupStatus, Identity, MetadataImage, Metrics, QuorumMember,
-    Rejection, Snapshot,
+    BrokerId, ConfigTarget, ErrorCode, GroupStatus, Identity, MetadataImage, Metrics, PartitionKey,
+    QuorumMember, Rejection, Snapshot,
 };
 use uuid::Uuid;
 
 use crate::views::{
-    Broker, BrokerFeatures, ConfigEntry, ConfigSource, FeatureRange, Features, Member, MemberRole,
-    MembersChanged, Partition, PartitionResult, PartitionResults, ProducerIds, Recovery, Role,
-    Status, Topic, TopicDescription, Voter,
+    Broker, BrokerFeatures, ConfigEntry, ConfigSource, Explanation, FeatureRange, Features, Member,
+    MemberRole, MembersChanged, MissingReplica, Partition, PartitionChange, PartitionResult,
+    PartitionResults, ProducerIds, Recovery, Role, Status, Topic, TopicDescription, Voter, WhatIf,
 };
 
 /// The node and its group. `applied_index`, `feature_level` and `state_hash` are of one and the same
@@ -272,4 +272,54 @@ pub(crate) fn features(features: &quorate::Features) -> Features {
 /// Where the next block of producer ids begins.
 pub(crate) fn producer_ids(image: &MetadataImage) -> ProducerIds {
     ProducerIds { next: image.next_producer_id().get() }
+}
+
+/// The latest changes of a partition.
+pub(crate) fn history(history: &quorate::PartitionHistory) -> Vec<PartitionChange> {
+    let row = |change: &quorate::PartitionChange| {
+        // It was there before or is there after, for it changed.
+        let state = change.after.as_ref().or(change.before.as_ref())?;
+        Some(PartitionChange {
+            index: change.index,
+            leader: state.leader.map(id),
+            leader_epoch: u64::from(state.leader_epoch.get()),
+            partition_epoch: u64::from(state.partition_epoch.get()),
+            isr: ids(&state.isr),
+            command: change.command.name().to_owned(),
+            reason: change.reason(history.partition),
+        })
+    };
+    history.changes.iter().filter_map(row).collect()
+}
+
+/// Why a partition is as it is.
+pub(crate) fn explanation(explained: quorate::Explanation) -> Explanation {
+    let missing = |missing: quorate::MissingReplica| MissingReplica {
+        replica: id(missing.replica),
+        why: missing.why,
+        index: missing.index,
+    };
+    Explanation {
+        leader: explained.leader.map(id),
+        why: explained.why,
+        missing: explained.missing.into_iter().map(missing).collect(),
+    }
+}
+
+/// What would become of the partitions if these brokers died.
+pub(crate) fn what_if(image: &MetadataImage, killed: &BTreeSet<BrokerId>) -> WhatIf {
+    let named = |keys: Vec<PartitionKey>| {
+        let name = |key: PartitionKey| {
+            image.topic(key.topic).map(|topic| format!("{}-{}", topic.name, key.partition))
+        };
+        keys.into_iter().filter_map(name).collect()
+    };
+    let quorate::WhatIf { leaderless, under_min_isr, data_at_risk } =
+        quorate::what_if(image, killed);
+    WhatIf {
+        killed: killed.iter().copied().map(id).collect(),
+        leaderless: named(leaderless),
+        under_min_isr: named(under_min_isr),
+        data_at_risk: named(data_at_risk),
+    }
 }

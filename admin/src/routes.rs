@@ -23,6 +23,7 @@ use crate::{metrics, render};
 
 mod brokers;
 mod configs;
+mod explanations;
 mod features;
 mod partitions;
 mod topics;
@@ -44,6 +45,9 @@ pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
         .route("/v1/topics/{name}", get(topics::describe).delete(topics::delete))
         .route("/v1/topics/{name}/partitions", post(topics::create_partitions).layer(plans()))
         .route("/v1/partitions", get(partitions::list))
+        .route("/v1/partitions/history", get(explanations::history))
+        .route("/v1/partitions/explain", get(explanations::explain))
+        .route("/v1/partitions/what-if", get(explanations::what_if))
         .route("/v1/partitions/elect", post(partitions::elect).layer(plans()))
         .route("/v1/partitions/reassign", post(partitions::reassign).layer(plans()))
         .route("/v1/partitions/cancel", post(partitions::cancel).layer(plans()))

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 mod brokers;
 mod configs;
+mod explanations;
 mod features;
 mod partitions;
 mod topics;
@@ -22,6 +23,7 @@ pub use brokers::BrokerChanged;
 pub use configs::{
     AlterConfigs, ConfigChange, ConfigEntry, ConfigOperation, ConfigSource, ConfigsAltered,
 };
+pub use explanations::{Explanation, MissingReplica, PartitionChange, WhatIf};
 pub use features::{BrokerFeatures, FeatureLevelSet, FeatureRange, Features, SetFeatureLevel};
 pub use partitions::{
     CancelReassignments, ElectLeaders, Election, PartitionName, PartitionResult, PartitionResults,

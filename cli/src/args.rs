@@ -24,7 +24,7 @@ pub(crate) use configs::{Configs, Target as ConfigTarget};
 pub(crate) use features::Features;
 pub(crate) use format::FormatArgs;
 pub(crate) use members::{Leader, Members};
-pub(crate) use partitions::Partitions;
+pub(crate) use partitions::{OnePartition, Partitions};
 pub(crate) use topics::{AlterArgs as AlterTopicArgs, Topics};
 
 /// Durable metadata for message brokers.

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
 use quorate_admin::views::{
-    Broker, BrokerFeatures, ConfigEntry, Member, Partition, PartitionResult, Status, Topic, Voter,
+    Broker, BrokerFeatures, ConfigEntry, Member, MissingReplica, Partition, PartitionChange,
+    PartitionResult, Status, Topic, Voter,
 };
 use serde::Serialize;
 
@@ -180,6 +181,34 @@ impl Rows for PartitionResult {
             dash(self.partition_epoch),
             dash(error.map(|(error, message)| format!("{error}: {message}"))),
         ]
+    }
+}
+
+impl Rows for PartitionChange {
+    fn header() -> &'static [&'static str] {
+        &["index", "leader", "isr", "leader_epoch", "partition_epoch", "command", "reason"]
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.index.to_string(),
+            optional(self.leader),
+            ids(&self.isr),
+            self.leader_epoch.to_string(),
+            self.partition_epoch.to_string(),
+            self.command.clone(),
+            self.reason.clone(),
+        ]
+    }
+}
+
+impl Rows for MissingReplica {
+    fn header() -> &'static [&'static str] {
+        &["missing", "index", "why"]
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.replica.to_string(), dash(self.index), self.why.clone()]
     }
 }
 

@@ -1,15 +1,16 @@
 //! `quorate partitions`.
 
 use quorate_admin::views::{
-    CancelReassignments, Partition, PartitionName, PartitionResult, PartitionResults,
+    CancelReassignments, Explanation, Partition, PartitionChange, PartitionName, PartitionResult,
+    PartitionResults, WhatIf,
 };
 use serde::Serialize;
 
-use crate::args::{Global, Output, Partitions};
+use crate::args::{Global, OnePartition, Output, Partitions};
 use crate::client::path_segment;
 use crate::failure::Failure;
-use crate::output;
-use crate::query::{client, list};
+use crate::output::{self, fields_table, rows_table};
+use crate::query::{client, list, read};
 
 /// The error of a partition that is led as was wanted: nothing has failed.
 const NOT_NEEDED: &str = "ELECTION_NOT_NEEDED";
@@ -23,11 +24,50 @@ pub(crate) fn run(global: &Global, command: &Partitions) -> Result<(), Failure> 
         }
         Partitions::Elect(args) => change(global, "elect", &args.request()),
         Partitions::Reassign(args) => change(global, "reassign", &args.request()?),
-        Partitions::Cancel { topic, partition } => {
+        Partitions::Cancel(OnePartition { topic, partition }) => {
             let name = PartitionName { topic: topic.clone(), partition: *partition };
             change(global, "cancel", &CancelReassignments { partitions: vec![name] })
         }
+        Partitions::Explain(one) => explain(global, one),
+        Partitions::History(one) => {
+            list::<PartitionChange>(global, "/v1/partitions/history", Some(filter(one)))
+        }
+        Partitions::WhatIf { kill } => what_if(global, kill),
     }
+}
+
+fn filter(OnePartition { topic, partition }: &OnePartition) -> String {
+    format!("topic={}&partition={partition}", path_segment(topic))
+}
+
+fn explain(global: &Global, one: &OnePartition) -> Result<(), Failure> {
+    let explained: Explanation = read(global, "/v1/partitions/explain", Some(filter(one)))?;
+    if global.output() == Output::Json {
+        return output::print_json(&explained);
+    }
+    let leader = explained.leader.map_or_else(|| "none".to_owned(), |id| id.to_string());
+    let fields = fields_table(&[("leader", leader), ("why", explained.why)]);
+    if explained.missing.is_empty() {
+        return output::print_text(&fields);
+    }
+    output::print_text(&[fields, rows_table(&explained.missing)].join("\n\n"))
+}
+
+fn what_if(global: &Global, kill: &[u64]) -> Result<(), Failure> {
+    let ids: Vec<String> = kill.iter().map(u64::to_string).collect();
+    let filter = format!("kill={}", ids.join(","));
+    let found: WhatIf = read(global, "/v1/partitions/what-if", Some(filter))?;
+    let shown = |names: &[String]| match names {
+        [] => "-".to_owned(),
+        names => names.join(" "),
+    };
+    let fields = [
+        ("killed", output::ids(&found.killed)),
+        ("leaderless", shown(&found.leaderless)),
+        ("under_min_isr", shown(&found.under_min_isr)),
+        ("data_at_risk", shown(&found.data_at_risk)),
+    ];
+    output::print_fields(global.output(), &found, &fields)
 }
 
 /// Asks for a change, and prints what became of each partition.

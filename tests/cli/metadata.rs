@@ -183,6 +183,18 @@ fn partitions_are_led_and_moved_as_operators_want() {
     assert_one_sentence(&cluster.run(&reassign), 1, &["INVALID_REQUEST", "10001"]);
     assert_one_sentence(&elect(&["--topic", "nobody"]), 1, &["UNKNOWN_TOPIC_OR_PARTITION"]);
 
+    // What would be, and then is.
+    let what_if = cluster.ask(&["partitions", "what-if", "--kill", "2,3"]);
+    assert_eq!(
+        (&what_if["killed"], &what_if["leaderless"]),
+        (&json!([2, 3]), &json!(["orders-1"]))
+    );
+    for field in ["under_min_isr", "data_at_risk"] {
+        assert_eq!(what_if[field], json!(["orders-1"]), "{what_if}");
+    }
+    let output = cluster.run(&["partitions", "what-if", "--kill", "9"]);
+    assert_one_sentence(&output, 1, &["BROKER_ID_NOT_REGISTERED", "broker 9"]);
+
     // Without broker 2 a move to it waits, and is taken back.
     cluster.kill(2);
     until("broker 2 is fenced", || {
@@ -196,6 +208,28 @@ fn partitions_are_led_and_moved_as_operators_want() {
     cluster.ask(&cancel);
     let first = named(&cluster.ask(&["partitions", "ls"]), "orders-0");
     assert_eq!((&first["replicas"], &first["adding"]), (&json!([3, 1]), &json!([])));
+
+    // How it came to be so.
+    let history = cluster.ask(&["partitions", "history", "orders", "0"]);
+    let history = history.as_array().unwrap();
+    let commands: Vec<_> = history.iter().map(|change| change["command"].as_str()).collect();
+    assert_eq!(commands.first(), Some(&Some("CreateTopics")), "{commands:?}");
+    assert_eq!(commands.last(), Some(&Some("AlterReassignments")), "{commands:?}");
+    for field in ["index", "leader", "leader_epoch", "partition_epoch", "isr", "reason"] {
+        assert!(!history[0][field].is_null(), "{field} in {history:?}");
+    }
+    let explained = cluster.ask(&["partitions", "explain", "orders", "1"]);
+    assert_eq!(explained["leader"], 3);
+    assert!(explained["why"].as_str().unwrap().starts_with("broker 3 leads"), "{explained}");
+    let missing = &explained["missing"][0];
+    assert_eq!(missing["replica"], 2);
+    assert!(missing["index"].is_u64() && missing["why"].is_string(), "{explained}");
+    for (topic, number) in [("orders", "9"), ("nobody", "0")] {
+        for what in ["explain", "history"] {
+            let output = cluster.run(&["partitions", what, topic, number]);
+            assert_one_sentence(&output, 1, &["UNKNOWN_TOPIC_OR_PARTITION", topic]);
+        }
+    }
 
     // It will not come back.
     assert_eq!(cluster.ask(&["brokers", "unregister", "2"])["id"], 2);

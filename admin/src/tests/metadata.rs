@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::views::{
-    BrokerChanged, ConfigEntry, ConfigSource, ConfigsAltered, FeatureLevelSet, Features,
-    PartitionResults, PartitionsCreated, TopicDescription,
+    BrokerChanged, ConfigEntry, ConfigSource, ConfigsAltered, Explanation, FeatureLevelSet,
+    Features, PartitionChange, PartitionResults, PartitionsCreated, TopicDescription, WhatIf,
 };
 
 impl Server {
@@ -54,6 +54,15 @@ async fn metadata_is_changed_and_shown_in_the_shapes_of_the_contract() {
     let cancelled: PartitionResults =
         server.post("/v1/partitions/cancel", json!({"partitions": [name]})).await;
     assert_eq!(cancelled.results[0].error.as_deref(), Some("NO_REASSIGNMENT_IN_PROGRESS"));
+
+    let one = "topic=orders&partition=0";
+    let history: Vec<PartitionChange> =
+        server.get(&format!("/v1/partitions/history?{one}&local=true")).await;
+    assert_eq!((history[0].index, history[0].command.as_str()), (created.index, "CreateTopics"));
+    let explained: Explanation = server.get(&format!("/v1/partitions/explain?{one}")).await;
+    assert_eq!((explained.leader, explained.missing.len()), (Some(1), 0));
+    let what_if: WhatIf = server.get("/v1/partitions/what-if?kill=1").await;
+    assert_eq!((what_if.killed, what_if.leaderless.len()), (vec![1], 3));
 
     let features: Features = server.get("/v1/features").await;
     let set: FeatureLevelSet = server.post("/v1/features", json!({"level": features.level})).await;
@@ -123,10 +132,23 @@ async fn what_cannot_be_asked_of_metadata_is_refused_by_name() {
         assert_eq!((status, error.error.as_str()), (code, name), "{path} {body}: {error:?}");
         assert_eq!(error.outcome, FailureOutcome::Rejected, "{error:?}");
     }
-    for path in ["/v1/configs", "/v1/configs?default=true&broker=1"] {
+    for path in [
+        "/v1/configs",
+        "/v1/configs?default=true&broker=1",
+        "/v1/partitions/what-if",
+        "/v1/partitions/what-if?kill=one",
+        "/v1/partitions/explain?topic=t",
+    ] {
         assert_eq!(server.refused("GET", path, None).await.0, 400, "{path}");
     }
-    for path in ["/v1/configs?broker=9", "/v1/configs?topic=t", "/v1/topics/t"] {
+    for path in [
+        "/v1/configs?broker=9",
+        "/v1/configs?topic=t",
+        "/v1/topics/t",
+        "/v1/partitions/what-if?kill=9",
+        "/v1/partitions/explain?topic=t&partition=0",
+        "/v1/partitions/history?topic=t&partition=0",
+    ] {
         assert_eq!(server.refused("GET", path, None).await.0, 404, "{path}");
     }
     assert_eq!(server.quorum.image().image.topic_count(), 0);

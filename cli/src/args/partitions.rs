@@ -30,12 +30,27 @@ pub(crate) enum Partitions {
     /// Move partitions to other brokers
     Reassign(ReassignArgs),
     /// Take back that a partition moves
-    Cancel {
-        /// The topic's name
-        topic: String,
-        /// The partition's number
-        partition: u32,
+    Cancel(OnePartition),
+    /// Say why a partition has the leader that it has, or none, and why replicas are not in sync
+    Explain(OnePartition),
+    /// The latest changes of a partition with their reasons, as far as a node's log reaches
+    History(OnePartition),
+    /// Say what would become of the partitions if some brokers died now
+    WhatIf {
+        /// The brokers
+        #[arg(long, required = true, value_name = "ID,..", value_delimiter = ',')]
+        #[arg(value_parser = broker_id())]
+        kill: Vec<u64>,
     },
+}
+
+/// A partition.
+#[derive(Debug, Args)]
+pub(crate) struct OnePartition {
+    /// The topic's name
+    pub(crate) topic: String,
+    /// The partition's number
+    pub(crate) partition: u32,
 }
 
 /// The options of `partitions elect`.
