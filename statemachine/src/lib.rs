@@ -80,6 +80,8 @@ mod register;
 mod snapshot;
 mod state_sum;
 #[cfg(test)]
+mod stories;
+#[cfg(test)]
 mod testing;
 mod topic;
 mod topic_config;
