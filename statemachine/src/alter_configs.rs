@@ -2,8 +2,6 @@
 //!
 //! Another `min.insync.replicas` decides anew who stays in the ELR of the partitions that it governs.
 
-use std::sync::Arc;
-
 use crate::change::Target;
 use crate::command::{ConfigChange, ConfigResource};
 use crate::error::{ErrorCode, Rejection};
@@ -43,7 +41,7 @@ fn of_all(step: &mut Step<'_>, changes: &[ConfigChange]) -> Result<u64, Rejectio
         |image: &MetadataImage| image.default_config(TopicConfigKey::MinInsyncReplicas).to_owned();
     let held = min_insync(step.image);
     step.delta.defaults = true;
-    step.image.defaults = Arc::new(after);
+    step.image.set_defaults(after);
     if min_insync(step.image) == held {
         return Ok(0);
     }

@@ -20,7 +20,7 @@ const NOTHING_TO_DO: &str = "done, nothing changed";
 const STOPPED: &str = "replica stopped";
 
 /// Every command; each partition of one that names several; and what became of partitions.
-const ROWS: [&str; 17] = [
+const ROWS: [&str; 18] = [
     "RegisterBroker",
     "FenceBroker",
     "UnfenceBroker",
@@ -37,6 +37,7 @@ const ROWS: [&str; 17] = [
     "AlterReassignments",
     "  each of them",
     "AlterConfigs",
+    "CompareState",
     "a partition",
 ];
 
@@ -57,7 +58,7 @@ const EVENTS: [&str; 12] = [
 ];
 
 /// The row of [`Coverage::count_changes`].
-const PARTITIONS: usize = 16;
+const PARTITIONS: usize = 17;
 
 /// Counts by command and outcome.
 #[derive(Debug, Default)]
@@ -135,7 +136,7 @@ impl Coverage {
     pub(crate) fn assert_all_met(&self) {
         for (row, command) in ROWS[..PARTITIONS].iter().enumerate() {
             let met = |outcome| self.0.contains_key(&(row, outcome));
-            // There is one feature level only.
+            // There is one feature level only, and a comparison changes nothing.
             assert!(met(DONE) || met(NOTHING_TO_DO), "{command} was never accepted:\n{self}");
         }
         for event in EVENTS {
@@ -172,6 +173,7 @@ fn row(command: &Command) -> usize {
         Command::ElectLeaders(_) => 11,
         Command::AlterReassignments { .. } => 13,
         Command::AlterConfigs { .. } => 15,
+        Command::CompareState(_) => 16,
         other => panic!("{other:?} has no row in the table"),
     }
 }

@@ -8,7 +8,8 @@ mod partition_commands;
 mod topic_commands;
 
 use quorate_statemachine::{
-    BrokerEpoch, BrokerId, BrokerSession, Command, FeatureLevel, PartitionKey, TopicId,
+    BrokerEpoch, BrokerId, BrokerSession, Checkpoint, Command, FeatureLevel, PartitionKey,
+    StateHash, TopicId,
 };
 use uuid::Uuid;
 
@@ -21,17 +22,23 @@ const BROKERS: u32 = 5;
 const TOPICS: u128 = 5;
 
 /// How often each command is generated, beside the others.
-const WEIGHTS: [usize; 14] = [60, 60, 120, 12, 6, 30, 6, 300, 8, 8, 25, 80, 130, 70];
+const WEIGHTS: [usize; 15] = [60, 60, 120, 12, 6, 30, 6, 300, 8, 8, 25, 80, 130, 70, 5];
 
 /// Makes commands for a state.
 pub(crate) struct Generator<'a> {
     random: &'a mut Random,
     state: &'a State,
+    /// The latest that the machine noted.
+    checkpoint: Option<Checkpoint>,
 }
 
 impl<'a> Generator<'a> {
-    pub(crate) fn new(random: &'a mut Random, state: &'a State) -> Self {
-        Self { random, state }
+    pub(crate) fn new(
+        random: &'a mut Random,
+        state: &'a State,
+        checkpoint: Option<Checkpoint>,
+    ) -> Self {
+        Self { random, state, checkpoint }
     }
 
     pub(crate) fn command(&mut self) -> Command {
@@ -60,10 +67,14 @@ impl<'a> Generator<'a> {
             10 => Command::CreatePartitions(self.new_partitions()),
             11 => Command::ElectLeaders(self.elections()),
             12 => Command::AlterReassignments { reassignments: self.reassignments() },
-            _ => {
+            13 => {
                 let (resource, changes) = self.config_changes();
                 Command::AlterConfigs { resource, changes }
             }
+            // Of an index that nobody notes there is nothing to compare.
+            _ => Command::CompareState(
+                self.checkpoint.unwrap_or(Checkpoint { index: 1, hash: StateHash::new(1) }),
+            ),
         }
     }
 

@@ -63,7 +63,8 @@ impl Run {
     /// Goes on by as many commands.
     pub(crate) fn go(mut self, commands: u64, coverage: &mut Coverage) {
         for _ in 0..commands {
-            let command = Generator::new(&mut self.random, &self.model).command();
+            let command =
+                Generator::new(&mut self.random, &self.model, self.image.checkpoint()).command();
             self.index += 1;
             self.last.push_back(command.clone());
             if self.last.len() > SHOWN {
@@ -124,7 +125,9 @@ impl Run {
         (self.image, self.hash) = (image, hash);
         if self.random.chance(30) {
             assert_eq!(snapshot(&replica), snapshot(&self.image), "a restored replica's bytes");
-            assert_eq!(restored(&self.image).image(), self.image);
+            let restored = restored(&self.image).image();
+            assert_eq!(State::of(&restored), self.model, "a snapshot, read again");
+            assert_eq!(restored.state_hash(), hash, "the hash of a snapshot, read again");
             self.watcher.look(&self.model, &self.image);
         }
     }
