@@ -6,9 +6,10 @@
 use serde::{Serialize, Serializer};
 
 use crate::broker::{FeatureRange, Listener};
+use crate::brokers::Brokers;
 use crate::ids::{
-    BrokerEpoch, BrokerId, Brokers, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch,
-    PartitionEpoch, PartitionKey, TopicId,
+    BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch, PartitionEpoch,
+    PartitionKey, TopicId,
 };
 use crate::partition::Recovery;
 

@@ -49,6 +49,7 @@
 mod alter_configs;
 mod alter_partition;
 mod broker;
+mod brokers;
 mod change;
 mod check;
 mod client_sessions;
@@ -83,6 +84,7 @@ mod topics;
 pub mod wire;
 
 pub use broker::{ActiveBrokers, Broker, FeatureRange, Listener};
+pub use brokers::Brokers;
 pub use change::{Target, change};
 pub use check::Violation;
 pub use client_sessions::{
@@ -100,8 +102,8 @@ pub use delta::Delta;
 pub use elect::{Ballot, Elected, Election};
 pub use error::{ErrorCode, Rejection};
 pub use ids::{
-    BrokerEpoch, BrokerId, Brokers, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch,
-    PartitionEpoch, PartitionKey, ProducerId, TopicId,
+    BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch, PartitionEpoch,
+    PartitionKey, ProducerId, TopicId,
 };
 pub use image::MetadataImage;
 pub use machine::Metadata;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::broker::ActiveBrokers;
+use crate::brokers::Brokers;
 use crate::command::{CreatePartitions, NewTopic};
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{BrokerId, PartitionKey, TopicId, list};
@@ -187,8 +188,7 @@ impl<'a> Batch<'a> {
             ));
         }
         let active = ActiveBrokers::all(&self.image.brokers);
-        let isr: Box<[BrokerId]> =
-            replicas.iter().copied().filter(|id| active.contains(*id)).collect();
+        let isr: Brokers = replicas.iter().copied().filter(|id| active.contains(*id)).collect();
         if isr.is_empty() {
             return invalid(format!(
                 "would have no leader, since all of {} are fenced or shutting down: use active \
