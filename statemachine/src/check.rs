@@ -278,6 +278,7 @@ mod tests {
 
     use super::*;
     use crate::ids::{FeatureLevel, LeaderEpoch, PartitionEpoch, ProducerId};
+    use crate::partitions::Partitions;
     use crate::testing::{Cluster, ids, key, topic_id};
 
     /// Brokers 1 to 4 of which 4 is fenced; topic 1 on 1, 2, 3 with min.insync.replicas 2.
@@ -391,7 +392,7 @@ mod tests {
         assert_eq!(rule(&image.check().expect_err("lost")), "every topic is found by its name");
         let mut image = self::image();
         let topic = image.topics.get_mut(&topic_id(1)).expect("there");
-        Arc::make_mut(topic).partitions.clear();
+        Arc::make_mut(topic).partitions = Partitions::default();
         assert_eq!(rule(&image.check().expect_err("empty")), "a topic has at least one partition");
     }
 
@@ -439,7 +440,7 @@ mod tests {
         assert_eq!(
             cluster(|i| {
                 let topic = i.topics.get_mut(&topic_id(1)).expect("there");
-                Arc::make_mut(topic).partitions.clear();
+                Arc::make_mut(topic).partitions = Partitions::default();
             }),
             Err("partitions are never taken away")
         );

@@ -196,14 +196,14 @@ impl MetadataImage {
     }
 
     /// Adds partitions to a topic that is there.
-    pub(crate) fn grow_topic(&mut self, id: TopicId, partitions: Vec<Arc<Partition>>) {
+    pub(crate) fn grow_topic(&mut self, id: TopicId, partitions: Vec<Partition>) {
         let Some(topic) = self.topics.get_mut(&id) else { return };
         let topic = Arc::make_mut(topic);
-        for partition in partitions {
-            let key = PartitionKey { topic: id, partition: topic.partition_count() };
+        for (number, partition) in (topic.partition_count()..).zip(&partitions) {
+            let key = PartitionKey { topic: id, partition: number };
             index_replicas(&mut self.kept, key, &partition.replicas);
-            topic.partitions.push_back(partition);
         }
+        topic.partitions.extend(partitions);
     }
 
     pub(crate) fn put_topic(&mut self, topic: Topic) {
@@ -239,7 +239,7 @@ impl MetadataImage {
             unindex_replicas(&mut self.kept, key, &slot.replicas);
             index_replicas(&mut self.kept, key, &next.replicas);
         }
-        *slot = Arc::new(next);
+        *slot = next;
     }
 }
 

@@ -68,6 +68,7 @@ mod liveness;
 mod machine;
 mod outcome;
 mod partition;
+mod partitions;
 pub mod placement;
 mod producer_ids;
 #[cfg(test)]

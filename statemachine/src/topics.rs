@@ -70,7 +70,7 @@ pub(crate) fn grow(step: &mut Step<'_>, create: &CreatePartitions) -> Result<Rep
     let batch = Batch { image: step.image, names: BTreeMap::new(), ids: BTreeSet::new() };
     let partitions = (count..)
         .zip(&create.partitions)
-        .map(|(number, replicas)| batch.partition(name, number, replicas, factor).map(Arc::new))
+        .map(|(number, replicas)| batch.partition(name, number, replicas, factor))
         .collect::<Result<Vec<_>, _>>()?;
     let grown = (count..).zip(&partitions).map(|(number, _)| number);
     step.delta
@@ -117,7 +117,7 @@ impl<'a> Batch<'a> {
         }
         let partitions = (0u32..)
             .zip(&topic.partitions)
-            .map(|(number, replicas)| self.partition(name, number, replicas, factor).map(Arc::new))
+            .map(|(number, replicas)| self.partition(name, number, replicas, factor))
             .collect::<Result<_, _>>()?;
         let configs = TopicConfigs::from_entries(
             topic.configs.iter().map(|(key, value)| (key.as_str(), value.as_str())),
