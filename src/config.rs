@@ -16,6 +16,12 @@ const HEARTBEAT_MS_MIN: u64 = 10;
 const SESSION_MS_MAX: u64 = 86_400_000;
 
 /// The longest operation timeout that can be set, in milliseconds: ten minutes.
+const UPKEEP_MS_MIN: u64 = 10;
+
+const UPKEEP_MS_MAX: u64 = 3_600_000;
+
+const BALANCE_MS_MAX: u64 = 86_400_000;
+
 const OPERATION_TIMEOUT_MS_MAX: u64 = 600_000;
 
 /// How one node takes part in the quorum.
@@ -56,6 +62,16 @@ pub struct QuorumConfig {
     /// one has fallen silent).
     #[serde(default = "default_operation_timeout_ms")]
     pub operation_timeout_ms: u64,
+    /// Milliseconds between two looks of the leading node at partitions that nobody leads and at the
+    /// replicas' states. Default 5,000, from 10 to 3,600,000. Smaller elects sooner where a topic allows
+    /// unclean elections. A look passes over all partitions, where anything has changed.
+    #[serde(default = "default_upkeep_ms")]
+    pub upkeep_ms: u64,
+    /// Milliseconds between two runs in which the leading node gives partitions back to their preferred
+    /// leaders, of brokers that lead a tenth less than they should. Default 300,000, to 86,400,000; 0:
+    /// never.
+    #[serde(default = "default_balance_ms")]
+    pub balance_ms: u64,
     /// The ready loop and its transport. `forward` has no effect here: operations always find their
     /// way to the leader, by the quorum's own requests.
     #[serde(default, rename = "loop")]
@@ -77,6 +93,14 @@ fn default_operation_timeout_ms() -> u64 {
     10_000
 }
 
+fn default_upkeep_ms() -> u64 {
+    5_000
+}
+
+fn default_balance_ms() -> u64 {
+    300_000
+}
+
 impl QuorumConfig {
     /// The defaults, for a node that lives in `data_dir` and listens on `listen`.
     pub fn new(data_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
@@ -86,6 +110,8 @@ impl QuorumConfig {
             heartbeat_ms: default_heartbeat_ms(),
             session_ms: default_session_ms(),
             operation_timeout_ms: default_operation_timeout_ms(),
+            upkeep_ms: default_upkeep_ms(),
+            balance_ms: default_balance_ms(),
             group: LoopConfig::default(),
             engine: EngineConfig::default(),
         }
@@ -120,6 +146,18 @@ impl QuorumConfig {
                 self.operation_timeout_ms
             ));
         }
+        if !(UPKEEP_MS_MIN..=UPKEEP_MS_MAX).contains(&self.upkeep_ms) {
+            faults.push(format!(
+                "upkeep_ms is {}: use a value from {UPKEEP_MS_MIN} to {UPKEEP_MS_MAX}",
+                self.upkeep_ms
+            ));
+        }
+        if self.balance_ms > BALANCE_MS_MAX {
+            faults.push(format!(
+                "balance_ms is {}: use at most {BALANCE_MS_MAX}, or 0 for never",
+                self.balance_ms
+            ));
+        }
         faults.extend(self.group.validate().into_iter().map(|fault| format!("loop.{fault}")));
         let engine = self.engine.validate().err().unwrap_or_default();
         faults.extend(engine.into_iter().map(|fault| format!("engine.{fault}")));
@@ -132,6 +170,15 @@ impl QuorumConfig {
 
     pub(crate) fn session(&self) -> Duration {
         Duration::from_millis(self.session_ms)
+    }
+
+    pub(crate) fn upkeep(&self) -> Duration {
+        Duration::from_millis(self.upkeep_ms)
+    }
+
+    /// `None`: never.
+    pub(crate) fn balance(&self) -> Option<Duration> {
+        (self.balance_ms > 0).then(|| Duration::from_millis(self.balance_ms))
     }
 
     /// How long the voters wait for a leader at least before they elect another.
@@ -165,6 +212,8 @@ mod tests {
         bad.heartbeat_ms = 0;
         bad.session_ms = SESSION_MS_MAX + 1;
         bad.operation_timeout_ms = 1;
+        bad.upkeep_ms = 9;
+        bad.balance_ms = BALANCE_MS_MAX + 1;
         bad.group.tick_ms = 0;
         bad.engine.reader_queue_max = 0;
         let faults = bad.validate();
@@ -173,6 +222,8 @@ mod tests {
             "heartbeat_ms",
             "session_ms",
             "operation_timeout_ms",
+            "upkeep_ms",
+            "balance_ms",
             "loop.tick_ms",
             "engine.reader_queue_max",
         ] {

@@ -62,14 +62,14 @@
 //! - [`Quorum::open`] returns with the loop running and waits for nobody, so that clusters can start in
 //!   any order.
 //!
-//! What is absent: no lock is held over an await, nothing is polled but the deadline of a session, and
+//! What is absent: no lock is held over an await, nothing is polled but the deadlines of sessions and the leader's upkeep, and
 //! no operation waits without a bound.
 //!
 //! # Where to read on
 //!
 //! `quorum.rs` is the surface; `caller.rs` the way to the leader and what may be repeated on it;
-//! `desk.rs` what happens there; `duties.rs` and `sessions.rs` who is alive; `broker_session.rs` the
-//! other end of the heartbeats; `metadata_only.rs` what a broker without data plane does as a leader;
+//! `desk.rs` what happens there; `duties.rs` and `sessions.rs` who is alive; `upkeep.rs` what is put in
+//! order now and then; `broker_session.rs` the other end of the heartbeats; `metadata_only.rs` what a broker without data plane does as a leader;
 //! `membership.rs` and `membership_desk.rs` who belongs to the quorum, on either end.
 
 // Tests carry the number of the trap that they guard against.
@@ -82,6 +82,7 @@ mod departures;
 mod desk;
 mod duties;
 mod error;
+mod history;
 mod membership;
 mod membership_desk;
 mod metadata_only;
@@ -94,6 +95,7 @@ mod sessions_tests;
 #[cfg(test)]
 mod tests;
 mod topic;
+mod upkeep;
 mod watch;
 mod wire;
 
@@ -106,6 +108,7 @@ pub use error::{
     ChangeMembersError, ErrorKind, OpenError, ReadError, RegisterError, ShutdownNotGranted,
     TransferError, Unavailable, UnknownReason, WatchEnded, WriteError,
 };
+pub use history::{HISTORY_MAX, PartitionHistory};
 pub use membership::{MembersChanged, QuorumMember};
 pub use metadata_only::MetadataOnly;
 pub use quorate_engine::{
@@ -114,12 +117,13 @@ pub use quorate_engine::{
 };
 pub use quorate_loop::{
     AppendMode, CloseCause, Distribution, DropCause, GroupStatus, LoopConfig, Member, MemberChange,
-    MemberRole, Members, MembershipError, Metrics, PeerMetrics, Role, TlsConfig, TlsError, Wait,
-    WaitError,
+    MemberRole, Members, MembershipError, Metrics, PeerMetrics, ReplayError, Role, TlsConfig,
+    TlsError, Wait, WaitError,
 };
 pub use quorate_statemachine::{
     AlterPartition, BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Delta, ErrorCode,
-    Incarnation, Listener, MetadataImage, PartitionAltered, PartitionKey, Rejection, TopicId,
+    Explanation, Incarnation, Listener, MetadataImage, MissingReplica, PartitionAltered,
+    PartitionChange, PartitionKey, Rejection, TopicId, WhatIf, what_if,
 };
 pub use quorum::{ProducerIdBlock, Quorum};
 pub use readiness::NotReady;

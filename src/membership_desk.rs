@@ -4,13 +4,10 @@
 //! gap between the two. Here its answer is put into words that another node can act on: surely
 //! without effect and worth another try, refused, or unknown.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_engine::NodeId;
-use quorate_loop::{
-    MemberChange, Members, MembershipChanged, MembershipError, MembershipRequest, Node, Role,
-};
+use quorate_loop::{MemberChange, MembershipError, MembershipRequest, Node, Role};
 use quorate_statemachine::Metadata;
 use tokio::time::timeout;
 
@@ -22,10 +19,6 @@ use crate::wire::{
     MembersRefusedResponse, MembersResponse, Refusal, Response, ResponseKind, SetAddressRequest,
     TransferRefusal, TransferRefusedResponse,
 };
-
-/// How long an answer waits for the old voters to leave after several have changed at once. They
-/// leave with the next entry, so this is the time of one commit, and a slow disk's too.
-const SETTLING_MAX: Duration = Duration::from_secs(2);
 
 /// The members and their lag, once this node was confirmed as the leader.
 pub(crate) async fn list(node: &Node<Metadata>) -> Response {
@@ -70,26 +63,10 @@ pub(crate) async fn set_address(node: &Node<Metadata>, request: SetAddressReques
 async fn carry_out(node: &Node<Metadata>, request: MembershipRequest, dry_run: bool) -> Response {
     match node.change_membership(request, dry_run).await {
         Ok(changed) => {
-            let members = settled(node, &changed).await;
-            let members = QuorumMember::all_of(&members);
+            let members = QuorumMember::all_of(&changed.members);
             ResponseKind::MembersChanged(response(&members, changed.index)).into()
         }
         Err(error) => refused(node, &error),
-    }
-}
-
-/// The members once the voters that were replaced have left.
-async fn settled(node: &Node<Metadata>, changed: &MembershipChanged) -> Arc<Members> {
-    if !changed.members.is_joint() {
-        return changed.members.clone();
-    }
-    let mut status = node.watch_status();
-    let has_left = |members: &Members| members.index() > changed.index && !members.is_joint();
-    let left = status.wait_for(|status| status.role != Role::Leader || has_left(&status.members));
-    let members = timeout(SETTLING_MAX, left).await.map(|left| left.map(|it| it.members.clone()));
-    match members {
-        Ok(Ok(members)) if has_left(&members) => members,
-        _ => changed.members.clone(),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::error::{OpenError, ReadError, RegisterError, Unavailable, UnknownReas
 use crate::readiness::{NotReady, StallWatch};
 use crate::registration::Registration;
 use crate::topic::{CreatedTopic, DeletedTopic, TopicSpec};
+use crate::upkeep::Upkeep;
 use crate::watch::{Snapshot, Watch};
 use crate::wire::RequestKind;
 
@@ -120,7 +121,9 @@ impl Quorum {
 
         let (stop, stopped) = watch::channel(false);
         let duties = Duties::new(node.clone(), config.session(), calls);
-        tokio::spawn(Self::supervise(node.clone(), duties.run(stopped)));
+        let upkeep = Upkeep::new(node.clone(), config.upkeep(), config.balance());
+        tokio::spawn(Self::supervise(node.clone(), duties.run(stopped.clone())));
+        tokio::spawn(Self::supervise(node.clone(), upkeep.run(stopped)));
         let (local, stall) = (LocalSessions::default(), Mutex::default());
         Ok(Self { inner: Arc::new(Inner { node, config, desk, stop, local, stall }) })
     }

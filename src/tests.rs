@@ -22,7 +22,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 mod failover;
+mod history;
 mod membership;
+mod upkeep;
 
 struct Cluster {
     dir: tempfile::TempDir,

@@ -271,7 +271,7 @@ impl Inspection {
         let log = self.log.as_ref().ok_or(ReadError::Closed)?;
         let first = self.groups.iter().find(|found| found.group == group);
         let low = first.map_or(low, |found| low.max(found.first_index));
-        log.reader.fetch_now(group, low, high, READ_BYTES_MAX)
+        log.reader.read(group, low, high, READ_BYTES_MAX)
     }
 }
 

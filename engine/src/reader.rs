@@ -215,8 +215,12 @@ impl LogReader {
         Err(error)
     }
 
-    /// Reads entries and waits for them; for the time of opening only.
-    pub(crate) fn fetch_now(
+    /// Reads entries, at least one, and waits for them: not for a thread that others wait for.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]; [`ReadError::Gone`] where the log was compacted meanwhile.
+    pub fn read(
         &self,
         group: GroupId,
         low: u64,

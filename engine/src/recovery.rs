@@ -280,7 +280,7 @@ impl<F: Disk> Source<'_, F> {
             let low = before.index + 1;
             let entries = self
                 .reader
-                .fetch_now(group, low, record.last.index + 1, READ_BYTES_MAX)
+                .read(group, low, record.last.index + 1, READ_BYTES_MAX)
                 .map_err(|error| self.of_read(group, low, error))?;
             for entry in entries {
                 let found = LogId::new(entry.index, entry.term);

@@ -253,7 +253,7 @@ impl<F: Disk + 'static> Engine<F> {
         let Some((mut index, last)) = span else { return Ok((0, 0)) };
         let (mut saved, mut lost) = (0, 0);
         while index <= last {
-            match self.reader.fetch_now(group, index, last + 1, READ_BYTES_MAX) {
+            match self.reader.read(group, index, last + 1, READ_BYTES_MAX) {
                 Ok(entries) => {
                     for entry in &entries {
                         let body = entry.write_to_bytes().map_err(io::Error::other);

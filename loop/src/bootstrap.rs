@@ -63,8 +63,8 @@ impl Founded {
         // beginning, by none.
         let own = own_binding(identity, recovered.incarnation);
         let member = members
-            .of_binding(own)
-            .or_else(|| members.of_binding(Binding { incarnation: 0, ..own }));
+            .of_binding_or_departed(own)
+            .or_else(|| members.of_binding_or_departed(Binding { incarnation: 0, ..own }));
         let own_id = member.map(|member| member.member_id).ok_or_else(|| {
             format!("the members in its snapshot do not name directory {}", own.directory_id)
         })?;

@@ -25,7 +25,7 @@ use crate::catalogue_change::{CatalogueChange, CatalogueError};
 use crate::members::{Binding, Member, MemberWire, Members, MembersError};
 
 /// The metadata quorum is group 1. It is founded with the cluster, and not in the catalogue.
-pub(crate) const FIRST_GROUP: GroupId = match GroupId::new(1) {
+pub const FIRST_GROUP: GroupId = match GroupId::new(1) {
     Some(group) => group,
     None => panic!("1 is the number of a group"),
 };

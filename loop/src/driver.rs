@@ -4,6 +4,8 @@
 //! everything that waits, take the effects of every group that was touched, give all their writes to
 //! the log writer in one piece, and carry out the rest.
 
+mod founding;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -34,7 +36,7 @@ use crate::meters::Meters;
 use crate::purges::Purges;
 use crate::reconcile::Reconcile;
 use crate::registry::Registry;
-use crate::slot::{GroupEffects, answer, is_request, refuse};
+use crate::slot::{GroupEffects, answer, is_request};
 use crate::snapshot_worker::SnapshotWorker;
 use crate::transport::{LinkEvent, Outgoing, Sending, SharedRoster, Transport};
 use crate::turnover::Turnover;
@@ -206,71 +208,6 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// Brings the founding to its end, however long the other voters take. `None`: stopped.
-    fn found<F: Disk + 'static>(
-        &mut self,
-        bootstrap: &mut Bootstrap<F>,
-    ) -> Result<Option<Founded>, String> {
-        let mut next_tick = Instant::now();
-        loop {
-            bootstrap.advance::<S>(&self.snapshots)?;
-            let Some(founding) = &mut bootstrap.founding else {
-                return Err("a directory that joins founds nothing".to_owned());
-            };
-            if let Some(bindings) = founding.bindings() {
-                self.roster.store(Arc::new(self.roster.load().bound(bindings)));
-            }
-            if founding.is_complete() {
-                self.tell_all(founding, false);
-                return bootstrap.take_founded().map(Some);
-            }
-            let now = Instant::now();
-            if now >= next_tick {
-                self.tell_all(founding, true);
-                next_tick = now + Duration::from_millis(self.config.tick_ms);
-            }
-            match self.events.recv_timeout(next_tick.saturating_duration_since(now)) {
-                Ok(Event::Founding { from, directory, news, permit }) => {
-                    drop(permit);
-                    let heard = founding.hear(from, directory, &news);
-                    heard.map_err(|error| error.to_string())?;
-                    if news.asks {
-                        self.tell(from, founding, false);
-                    }
-                }
-                // By somebody who knows the members: the cluster was founded long ago. Another
-                // cluster's, found at a wrong address, has nothing to say about this one.
-                Ok(Event::Link(LinkEvent::Refused { by, code, message, members_index: 1.. }))
-                    if code.is_about_membership() =>
-                {
-                    return Err(format!("refused by node {by}: {message}"));
-                }
-                Ok(Event::Input(_, input)) => {
-                    if is_request(&input) {
-                        self.inbox.taken();
-                    }
-                    refuse(input);
-                }
-                Ok(Event::LastAnswers(..)) => self.inbox.taken(),
-                Ok(Event::Failed(group, reason)) if group == self.first => return Err(reason),
-                Ok(Event::Fault(reason)) => return Err(reason),
-                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-    }
-
-    fn tell_all(&self, founding: &Founding, asks: bool) {
-        for peer in self.transport.peers() {
-            self.tell(peer, founding, asks);
-        }
-    }
-
-    fn tell(&self, peer: NodeId, founding: &Founding, asks: bool) {
-        // One that is not connected asks when it is.
-        let _ = self.transport.send(peer, Frame::Founding(founding.news(asks)));
-    }
-
     fn serve(&mut self, founding: Option<&Founding>) -> End {
         let tick = Duration::from_millis(self.config.tick_ms);
         let mut next_tick = Instant::now() + tick;
@@ -381,11 +318,21 @@ impl<S: StateMachine> Driver<S> {
             Event::Link(LinkEvent::Gone(node)) => self.groups.gone(node),
             Event::Link(LinkEvent::Refused { by, code, message, members_index }) => {
                 let is_out = matches!(code, RefusalCode::ReplacedDirectory | RefusalCode::Removed);
-                // Else the peer lags, or the dialler has logged what is wrong.
-                if is_out && members_index > self.roster.load().index() {
+                let roster = self.roster.load();
+                // Else the peer lags, or the dialler has logged what is wrong. Nor need this node believe
+                // somebody that it is merely acquainted with.
+                if is_out && members_index > roster.index() && roster.believes(by) {
                     let reason = format!("refused by node {by}: {message}");
                     self.groups.expel(self.first, &reason);
                     return Err(End::Fatal(reason));
+                }
+            }
+            Event::Link(LinkEvent::Met { node, addr, members_index }) => {
+                let met = self.roster.load().acquainted(node, addr, members_index);
+                if let Some(roster) = met {
+                    tracing::info!(peer = %node, "a node that knows later members is answered");
+                    self.roster.store(Arc::new(roster));
+                    self.transport.follow_roster();
                 }
             }
             Event::Entered(group, result) => self.entered(group, result)?,

@@ -120,6 +120,9 @@ pub(crate) struct Hello {
     /// Whether this connection carries one request to join instead of messages.
     #[prost(bool, tag = "9")]
     pub(crate) joins: bool,
+    /// Where the members know the speaker to be reached; empty if they do not know it.
+    #[prost(string, tag = "10")]
+    pub(crate) addr: String,
 }
 
 /// Why a connection is refused.

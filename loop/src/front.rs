@@ -22,7 +22,9 @@ use crate::membership::{MembershipError, MembershipRequest};
 use crate::message::PeerMessage;
 use crate::meters::Meters;
 use crate::registry::Registry;
-use crate::transport::{Calls, Ingress, PeerStream, Receiving, Service, SharedRoster, Transport};
+use crate::transport::{
+    Calls, Ingress, LinkEvent, PeerStream, Receiving, Roster, Service, SharedRoster, Transport,
+};
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
 const CALLS_MAX: usize = 1_024;
@@ -78,10 +80,15 @@ impl<S: StateMachine> Front<S> {
             Err(MembershipError::NotLeader { leader }) => *leader,
             _ => None,
         };
-        let roster = self.roster.load();
-        let leader_addr = leader.and_then(|leader| roster.addr(leader)).map(str::to_owned);
+        let leader_addr = leader.and_then(|leader| hint(&self.roster.load(), leader, from));
         JoinAnswerWire::of(&join, &result, leader_addr)
     }
+}
+
+/// Where `from` is to ask the leader; nowhere, if that is itself. Who comes back in another directory may
+/// be taken for the leader that it was; it listens already, and would wait for its own answer.
+fn hint(roster: &Roster, leader: NodeId, from: NodeId) -> Option<String> {
+    roster.addr(leader).filter(|_| leader != from).map(str::to_owned)
 }
 
 impl<S: StateMachine> Ingress for Front<S> {
@@ -135,6 +142,10 @@ impl<S: StateMachine> Ingress for Front<S> {
         });
     }
 
+    fn met(&self, node: NodeId, addr: String, members_index: u64) {
+        self.inbox.send(Event::Link(LinkEvent::Met { node, addr, members_index }));
+    }
+
     fn reply(&self, from: NodeId, request: u64, payload: Bytes) {
         self.calls.answered(from, request, payload);
     }
@@ -162,5 +173,24 @@ impl<S: StateMachine> Ingress for Front<S> {
             Err(error) => tracing::warn!(%from, %group, %error, "a snapshot is of no use"),
         };
         Box::pin(self.receiving.take(from, stream, is_served, deliver))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_engine::ClusterId;
+
+    use super::*;
+
+    /// Also where it does not know its own address. To see it fail: look at no more than the roster.
+    #[test]
+    fn nobody_is_sent_to_itself() {
+        let [one, two, three] = [1, 2, 3].map(|n| NodeId::new(n).unwrap());
+        let directory = DirectoryId::from_bytes([3; 16]);
+        let addresses = [one, two].map(|node| (node, format!("127.0.0.1:{node}")));
+        let cluster = ClusterId::from_bytes([7; 16]);
+        let roster = Roster::founding(cluster, three, directory, addresses);
+        assert_eq!(hint(&roster, one, two), Some("127.0.0.1:1".to_owned()));
+        assert_eq!(hint(&roster, one, one), None);
     }
 }

@@ -188,9 +188,8 @@ impl<S: StateMachine> Group<S> {
     }
 
     /// Changes who belongs to the group, if this node leads it. Returns when the change is
-    /// committed, and a majority is sure to remember it where it took somebody's vote: what such a
-    /// member has on its disk is not needed any more. (Where several voters change at once it returns
-    /// a moment earlier.) Of a `dry_run` it returns at once, with what would be refused.
+    /// committed, and a majority is sure to remember it where it took somebody's vote or place: what such
+    /// a member has on its disk is not needed any more. Of a `dry_run` it returns at once, with what would be refused.
     ///
     /// Not cancel safe: if the future is dropped, the change may still be made.
     ///

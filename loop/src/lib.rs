@@ -81,6 +81,7 @@ mod reconcile;
 mod recovered;
 mod registry;
 mod renewal;
+mod replay;
 mod session;
 mod slot;
 mod snapshot_worker;
@@ -89,7 +90,7 @@ mod transport;
 mod turnover;
 mod wait;
 
-pub use self::catalogue::Catalogue;
+pub use self::catalogue::{Catalogue, FIRST_GROUP};
 pub use self::catalogue_change::{
     CatalogueChange, CatalogueError, CatalogueRequest, catalogue_change_of,
 };
@@ -111,6 +112,7 @@ pub use self::meters::{Metrics, PeerMetrics};
 pub use self::node::Node;
 pub use self::proposal::{Proposal, SessionStep};
 pub use self::publish::{Published, Update, Updates};
+pub use self::replay::{Picked, ReplayError, Replayed};
 pub use self::session::{Session, SessionProposeError};
 pub use self::status::{CoreStatus, GroupStatus, LastAnswer, Role};
 pub use self::transport::{Service, TlsConfig, TlsError};

@@ -1,12 +1,13 @@
 //! [`Members`]: who belongs to a group, in which role, and which data directory stands behind each.
 
+mod wire;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
-use prost::Message as _;
 use quorate_engine::{DirectoryId, NodeId};
 use raft::eraftpb::ConfState;
 
+pub(crate) use self::wire::MemberWire;
 use crate::change::{Change, Step};
 
 /// Retired bindings that are remembered, the latest: so that a removed member's late request to
@@ -82,6 +83,10 @@ pub struct Members {
     next_member_id: u64,
     /// Bindings of members that were removed, oldest first.
     retired: VecDeque<Binding>,
+    /// Who was removed by the last change.
+    departed: Vec<Member>,
+    /// Whether the last change took somebody's vote or place.
+    took: bool,
     conf_state: ConfState,
     /// The entry that changed the table last.
     index: u64,
@@ -100,97 +105,6 @@ pub struct MembersError(String);
 impl MembersError {
     pub(crate) fn new(what: impl Into<String>) -> Self {
         MembersError(what.into())
-    }
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct MembersWire {
-    #[prost(message, repeated, tag = "1")]
-    members: Vec<MemberWire>,
-    #[prost(uint64, tag = "2")]
-    next_member_id: u64,
-    #[prost(message, repeated, tag = "3")]
-    retired: Vec<MemberWire>,
-    #[prost(uint64, tag = "4")]
-    index: u64,
-}
-
-/// A member as it is encoded, in snapshots, in changes of the membership and between nodes.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct MemberWire {
-    #[prost(uint64, tag = "1")]
-    member_id: u64,
-    #[prost(uint64, tag = "2")]
-    node_id: u64,
-    #[prost(bytes = "vec", tag = "3")]
-    directory_id: Vec<u8>,
-    #[prost(string, tag = "4")]
-    addr: String,
-    #[prost(uint64, tag = "5")]
-    incarnation: u64,
-    /// 0 never, 1 when caught up, 2 replacing the member of the next field.
-    #[prost(uint32, tag = "6")]
-    promotion: u32,
-    #[prost(uint64, tag = "7")]
-    replaces: u64,
-}
-
-impl From<&Member> for MemberWire {
-    fn from(member: &Member) -> Self {
-        let (promotion, replaces) = match member.promotion {
-            Promotion::Never => (0, 0),
-            Promotion::WhenCaughtUp => (1, 0),
-            Promotion::Replacing(id) => (2, id),
-        };
-        MemberWire {
-            member_id: member.member_id,
-            addr: member.addr.clone(),
-            promotion,
-            replaces,
-            ..MemberWire::from(&member.binding)
-        }
-    }
-}
-
-impl From<&Binding> for MemberWire {
-    fn from(binding: &Binding) -> Self {
-        MemberWire {
-            node_id: binding.node_id.get(),
-            directory_id: binding.directory_id.as_bytes().to_vec(),
-            incarnation: binding.incarnation,
-            ..MemberWire::default()
-        }
-    }
-}
-
-impl MemberWire {
-    /// A binding and an address, of somebody who is no member yet.
-    pub(crate) fn of(binding: &Binding, addr: &str) -> Self {
-        MemberWire { addr: addr.to_owned(), ..MemberWire::from(binding) }
-    }
-
-    pub(crate) fn addr(&self) -> &str {
-        &self.addr
-    }
-
-    pub(crate) fn binding(&self) -> Result<Binding, MembersError> {
-        let directory_id = <[u8; 16]>::try_from(self.directory_id.as_slice())
-            .map(DirectoryId::from_bytes)
-            .map_err(|_| MembersError("a directory id is not 16 bytes".into()))?;
-        let node_id =
-            NodeId::new(self.node_id).ok_or_else(|| MembersError("a node id is zero".into()))?;
-        Ok(Binding { node_id, directory_id, incarnation: self.incarnation })
-    }
-
-    pub(crate) fn member(&self) -> Result<Member, MembersError> {
-        let promotion = match self.promotion {
-            0 => Promotion::Never,
-            1 => Promotion::WhenCaughtUp,
-            2 => Promotion::Replacing(self.replaces),
-            other => return Err(MembersError(format!("promotion {other} is unknown"))),
-        };
-        let (binding, addr) = (self.binding()?, self.addr.clone());
-        Ok(Member { member_id: self.member_id, binding, addr, promotion })
     }
 }
 
@@ -237,7 +151,7 @@ impl Members {
         let next_member_id = by_id.keys().next_back().map_or(1, |id| id.saturating_add(1));
         let ids: Vec<u64> = by_id.keys().copied().collect();
         let conf_state = ConfState::from((ids, Vec::new()));
-        Members { by_id, next_member_id, retired: VecDeque::new(), conf_state, index: 1 }
+        Members { by_id, next_member_id, conf_state, index: 1, ..Members::default() }
     }
 
     /// The founding table of another group, with these nodes as its voters. Each keeps its member id,
@@ -280,6 +194,13 @@ impl Members {
         self.by_id.values().find(|member| member.binding == binding)
     }
 
+    /// As [`Members::of_binding`], and of those that have departed: a node may restart from a snapshot by
+    /// which it is removed, and be needed still.
+    pub(crate) fn of_binding_or_departed(&self, binding: Binding) -> Option<&Member> {
+        let departed = || self.departed.iter().find(|member| member.binding == binding);
+        self.of_binding(binding).or_else(departed)
+    }
+
     /// What a member is; `None` for one that is not in the table.
     pub fn role(&self, member_id: u64) -> Option<MemberRole> {
         let member = self.get(member_id)?;
@@ -314,6 +235,17 @@ impl Members {
     /// Whether `binding` was a member's, and is not any more.
     pub fn is_retired(&self, binding: Binding) -> bool {
         self.retired.contains(&binding)
+    }
+
+    /// Who was removed by the change that this is the table of: needed still, and not refused, until
+    /// another change is behind it (`core/departure.rs`).
+    pub(crate) fn departed(&self) -> &[Member] {
+        &self.departed
+    }
+
+    /// Whether that change took anybody's vote or place.
+    pub(crate) fn took_from_somebody(&self) -> bool {
+        self.took
     }
 
     /// The id that the next member gets; all ids that were ever given are below it.
@@ -385,47 +317,14 @@ impl Members {
                 .any(|ids| ids.contains(id))
         };
         let gone: Vec<u64> = next.by_id.keys().copied().filter(|id| !is_counted(id)).collect();
-        for member in gone.iter().filter_map(|id| next.by_id.remove(id)) {
-            next.retired.push_back(member.binding);
-        }
+        next.departed = gone.iter().filter_map(|id| next.by_id.remove(id)).collect();
+        next.retired.extend(next.departed.iter().map(|member| member.binding));
+        let has_lost_its_vote = |id: &u64| self.is_voter(*id) && !next.is_voter(*id);
+        next.took = !next.departed.is_empty() || self.by_id.keys().any(has_lost_its_vote);
         while next.retired.len() > RETIRED_MAX {
             next.retired.pop_front();
         }
         next
-    }
-
-    /// Encodes the table; equal tables give equal bytes. The ConfState is not part of it.
-    pub fn encode(&self) -> Bytes {
-        let wire = MembersWire {
-            members: self.iter().map(MemberWire::from).collect(),
-            next_member_id: self.next_member_id,
-            retired: self.retired.iter().map(MemberWire::from).collect(),
-            index: self.index,
-        };
-        wire.encode_to_vec().into()
-    }
-
-    /// Decodes what [`Members::encode`] wrote, beside the ConfState of the same snapshot.
-    ///
-    /// # Errors
-    ///
-    /// When the bytes are no member table, or one that names a member twice, or by an id that was not
-    /// given.
-    pub fn decode(bytes: &[u8], conf_state: ConfState) -> Result<Members, MembersError> {
-        let wire = MembersWire::decode(bytes).map_err(|e| MembersError(e.to_string()))?;
-        let mut by_id = BTreeMap::new();
-        for m in &wire.members {
-            let member = m.member()?;
-            // An id that was not given yet would be given once more.
-            let is_given = (1..wire.next_member_id).contains(&m.member_id);
-            if !is_given || by_id.insert(m.member_id, member).is_some() {
-                let text = format!("member id {} was not given, or is doubled", m.member_id);
-                return Err(MembersError(text));
-            }
-        }
-        let retired = wire.retired.iter().map(MemberWire::binding).collect::<Result<_, _>>()?;
-        let MembersWire { next_member_id, index, .. } = wire;
-        Ok(Members { by_id, next_member_id, retired, conf_state, index })
     }
 }
 
@@ -485,25 +384,18 @@ mod tests {
         let members = members.changed(&Change::default(), left, 41);
         assert_eq!((members.get(7), members.next_member_id(), members.index()), (None, 9, 41));
         assert!(members.is_retired(old) && !members.is_retired(new.binding));
+        assert_eq!(members.departed().iter().map(|m| m.binding).collect::<Vec<_>>(), [old]);
+        assert!(members.took_from_somebody());
         let decoded = Members::decode(&members.encode(), members.conf_state().clone());
         assert_eq!(decoded.unwrap(), members);
-    }
 
-    #[test]
-    fn a_member_that_is_doubled_or_has_no_name_yet_is_refused() {
-        let m = MemberWire {
-            member_id: 1,
-            node_id: 1,
-            directory_id: vec![0; 16],
-            ..Default::default()
-        };
-        for (members, next_member_id) in [(vec![m.clone(), m.clone()], 2), (vec![m.clone()], 1)] {
-            let wire = MembersWire { members, next_member_id, ..Default::default() };
-            let refused = Members::decode(&wire.encode_to_vec(), ConfState::default());
-            assert!(refused.unwrap_err().to_string().contains("member id 1"));
-        }
-        let wire = MembersWire { members: vec![m], next_member_id: 2, ..Default::default() };
-        assert!(Members::decode(&wire.encode_to_vec(), ConfState::default()).is_ok());
-        assert!(Members::decode(&[0xff; 9], ConfState::default()).is_err());
+        // Whatever comes behind it, they are gone for good; and who is demoted has not departed.
+        let members = members.changed(&Change::default(), members.conf_state().clone(), 42);
+        assert!(members.departed().is_empty() && !members.took_from_somebody());
+        let demote = Change { steps: vec![Step::Demote(2)] };
+        let members = members.changed(&demote, ConfState::from((vec![1, 8], vec![2])), 43);
+        assert!(members.departed().is_empty() && members.took_from_somebody());
+        let decoded = Members::decode(&members.encode(), members.conf_state().clone());
+        assert_eq!(decoded.unwrap(), members);
     }
 }

@@ -70,10 +70,10 @@ impl MemberChange {
 /// A change of the membership that is committed, or would be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MembershipChanged {
-    /// The log index at which it was committed; of a dry run, that of the present membership.
+    /// The log index from which on the members are these: where several voters changed at once, that at
+    /// which the old ones left. Of a dry run, that of the present membership.
     pub index: u64,
-    /// The members as of then. Where several voters changed at once, the old ones are still in it:
-    /// they leave with the next entry.
+    /// The members as of then.
     pub members: Arc<Members>,
 }
 

@@ -1,8 +1,9 @@
 //! [`Node`]: an open data directory with a running loop, and what one can ask of it.
 
 mod groups;
+mod views;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -10,7 +11,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use quorate_engine::{DefaultFileSystem, Disk, EngineConfig, Formatted, GroupId, Identity, NodeId};
+use quorate_engine::{
+    DefaultFileSystem, Disk, EngineConfig, Formatted, GroupId, Identity, LogReader, NodeId,
+    SnapshotStore,
+};
 use quorate_statemachine::StateMachine;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -33,8 +37,8 @@ use crate::inbox::{Applied, Event, Inbox};
 use crate::joining::{Joining, Wish};
 use crate::machine::SnapshotTrigger;
 use crate::membership::{Join, MembershipChanged, MembershipError, MembershipRequest};
-use crate::meters::{Meters, Metrics};
-use crate::publish::{Published, Publisher, Updates};
+use crate::meters::Meters;
+use crate::publish::Publisher;
 use crate::purges::Purges;
 use crate::reconcile::{OnDisk, Reconcile};
 use crate::recovered::Recovered;
@@ -42,12 +46,11 @@ use crate::registry::Registry;
 use crate::renewal::{self, Renewed};
 use crate::session::Session;
 use crate::snapshot_worker::SnapshotWorker;
-use crate::status::{GroupStatus, LastAnswer};
+use crate::status::LastAnswer;
 use crate::transport::{
     Acceptor, Calls, LinkEvent, Presence, Receiving, Sending, Service, SharedRoster, Tls, Transport,
 };
 use crate::turnover::{Found, Turnover};
-use crate::wait::Wait;
 
 /// A node with a running loop. Clones are handles to the same node; it stops with the last one.
 ///
@@ -81,6 +84,8 @@ struct Inner<S: StateMachine> {
     calls: Calls,
     service: Arc<dyn Service>,
     meters: Arc<Meters>,
+    reader: LogReader,
+    snapshots: SnapshotStore,
     acceptor: AbortHandle,
     /// Ends with the listener; taken by whoever shuts the node down.
     accepting: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -211,6 +216,7 @@ impl<S: StateMachine> Node<S> {
         );
         let publishers: Vec<_> =
             machines.iter().map(|(id, machine)| (*id, machine.publisher().clone())).collect();
+        let (reader, snapshots) = (engine.reader.clone(), engine.snapshots.clone());
         let (worker, worker_thread) =
             SnapshotWorker::start(engine.snapshots.clone(), inbox.clone())
                 .map_err(OpenError::Thread)?;
@@ -329,6 +335,8 @@ impl<S: StateMachine> Node<S> {
             calls,
             service,
             meters,
+            reader,
+            snapshots,
             acceptor: accepting.abort_handle(),
             accepting: Mutex::new(Some(accepting)),
             threads: Mutex::new(vec![loop_thread, apply_thread, worker_thread]),
@@ -381,64 +389,6 @@ impl<S: StateMachine> Node<S> {
     /// [`Stopped`] when the node stops first.
     pub async fn wait_applied(&self, index: u64) -> Result<(), Stopped> {
         self.0.first.wait_applied(index).await
-    }
-
-    /// The newest image of this node, and the index it was applied up to. Lock-free; it may lag
-    /// behind the leader: see [`Node::read_index`].
-    pub fn image(&self) -> Arc<Published<S::Image>> {
-        self.0.first.image()
-    }
-
-    /// A gap-free watch on the state.
-    pub fn updates(&self) -> Updates<S> {
-        self.0.first.updates()
-    }
-
-    /// Group 1 as this node sees it now.
-    pub fn status(&self) -> GroupStatus {
-        self.0.first.status()
-    }
-
-    /// The same, to wait on. Take what you need and let go: while a borrowed status is held, the
-    /// loop cannot publish the next, and waits.
-    pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
-        self.0.first.watch_status()
-    }
-
-    /// Waits until something is so in group 1, for at most `timeout`; see [`Group::wait`].
-    pub fn wait(&self, timeout: Duration) -> Wait {
-        self.0.first.wait(timeout)
-    }
-
-    /// What this node has counted since it was opened, all its groups taken together.
-    pub fn metrics(&self) -> Metrics {
-        Metrics {
-            inbox_requests: self.0.inbox.waiting(),
-            peers: self.0.transport.metrics(),
-            groups: self.groups().len(),
-            ..self.0.meters.metrics()
-        }
-    }
-
-    /// Who this node is.
-    pub fn identity(&self) -> &Identity {
-        &self.0.identity
-    }
-
-    /// Where this node listens, with the port that the system chose when it was asked for any.
-    pub fn listen_addr(&self) -> SocketAddr {
-        self.0.listen_addr
-    }
-
-    /// The other nodes whose processes are gone, as far as this node's own connections tell: a
-    /// connection to the node was up and was closed, several attempts in a row to make it anew were
-    /// refused, and nothing has arrived from the node meanwhile. A node is among them until a
-    /// connection is up again, to it or from it. One that is merely silent never is.
-    ///
-    /// Whoever can reset connections between two nodes can have one taken for gone that lives. Act on
-    /// it only where that does no harm.
-    pub fn watch_gone(&self) -> watch::Receiver<BTreeSet<NodeId>> {
-        self.0.presence.watch()
     }
 
     /// Asks the [`Service`] of a node, this one included, and waits for its answer.

@@ -2,8 +2,6 @@
 //!
 //! Another `min.insync.replicas` decides anew who stays in the ELR of the partitions that it governs.
 
-use std::sync::Arc;
-
 use crate::change::Target;
 use crate::command::{ConfigChange, ConfigResource};
 use crate::error::{ErrorCode, Rejection};
@@ -39,7 +37,7 @@ fn of_all(step: &mut Step<'_>, changes: &[ConfigChange]) -> Result<u64, Rejectio
         return Ok(0);
     }
     step.delta.defaults = true;
-    step.image.defaults = Arc::new(after);
+    step.image.set_defaults(after);
     let min_insync = |configs: &TopicConfigs| {
         configs.get(TopicConfigKey::MinInsyncReplicas).map(ToOwned::to_owned)
     };

@@ -191,6 +191,9 @@ impl MetadataImage {
         if indexed != replicas || self.kept.values().any(|keys| keys.is_empty()) {
             return Err(Violation::Cluster { rule: "nothing is found by a broker that it left" });
         }
+        if self.sum != self.summed_anew() {
+            return Err(Violation::Cluster { rule: "the hash is that of the state" });
+        }
         Ok(())
     }
 }

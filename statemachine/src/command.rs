@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::broker::{FeatureRange, Listener};
 use crate::brokers::Brokers;
+use crate::contract::StateHash;
 use crate::ids::{
     BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch, PartitionEpoch,
     PartitionKey, TopicId,
@@ -149,6 +150,15 @@ pub struct ConfigChange {
     pub operation: ConfigOperation,
 }
 
+/// The hash of the state behind one command ([`MetadataImage::checkpoint`](crate::MetadataImage::checkpoint)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Checkpoint {
+    /// The index of the command.
+    pub index: u64,
+    /// The hash.
+    pub hash: StateHash,
+}
+
 /// A command to the metadata.
 ///
 /// Its `Display` is one line for people, its `Serialize` `{"name":..,"fields":{..}}` for tools. In the
@@ -205,6 +215,8 @@ pub enum Command {
         /// The changes, each of another key.
         changes: Vec<ConfigChange>,
     },
+    /// Compares the state of every replica with that of the leader: whoever had another stops.
+    CompareState(Checkpoint),
 }
 
 fn as_map<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {

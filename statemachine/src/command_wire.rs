@@ -6,9 +6,11 @@ use prost::Message;
 use crate::broker::{FeatureRange, Listener};
 use crate::brokers::Brokers;
 use crate::command::{
-    AlterPartition, BrokerSession, Command, ConfigChange, ConfigOperation, ConfigResource,
-    CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment, RegisterBroker,
+    AlterPartition, BrokerSession, Checkpoint, Command, ConfigChange, ConfigOperation,
+    ConfigResource, CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment,
+    RegisterBroker,
 };
+use crate::contract::StateHash;
 use crate::ids::{
     BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch, PartitionEpoch,
     PartitionKey,
@@ -78,6 +80,10 @@ impl Command {
                 resource: Some(resource_to_wire(*resource)),
                 changes: changes.iter().map(config_change_to_wire).collect(),
             }),
+            Self::CompareState(Checkpoint { index, hash }) => {
+                let hash = hash.to_bytes().to_vec();
+                Kind::CompareState(wire::Checkpoint { index: *index, hash })
+            }
         }
     }
 
@@ -127,6 +133,11 @@ impl Command {
                     resource: resource_from_wire(resource)?,
                     changes: changes.collect::<Result<_, _>>()?,
                 }
+            }
+            Kind::CompareState(wire::Checkpoint { index, hash }) => {
+                let hash = id_from_wire("state hash", &hash)?;
+                let hash = StateHash::from_bytes(hash.into_bytes());
+                Self::CompareState(Checkpoint { index, hash })
             }
         })
     }
@@ -418,6 +429,7 @@ mod tests {
                 resource: ConfigResource::Broker(BrokerId(0)),
                 changes: vec![],
             },
+            Command::CompareState(Checkpoint { index: 0, hash: StateHash::new(1 << 100) }),
         ]
     }
 

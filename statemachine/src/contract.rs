@@ -10,6 +10,7 @@ use std::fmt::{self, Debug, Display};
 use std::io;
 
 use bytes::Bytes;
+use serde::{Serialize, Serializer};
 
 /// Deterministic replicated state. No I/O, no clock, no randomness.
 ///
@@ -82,8 +83,8 @@ pub trait Image: Clone + Send + Sync + 'static {
     /// Only those of `out`.
     fn write_snapshot(&self, out: &mut dyn io::Write) -> io::Result<()>;
 
-    /// A hash of the state, equal on all replicas at the same index. Costs one pass over the state:
-    /// call it off the apply path.
+    /// A hash of the state, equal on all replicas at the same index. It may cost a pass over the state:
+    /// where it is not kept up to date, call it off the apply path.
     fn state_hash(&self) -> StateHash;
 }
 
@@ -135,6 +136,12 @@ impl StateHash {
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
+    }
+}
+
+impl Serialize for StateHash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -191,6 +198,18 @@ pub enum ApplyError {
         /// The highest level of this version.
         supported: u32,
     },
+    /// The leader's state at an earlier index was another than this replica's: one of the two is wrong,
+    /// or their versions do not do the same.
+    #[error(
+        "the state behind index {checkpoint} is not that of the leader, as the command at index \
+         {index} tells: this replica stops; restore it from a healthy one, and report this"
+    )]
+    Diverged {
+        /// Where in the log the comparison is.
+        index: u64,
+        /// The index behind which the states differ.
+        checkpoint: u64,
+    },
     /// The caller broke the contract: commands come in log order.
     #[error("index {index} was applied after index {applied}: the log was replayed out of order")]
     OutOfOrder {
@@ -209,6 +228,7 @@ impl ApplyError {
             Self::Undecodable { index, .. }
             | Self::Unknown { index }
             | Self::UnsupportedFeatureLevel { index, .. }
+            | Self::Diverged { index, .. }
             | Self::OutOfOrder { index, .. } => *index,
         }
     }

@@ -37,6 +37,9 @@ impl Display for Command {
                 write!(f, "alter configs of {resource}:")?;
                 separated(f, changes)
             }
+            Self::CompareState(checkpoint) => {
+                write!(f, "compare states: {} behind {}", checkpoint.hash, checkpoint.index)
+            }
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn set(step: &mut Step<'_>, level: FeatureLevel) -> Result<Reply, Rej
             broker.id, broker.features.min, broker.features.max
         )));
     }
-    step.image.feature_level = level;
+    step.image.set_feature_level(level);
     step.delta.feature_level = true;
     Ok(Reply::FeatureLevelSet { level })
 }

@@ -9,16 +9,20 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::broker::{Broker, BrokerMap};
+use crate::command::Checkpoint;
 use crate::ids::{BrokerId, FeatureLevel, PartitionKey, ProducerId, TopicId};
 use crate::partition::Partition;
+use crate::record::{broker_to_wire, configs_to_wire, topic_to_wire};
+use crate::state_sum::StateSum;
 use crate::topic::Topic;
 use crate::topic_config::{TopicConfigKey, TopicConfigs};
 use crate::topic_name::{CollisionKey, fold};
+use crate::wire::record::Kind;
 
 /// The metadata, immutable. Clones are O(1) and may be read from any thread without a lock.
 ///
 /// It does not know the index it was taken at: whoever publishes it says so.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct MetadataImage {
     pub(crate) feature_level: FeatureLevel,
     pub(crate) next_producer_id: ProducerId,
@@ -32,7 +36,28 @@ pub struct MetadataImage {
     pub(crate) names: OrdMap<CollisionKey, TopicId>,
     /// The partitions of which a broker is a replica; no empty sets.
     pub(crate) kept: OrdMap<BrokerId, OrdSet<PartitionKey>>,
+    /// Of all that a snapshot holds.
+    pub(crate) sum: StateSum,
+    /// The last one that this replica noted; no part of the state.
+    pub(crate) checkpoint: Option<Checkpoint>,
 }
+
+impl PartialEq for MetadataImage {
+    /// Equal states; what a replica noted of its own way there does not count.
+    fn eq(&self, other: &Self) -> bool {
+        self.feature_level == other.feature_level
+            && self.next_producer_id == other.next_producer_id
+            && self.brokers == other.brokers
+            && self.defaults == other.defaults
+            && self.broker_configs == other.broker_configs
+            && self.topics == other.topics
+            && self.names == other.names
+            && self.kept == other.kept
+            && self.sum == other.sum
+    }
+}
+
+impl Eq for MetadataImage {}
 
 impl MetadataImage {
     /// The feature level of a new cluster.
@@ -40,7 +65,11 @@ impl MetadataImage {
 
     /// The state before the first command.
     pub(crate) fn genesis() -> Self {
+        let mut sum = StateSum::default();
+        sum.add(Kind::FeatureLevel(Self::FEATURE_LEVEL_GENESIS.get()));
+        sum.add(Kind::NextProducerId(0));
         Self {
+            sum,
             feature_level: Self::FEATURE_LEVEL_GENESIS,
             next_producer_id: ProducerId(0),
             brokers: OrdMap::new(),
@@ -49,6 +78,7 @@ impl MetadataImage {
             topics: OrdMap::new(),
             names: OrdMap::new(),
             kept: OrdMap::new(),
+            checkpoint: None,
         }
     }
 
@@ -62,6 +92,14 @@ impl MetadataImage {
     #[must_use]
     pub fn next_producer_id(&self) -> ProducerId {
         self.next_producer_id
+    }
+
+    /// The hash of the state at the last index that all replicas note
+    /// ([`CHECKPOINT_EVERY`](crate::CHECKPOINT_EVERY)), as this replica had it; `None` until it has
+    /// come by one. A leader proposes it, for all to compare.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.checkpoint
     }
 
     /// The registered brokers in order of id.
@@ -172,43 +210,52 @@ impl MetadataImage {
         self.kept.get(&broker).into_iter().flat_map(|keys| keys.iter().copied())
     }
 
-    pub(crate) fn put_broker(&mut self, broker: Broker) {
-        self.brokers.insert(broker.id, Arc::new(broker));
+    pub(crate) fn set_feature_level(&mut self, level: FeatureLevel) {
+        self.sum.remove(Kind::FeatureLevel(self.feature_level.get()));
+        self.sum.add(Kind::FeatureLevel(level.get()));
+        self.feature_level = level;
     }
 
-    pub(crate) fn remove_broker(&mut self, id: BrokerId) {
-        self.brokers.remove(&id);
-        self.broker_configs.remove(&id);
+    pub(crate) fn set_next_producer_id(&mut self, next: ProducerId) {
+        self.sum.remove(Kind::NextProducerId(self.next_producer_id.get()));
+        self.sum.add(Kind::NextProducerId(next.get()));
+        self.next_producer_id = next;
+    }
+
+    pub(crate) fn set_defaults(&mut self, configs: TopicConfigs) {
+        replace_configs(&mut self.sum, None, &self.defaults, &configs);
+        self.defaults = Arc::new(configs);
     }
 
     pub(crate) fn put_broker_configs(&mut self, id: BrokerId, configs: TopicConfigs) {
-        match configs.is_empty() {
-            true => self.broker_configs.remove(&id),
-            false => self.broker_configs.insert(id, Arc::new(configs)),
-        };
-    }
-
-    /// Sets the configs of a topic that is there.
-    pub(crate) fn put_topic_configs(&mut self, id: TopicId, configs: TopicConfigs) {
-        if let Some(topic) = self.topics.get_mut(&id) {
-            Arc::make_mut(topic).configs = Arc::new(configs);
+        let before = self.broker_configs.remove(&id).unwrap_or_default();
+        replace_configs(&mut self.sum, Some(id), &before, &configs);
+        if !configs.is_empty() {
+            self.broker_configs.insert(id, Arc::new(configs));
         }
     }
 
-    /// Adds partitions to a topic that is there.
-    pub(crate) fn grow_topic(&mut self, id: TopicId, partitions: Vec<Partition>) {
-        let Some(topic) = self.topics.get_mut(&id) else { return };
-        let topic = Arc::make_mut(topic);
-        for (number, partition) in (topic.partition_count()..).zip(&partitions) {
-            let key = PartitionKey { topic: id, partition: number };
-            index_replicas(&mut self.kept, key, &partition.replicas);
+    pub(crate) fn put_broker(&mut self, broker: Broker) {
+        self.sum.add(Kind::Broker(broker_to_wire(&broker)));
+        if let Some(before) = self.brokers.insert(broker.id, Arc::new(broker)) {
+            self.sum.remove(Kind::Broker(broker_to_wire(&before)));
         }
-        topic.partitions.extend(partitions);
     }
 
+    /// Removes a broker, and what was set for it.
+    pub(crate) fn remove_broker(&mut self, id: BrokerId) {
+        self.put_broker_configs(id, TopicConfigs::default());
+        if let Some(broker) = self.brokers.remove(&id) {
+            self.sum.remove(Kind::Broker(broker_to_wire(&broker)));
+        }
+    }
+
+    /// Adds a topic that is not there.
     pub(crate) fn put_topic(&mut self, topic: Topic) {
+        self.sum.add(Kind::Topic(topic_to_wire(&topic)));
         for (partition, state) in topic.partitions() {
             let key = PartitionKey { topic: topic.id, partition };
+            self.sum.add_partition(key, state);
             index_replicas(&mut self.kept, key, &state.replicas);
         }
         self.names.insert(CollisionKey::of(&topic.name), topic.id);
@@ -218,11 +265,39 @@ impl MetadataImage {
     pub(crate) fn remove_topic(&mut self, id: TopicId) -> Option<Arc<Topic>> {
         let topic = self.topics.remove(&id)?;
         self.names.remove(fold(&topic.name).as_ref());
+        self.sum.remove(Kind::Topic(topic_to_wire(&topic)));
         for (partition, state) in topic.partitions() {
             let key = PartitionKey { topic: id, partition };
+            self.sum.remove_partition(key, state);
             unindex_replicas(&mut self.kept, key, &state.replicas);
         }
         Some(topic)
+    }
+
+    /// Sets the configs of a topic that is there.
+    pub(crate) fn put_topic_configs(&mut self, id: TopicId, configs: TopicConfigs) {
+        self.change_topic(id, |_, topic| topic.configs = Arc::new(configs));
+    }
+
+    /// Adds partitions to a topic that is there.
+    pub(crate) fn grow_topic(&mut self, id: TopicId, partitions: Vec<Partition>) {
+        self.change_topic(id, |image, topic| {
+            for (number, partition) in (topic.partition_count()..).zip(&partitions) {
+                let key = PartitionKey { topic: id, partition: number };
+                image.sum.add_partition(key, partition);
+                index_replicas(&mut image.kept, key, &partition.replicas);
+            }
+            topic.partitions.extend(partitions);
+        });
+    }
+
+    fn change_topic(&mut self, id: TopicId, change: impl FnOnce(&mut Self, &mut Topic)) {
+        // Taken out meanwhile, so that it is not copied where nobody else holds it.
+        let Some(mut topic) = self.topics.remove(&id) else { return };
+        self.sum.remove(Kind::Topic(topic_to_wire(&topic)));
+        change(self, Arc::make_mut(&mut topic));
+        self.sum.add(Kind::Topic(topic_to_wire(&topic)));
+        self.topics.insert(id, topic);
     }
 
     /// Replaces a partition that is there.
@@ -235,11 +310,50 @@ impl MetadataImage {
             debug_assert!(false, "partition {key} is changed only where it was found");
             return;
         };
+        self.sum.remove_partition(key, slot);
+        self.sum.add_partition(key, &next);
         if slot.replicas != next.replicas {
             unindex_replicas(&mut self.kept, key, &slot.replicas);
             index_replicas(&mut self.kept, key, &next.replicas);
         }
         *slot = next;
+    }
+
+    /// The sum as it is when it is made from nothing: costs a pass over the state.
+    pub(crate) fn summed_anew(&self) -> StateSum {
+        let mut anew = Self::genesis();
+        anew.set_feature_level(self.feature_level);
+        anew.set_next_producer_id(self.next_producer_id);
+        anew.set_defaults((*self.defaults).clone());
+        for (id, configs) in &self.broker_configs {
+            anew.put_broker_configs(*id, (**configs).clone());
+        }
+        for broker in self.brokers() {
+            anew.put_broker(broker.clone());
+        }
+        let mut sum = anew.sum;
+        for topic in self.topics() {
+            sum.add(Kind::Topic(topic_to_wire(topic)));
+        }
+        for (key, partition) in self.partitions() {
+            sum.add_partition(key, partition);
+        }
+        sum
+    }
+}
+
+/// Configs that are empty are no part of a snapshot.
+fn replace_configs(
+    sum: &mut StateSum,
+    broker: Option<BrokerId>,
+    before: &TopicConfigs,
+    after: &TopicConfigs,
+) {
+    if !before.is_empty() {
+        sum.remove(Kind::Configs(configs_to_wire(broker, before)));
+    }
+    if !after.is_empty() {
+        sum.add(Kind::Configs(configs_to_wire(broker, after)));
     }
 }
 

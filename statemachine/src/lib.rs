@@ -52,6 +52,7 @@ mod broker;
 mod brokers;
 mod change;
 mod check;
+mod checkpoints;
 mod client_sessions;
 mod command;
 mod command_wire;
@@ -61,7 +62,9 @@ mod description;
 mod elect;
 mod elect_leaders;
 mod error;
+mod explain;
 mod feature_level;
+mod history;
 mod ids;
 mod image;
 mod liveness;
@@ -74,27 +77,32 @@ mod producer_ids;
 #[cfg(test)]
 mod random;
 mod reassign;
+mod record;
 mod register;
 mod snapshot;
+mod state_sum;
 #[cfg(test)]
 mod testing;
 mod topic;
 mod topic_config;
 pub mod topic_name;
 mod topics;
+mod what_if;
 pub mod wire;
 
 pub use broker::{ActiveBrokers, Broker, FeatureRange, Listener};
 pub use brokers::Brokers;
 pub use change::{Target, change};
 pub use check::Violation;
+pub use checkpoints::CHECKPOINT_EVERY;
 pub use client_sessions::{
     Admission, ClientSessions, CommandId, OUTCOME_BYTES_MAX, SESSION_BYTES_MAX, SESSIONS_BYTES_MAX,
     SESSIONS_MAX, SessionError, WINDOW,
 };
 pub use command::{
-    AlterPartition, BrokerSession, Command, ConfigChange, ConfigOperation, ConfigResource,
-    CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment, RegisterBroker,
+    AlterPartition, BrokerSession, Checkpoint, Command, ConfigChange, ConfigOperation,
+    ConfigResource, CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment,
+    RegisterBroker,
 };
 pub use contract::{
     Applied, ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,
@@ -102,6 +110,8 @@ pub use contract::{
 pub use delta::Delta;
 pub use elect::{Ballot, Elected, Election};
 pub use error::{ErrorCode, Rejection};
+pub use explain::{Explanation, MissingReplica, explain};
+pub use history::PartitionChange;
 pub use ids::{
     BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch, PartitionEpoch,
     PartitionKey, ProducerId, TopicId,
@@ -116,4 +126,5 @@ pub use snapshot::RECORD_BYTES_MAX;
 pub use topic::Topic;
 pub use topic_config::{TopicConfigKey, TopicConfigs};
 pub use topics::REPLICATION_FACTOR_MAX;
+pub use what_if::{WhatIf, what_if};
 pub use wire::DecodeError;

@@ -7,8 +7,11 @@ use bytes::Bytes;
 
 use crate::broker::{ActiveBrokers, Broker, FeatureRange};
 use crate::change::{Target, change};
+use crate::checkpoints::Checkpoints;
 use crate::command::{BrokerSession, Command};
-use crate::contract::{Applied, ApplyError, Cause, Changes as _, RestoreError, StateMachine};
+use crate::contract::{
+    Applied, ApplyError, Cause, Changes as _, Image as _, RestoreError, StateMachine,
+};
 use crate::delta::Delta;
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{BrokerId, PartitionKey, TopicId};
@@ -27,6 +30,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Metadata {
     image: MetadataImage,
+    checkpoints: Checkpoints,
 }
 
 impl StateMachine for Metadata {
@@ -35,7 +39,7 @@ impl StateMachine for Metadata {
     type Changes = Delta;
 
     fn new() -> Self {
-        Self { image: MetadataImage::genesis() }
+        Self::of(MetadataImage::genesis())
     }
 
     fn apply(&mut self, index: u64, command: &[u8]) -> Result<Applied<Outcome, Delta>, ApplyError> {
@@ -59,11 +63,21 @@ impl StateMachine for Metadata {
     }
 
     fn restore(snapshot: &mut dyn io::Read) -> Result<Self, RestoreError> {
-        snapshot::read(snapshot).map(|image| Self { image })
+        snapshot::read(snapshot).map(Self::of)
     }
 }
 
 impl Metadata {
+    /// A machine that goes on from an image.
+    pub(crate) fn of(image: MetadataImage) -> Self {
+        Self { image, checkpoints: Checkpoints::default() }
+    }
+
+    /// The state itself.
+    pub(crate) fn into_image(self) -> MetadataImage {
+        self.image
+    }
+
     /// [`StateMachine::apply`] for a command that is decoded already.
     ///
     /// # Errors
@@ -75,6 +89,11 @@ impl Metadata {
         command: &Command,
     ) -> Result<Applied<Outcome, Delta>, ApplyError> {
         self.check_order(index, command)?;
+        if let Command::CompareState(checkpoint) = command
+            && !self.checkpoints.agree(*checkpoint)
+        {
+            return Err(ApplyError::Diverged { index, checkpoint: checkpoint.index });
+        }
         let mut step = Step { index, image: &mut self.image, delta: Delta::default() };
         let result = step.run(command);
         let delta = step.delta;
@@ -84,6 +103,9 @@ impl Metadata {
             let level = level.get();
             return Err(ApplyError::UnsupportedFeatureLevel { index, level, supported });
         }
+        let image = &mut self.image;
+        self.checkpoints.applied(index, || image.state_hash());
+        image.checkpoint = self.checkpoints.last();
         match result {
             Ok(reply) => Ok(Applied { outcome: Outcome::Accepted(reply), changes: delta }),
             Err(rejection) => {
@@ -112,9 +134,13 @@ impl Metadata {
         self.image.put_partition(key, partition);
     }
 
+    pub(crate) fn checkpoints_noted(&self) -> Vec<crate::command::Checkpoint> {
+        self.checkpoints.noted()
+    }
+
     /// As if all producer ids below were given out.
     pub(crate) fn set_next_producer_id(&mut self, next: crate::ids::ProducerId) {
-        self.image.next_producer_id = next;
+        self.image.set_next_producer_id(next);
     }
 }
 
@@ -144,6 +170,7 @@ impl Step<'_> {
             Command::AlterConfigs { resource, changes } => {
                 alter_configs::apply(self, *resource, changes)
             }
+            Command::CompareState(_) => Ok(Reply::StateCompared),
         }
     }
 

@@ -95,6 +95,8 @@ pub enum Reply {
         /// How many partitions changed, since another `min.insync.replicas` holds for them.
         partitions_changed: u64,
     },
+    /// To CompareState: no replica stops.
+    StateCompared,
 }
 
 /// What became of one partition of a command that names several.
@@ -222,6 +224,7 @@ fn reply_to_wire(reply: &Reply) -> wire::outcome::Kind {
         Reply::LeadersElected { results } => Kind::LeadersElected(results_to_wire(results)),
         Reply::Reassigned { results } => Kind::Reassigned(results_to_wire(results)),
         Reply::ConfigsAltered { partitions_changed } => Kind::ConfigsAltered(*partitions_changed),
+        Reply::StateCompared => Kind::StateCompared(true),
     }
 }
 
@@ -299,6 +302,8 @@ fn reply_from_wire(kind: wire::outcome::Kind) -> Result<Reply, DecodeError> {
         }
         Kind::Reassigned(results) => Reply::Reassigned { results: results_from_wire(results)? },
         Kind::ConfigsAltered(partitions_changed) => Reply::ConfigsAltered { partitions_changed },
+        Kind::StateCompared(true) => Reply::StateCompared,
+        Kind::StateCompared(false) => return Err(DecodeError::Unknown),
     })
 }
 

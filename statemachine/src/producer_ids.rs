@@ -22,7 +22,7 @@ pub(crate) fn allocate(step: &mut Step<'_>, session: BrokerSession) -> Result<Re
             "all 2^63 producer ids were given out: start a new cluster",
         ));
     }
-    step.image.next_producer_id = ProducerId(next);
+    step.image.set_next_producer_id(ProducerId(next));
     step.delta.producer_ids = true;
     Ok(Reply::ProducerIds { first, len: PRODUCER_IDS_PER_BLOCK })
 }

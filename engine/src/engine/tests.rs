@@ -62,7 +62,7 @@ fn a_group_is_found_as_it_was_left() {
     expected.push(entry(10, 3));
     assert_eq!(found, expected[2..]);
     // Below the snapshot they are on disk only.
-    assert_eq!(engine.reader.fetch_now(one(), 4, 11, u64::MAX).unwrap(), expected);
+    assert_eq!(engine.reader.read(one(), 4, 11, u64::MAX).unwrap(), expected);
 }
 
 /// To see it fail: give the voters of another snapshot to `GroupLog::recovered`.

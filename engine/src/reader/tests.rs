@@ -68,7 +68,7 @@ fn trap_E10_a_huge_range_is_read_in_bounds() {
     for bytes_max in [0, 1, 50, 51, 5_000, 60_000] {
         let mut expected = all.clone();
         raft::util::limit_size(&mut expected, Some(bytes_max));
-        let found = node.engine.reader.fetch_now(one(), 2, 3001, bytes_max).unwrap();
+        let found = node.engine.reader.read(one(), 2, 3001, bytes_max).unwrap();
         assert_eq!(found, expected, "{bytes_max} bytes");
     }
 }

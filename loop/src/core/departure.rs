@@ -4,14 +4,19 @@
 //! is killed may forget that it knew, and ask for votes among the members before the change. It may need
 //! those that the change took: of two voters, one is removed, learns it and stops; the other restarts,
 //! does not know, and would ask for that vote for ever. So **a member that lost its vote goes on voting
-//! until a majority of those that are left is sure to remember**. Only then is the change announced:
-//! nodes refuse whom it removed, and the caller hears that it is done, and may wipe a disk. (A vote of
+//! until a majority of those that are left is sure to remember**. Only then do nodes refuse whom it
+//! removed, and the caller hears that it is done, and may wipe a disk. (A vote of
 //! somebody who lost it is safe: it is counted only by those who do not know, by the rules of before.
-//! Whoever knows that it was removed does not campaign.)
+//! Whoever knows that it was removed does not campaign.) Of a group other than the first, though, the
+//! driver stops a removed node at once: nobody refuses its connections, and so tells it when to go.
 //!
 //! A majority remembers when another change *behind* it is in force: a leader proposes none before it
 //! knows that the last is committed, and whoever acknowledges it has written in the same batch that it
-//! is. So the leader proposes one that changes nothing, an update of its own member.
+//! is. So the leader *seals* the change with one that changes nothing, an update of its own member.
+//!
+//! Whether a change is sealed is part of the table: it names whom its last change took something from
+//! ([`Members::took_from_somebody`]), and every change behind that clears it. So it means the same on
+//! every node, in a snapshot, and after a restart; and nobody need ask for how long to wait.
 
 use std::sync::Arc;
 
@@ -20,86 +25,77 @@ use crate::change::{Change, Step};
 use crate::members::Members;
 use crate::membership::{MembershipChanged, MembershipError};
 
-/// Election timeouts after which a node that does not lead announces a change in any case: the one
-/// behind it may have come to it in a snapshot.
-const PATIENCE: u64 = 10;
+/// Somebody who is told of a change when it is sealed.
+#[derive(Debug)]
+struct Waiting<M> {
+    deadline: u64,
+    caller: M,
+    changed: MembershipChanged,
+}
 
-/// A change that took somebody's vote and is not announced yet.
+/// What waits for the change behind the last one.
 #[derive(Debug)]
 pub(super) struct Departure<M> {
-    members: Option<Arc<Members>>,
-    /// When it came into force, in ticks.
-    since: u64,
-    /// The change behind it has yet to be proposed, if this node leads.
-    is_open: bool,
-    /// Who is told when it is announced, and until which tick they wait.
-    callers: Vec<(u64, M, MembershipChanged)>,
+    callers: Vec<Waiting<M>>,
+    /// The tick at which a seal was refused: it is not proposed again before the next.
+    refused_at: Option<u64>,
 }
 
 impl<M> Default for Departure<M> {
     fn default() -> Self {
-        Departure { members: None, since: 0, is_open: false, callers: Vec::new() }
+        Departure { callers: Vec::new(), refused_at: None }
     }
 }
 
 impl<M> Departure<M> {
-    /// Whether there is such a change.
-    pub(super) fn is_pending(&self) -> bool {
-        self.members.is_some()
+    /// Whether anybody waits.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.callers.is_empty()
     }
 
-    /// Has a caller of the change wait until `deadline` for its announcement.
+    /// Has a caller of the change wait until `deadline` for its seal.
     pub(super) fn wait(&mut self, deadline: u64, caller: M, changed: MembershipChanged) {
-        self.callers.push((deadline, caller, changed));
+        self.callers.push(Waiting { deadline, caller, changed });
     }
 }
 
+/// Whether more must follow before it is true that a change is done: the old voters are to leave, or
+/// somebody may be needed who lost something.
+pub(super) fn is_open(members: &Members) -> bool {
+    members.is_joint() || members.took_from_somebody()
+}
+
 impl<P, R, M> Core<P, R, M> {
-    /// Announces the members that follow those of `before`: at once, if all who had a vote have it still.
-    /// Whatever was in force before them is remembered now.
-    pub(super) fn announce(&mut self, before: &Members, members: Arc<Members>) {
-        self.see_off();
-        let departs =
-            |id: u64| members.get(id).is_none() || before.is_voter(id) && !members.is_voter(id);
-        if before.iter().any(|member| departs(member.member_id)) {
-            self.departure.members = Some(members);
-            (self.departure.since, self.departure.is_open) = (self.now, true);
-        } else {
-            self.effects.members = Some(members);
-        }
-    }
-
-    /// Announces the change that waits for it.
-    fn see_off(&mut self) {
-        if let Some(members) = self.departure.members.take() {
-            self.effects.members = Some(members);
-            let callers = self.departure.callers.drain(..);
-            let answers = callers.map(|(_, caller, changed)| (caller, Ok(changed)));
-            self.effects.memberships.extend(answers);
-        }
-    }
-
-    /// Once a tick: callers whose time is over are told, and the change behind is proposed again, if it
-    /// is not under way.
-    pub(super) fn tick_departure(&mut self) {
-        self.end_departure(self.now);
-        self.departure.is_open = !self.is_changing();
-        let patience = PATIENCE * u64::from(self.config.election_ticks);
-        if !self.leads() && self.now - self.departure.since > patience {
-            self.see_off();
+    /// Another change is in force: what was before it is remembered now. Whoever waits is told, but for
+    /// those whose change it has only brought to an end: out of a joint configuration leads a change of
+    /// its own.
+    pub(super) fn seal_last(&mut self, members: &Arc<Members>) {
+        for mut waiting in std::mem::take(&mut self.departure.callers) {
+            if waiting.changed.members.is_joint() {
+                let (index, members) = (members.index(), members.clone());
+                waiting.changed = MembershipChanged { index, members };
+                if is_open(&waiting.changed.members) {
+                    self.departure.callers.push(waiting);
+                    continue;
+                }
+            }
+            self.effects.memberships.push((waiting.caller, Ok(waiting.changed)));
         }
     }
 
     /// Ends the wait of those whose deadline has come by tick `now`.
     pub(super) fn end_departure(&mut self, now: u64) {
-        for (_, caller, _) in self.departure.callers.extract_if(.., |waits| waits.0 <= now) {
-            self.effects.memberships.push((caller, Err(MembershipError::Unknown)));
+        for late in self.departure.callers.extract_if(.., |waiting| waiting.deadline <= now) {
+            self.effects.memberships.push((late.caller, Err(MembershipError::Unknown)));
         }
     }
 
-    /// Whether the leader has a change to propose.
+    /// Whether the leader has a change to seal, and can now.
     pub(super) fn has_to_seal(&self) -> bool {
-        self.departure.is_open && self.departure.is_pending() && self.leads()
+        self.leads()
+            && self.members.took_from_somebody()
+            && self.departure.refused_at != Some(self.now)
+            && !self.is_changing()
     }
 
     /// Proposes the change behind. One that is refused, as while leadership is handed over, comes with
@@ -108,13 +104,11 @@ impl<P, R, M> Core<P, R, M> {
         if !self.has_to_seal() {
             return;
         }
-        self.departure.is_open = false;
-        let Some(own) = self.members.get(self.own_id).filter(|_| !self.is_changing()) else {
-            return;
-        };
-        let change = Change { steps: vec![Step::Update(own.clone())] };
+        let own = self.members.get(self.own_id).cloned();
+        let change = Change { steps: own.into_iter().map(Step::Update).collect() };
         if let Err(error) = self.propose_change(&change) {
-            tracing::debug!(group = %self.group, %error, "no change behind one that took a vote yet");
+            self.departure.refused_at = Some(self.now);
+            tracing::debug!(group = %self.group, %error, "a change that took a vote is not sealed yet");
         }
     }
 }

@@ -69,14 +69,14 @@ pub struct Effects<P, R, M = R> {
     pub memberships: Vec<(M, Result<MembershipChanged, MembershipError>)>,
     /// Requests to create or remove groups that end here, each with the index of its entry.
     pub catalogued: Vec<(M, Result<u64, CatalogueError>)>,
-    /// Whom to talk to and whom to refuse from now on. After a change that took somebody's vote it
-    /// comes once a majority is sure to remember the change; [`Committed::members`] has it at once.
+    /// Whom to talk to from now on: the members, and [`Members::departed`]. Everybody else is refused.
     pub members: Option<Arc<Members>>,
     /// Which groups there are from now on, if that has changed, and with the first effects. Of no
     /// meaning but in group 1.
     pub catalogue: Option<Catalogue>,
     /// The entry that made this node a member no longer. The core does not campaign from then on,
-    /// and goes on voting: those that are left may need it until they refuse its connections.
+    /// and goes on voting for as long as it runs: those that are left may need it. Of the first group
+    /// it runs until they refuse its connections.
     pub removed: Option<u64>,
     /// Step [`Input::Campaign`](super::Input::Campaign) when this time is over: the leader's process
     /// is gone, and it is not the turn of this node yet.

@@ -1,9 +1,9 @@
-//! What the core asks the guard, and what it makes of the answer.
+//! Raft's messages on their way in: what the core asks the guard, and what it makes of the answer.
 
 use std::collections::VecDeque;
 
 use quorate_engine::NodeId;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 
 use super::Core;
 use crate::drops::DropCause;
@@ -44,6 +44,43 @@ impl Strangers {
 }
 
 impl<P, R, M> Core<P, R, M> {
+    pub(super) fn step_raft(&mut self, from: NodeId, mut message: Message) {
+        if !self.admit(from, &mut message) {
+            return;
+        }
+        match message.get_msg_type() {
+            // Its file comes on a connection of its own, and both together as an input.
+            MessageType::MsgSnapshot => self.drop_message(from, DropCause::NoFile),
+            MessageType::MsgTimeoutNow if self.must_not_campaign() => {}
+            MessageType::MsgAppend if self.has_no_place_for(&message) => {
+                self.drop_message(from, DropCause::NoRoom);
+            }
+            // Nothing that this node could compare a candidate with: it has yet to become what
+            // its leader has let in.
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if self.is_blank() => {
+                self.drop_message(from, DropCause::Blank);
+            }
+            kind => {
+                if is_answer(kind) {
+                    self.heard_of(message.from);
+                }
+                self.step_admitted(message);
+            }
+        }
+    }
+
+    /// Whether the log has never had anything in it.
+    fn is_blank(&self) -> bool {
+        self.raw.store().snapshot_id().index == 0
+    }
+
+    pub(super) fn step_admitted(&mut self, message: Message) {
+        // What raft-rs refuses it leaves without effect.
+        if let Err(error) = self.raw.step(message) {
+            tracing::debug!(group = %self.group, %error, "a message was refused");
+        }
+    }
+
     /// Whether a message may go on to raft-rs. One that may not is counted, and forgotten.
     pub(super) fn admit(&mut self, from: NodeId, message: &mut Message) -> bool {
         let log = &self.raw.raft.raft_log;
@@ -112,4 +149,15 @@ impl<P, R, M> Core<P, R, M> {
         self.effects.dropped.push(cause);
         tracing::debug!(group = %self.group, %from, why = %cause, "a message was dropped");
     }
+}
+
+/// Whether a message answers something that this node has asked.
+fn is_answer(kind: MessageType) -> bool {
+    matches!(
+        kind,
+        MessageType::MsgAppendResponse
+            | MessageType::MsgHeartbeatResponse
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgRequestPreVoteResponse
+    )
 }

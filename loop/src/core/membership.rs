@@ -23,6 +23,7 @@ use quorate_engine::{LogId, NodeId};
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
 
 use super::Core;
+use super::departure::is_open;
 use crate::change::{Change, Step};
 use crate::members::{Member, MemberRole, Members, Promotion};
 use crate::membership::{
@@ -269,8 +270,7 @@ impl<P, R, M> Core<P, R, M> {
             let answer = match &changed {
                 Some(members) if proposed == at => {
                     let changed = MembershipChanged { index: at.index, members: members.clone() };
-                    // Out of a joint configuration leads a change of its own.
-                    if self.departure.is_pending() && !members.is_joint() {
+                    if is_open(members) {
                         self.departure.wait(deadline, caller, changed);
                         continue;
                     }
@@ -316,14 +316,17 @@ impl<P, R, M> Core<P, R, M> {
         self.removed = members.get(self.own_id).is_none();
         self.contacts.retain(|id, _| members.get(*id).is_some());
         self.strangers.known_below(members.next_member_id());
-        self.announce(&before, members);
+        if members.index() > before.index() {
+            self.seal_last(&members);
+        }
+        self.effects.members = Some(members);
         if self.leads() && !self.members.is_voter(self.own_id) {
             self.give_way();
         }
         if self.removed {
             self.effects.removed = Some(self.members.index());
-            // It hears nobody any more, and must not take that for a leader's silence between two
-            // heartbeats: whoever asks for its vote may need it.
+            // Who knows of this has no more to say to it, and whoever asks for its vote may need it at
+            // once. (A leader that forgot it may be heard still, and is followed while it is.)
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, raft::INVALID_ID);
         }
@@ -363,8 +366,8 @@ impl<P, R, M> Core<P, R, M> {
         let wishes = |member: &Member| {
             member.promotion != Promotion::Never && !self.members.is_voter(member.member_id)
         };
-        let leads_change = self.members.is_joint() || self.members.iter().any(wishes);
-        let waits = !self.changes.is_empty() || self.departure.is_pending();
+        let leads_change = is_open(&self.members) || self.members.iter().any(wishes);
+        let waits = !self.changes.is_empty() || self.departure.is_awaited();
         waits || (self.leads() && leads_change)
     }
 

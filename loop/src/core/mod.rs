@@ -20,6 +20,7 @@ mod failover;
 mod idle;
 mod ingress;
 mod input;
+mod install;
 mod membership;
 mod outbox;
 mod proposals;
@@ -50,7 +51,6 @@ pub(crate) use self::ready::ENTRY_BYTES;
 use self::tail::Tail;
 use crate::catalogue::Catalogue;
 use crate::config::LoopConfig;
-use crate::drops::DropCause;
 use crate::error::{ProposeError, ReadError};
 use crate::founding::FOUNDING_WRITES;
 use crate::logger;
@@ -104,12 +104,12 @@ pub struct Core<P, R, M = R> {
     strangers: Strangers,
     /// Whether this node is a member no longer.
     removed: bool,
-    /// A change of the membership that is in force and not announced yet.
+    /// Who waits for the end of a change of the membership that is in force.
     departure: Departure<M>,
     /// A snapshot that is replacing the log: no election meanwhile.
     installing: Option<LogId>,
-    /// The applied index at which a snapshot was last asked for (trap I11).
-    snapshot_asked: Option<u64>,
+    /// The applied index at which a snapshot was last asked for, and the tick (trap I11).
+    snapshot_asked: Option<(u64, u64)>,
     /// The log's record changed without a Ready, by a new snapshot and compaction.
     record_changed: Option<LogId>,
     /// How far this node has committed must be durable ahead of what it does about it.
@@ -168,6 +168,7 @@ impl<P, R, M> Core<P, R, M> {
         };
         raft_config.validate().map_err(|e| e.to_string())?;
         let logger = logger::into_tracing();
+        let removed = members.get(own_id).is_none();
         let raw = RawNode::new(&raft_config, log, &logger).map_err(|e| e.to_string())?;
         let mut core = Core {
             term_at_tick: raw.raft.term,
@@ -192,7 +193,7 @@ impl<P, R, M> Core<P, R, M> {
             change_at: LogId::default(),
             contacts: BTreeMap::new(),
             strangers: Strangers::default(),
-            removed: false,
+            removed,
             departure: Departure::default(),
             installing: None,
             snapshot_asked: None,
@@ -205,6 +206,7 @@ impl<P, R, M> Core<P, R, M> {
             abandoned: Abandoned::default(),
             effects: Effects::default(),
         };
+        core.effects.removed = removed.then(|| core.members.index());
         // Before the first tick, so that it neither campaigns nor acknowledges as what it was.
         while core.effects.fatal.is_none() && core.raw.has_ready() {
             core.take_ready();
@@ -337,13 +339,15 @@ impl<P, R, M> Core<P, R, M> {
         for caller in self.reads.tick(self.now, patience) {
             self.effects.reads.push((caller, Err(ReadError::TimedOut)));
         }
-        if self.leads() || !(self.removed || self.must_not_campaign()) {
+        // One that was removed does not campaign, and gives up a leader that it hears no more: who asks
+        // for its vote may need it.
+        if self.leads() || self.removed || !self.must_not_campaign() {
             self.raw.tick();
         }
         self.hand_over();
         self.tick_membership();
         self.tick_catalogue();
-        self.tick_departure();
+        self.end_departure(self.now);
     }
 
     fn step_peer(&mut self, from: NodeId, message: PeerMessage) {
@@ -380,43 +384,6 @@ impl<P, R, M> Core<P, R, M> {
         }
     }
 
-    fn step_raft(&mut self, from: NodeId, mut message: Message) {
-        if !self.admit(from, &mut message) {
-            return;
-        }
-        match message.get_msg_type() {
-            // Its file comes on a connection of its own, and both together as an input.
-            MessageType::MsgSnapshot => self.drop_message(from, DropCause::NoFile),
-            MessageType::MsgTimeoutNow if self.must_not_campaign() => {}
-            MessageType::MsgAppend if self.has_no_place_for(&message) => {
-                self.drop_message(from, DropCause::NoRoom);
-            }
-            // Nothing that this node could compare a candidate with: it has yet to become what
-            // its leader has let in.
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if self.is_blank() => {
-                self.drop_message(from, DropCause::Blank);
-            }
-            kind => {
-                if is_answer(kind) {
-                    self.heard_of(message.from);
-                }
-                self.step_admitted(message);
-            }
-        }
-    }
-
-    /// Whether the log has never had anything in it.
-    fn is_blank(&self) -> bool {
-        self.raw.store().snapshot_id().index == 0
-    }
-
-    fn step_admitted(&mut self, message: Message) {
-        // What raft-rs refuses it leaves without effect.
-        if let Err(error) = self.raw.step(message) {
-            tracing::debug!(group = %self.group, %error, "a message was refused");
-        }
-    }
-
     fn durable(&mut self, durable: &Durable) {
         assert_eq!(durable.group(), self.group, "a receipt for another group");
         self.storage_full = false;
@@ -442,20 +409,6 @@ impl<P, R, M> Core<P, R, M> {
         }
     }
 
-    /// The snapshot is the log's beginning now: the state machine follows.
-    fn installed(&mut self, id: LogId) {
-        self.raw.advance_apply_to(id.index);
-        self.raw.mut_store().applied_to(id.index);
-        self.handed = id.index;
-        self.installing = None;
-        for caller in self.proposals.overtaken(id.index) {
-            self.effects.failed.push((caller, ProposeError::Superseded));
-        }
-        self.abandon_changes(id.index);
-        self.abandon_catalogue_changes(id.index);
-        self.effects.apply.push(Apply::Restore(id));
-    }
-
     fn applied_to(&mut self, index: u64) {
         assert!(
             self.applied <= index && index <= self.handed,
@@ -466,8 +419,14 @@ impl<P, R, M> Core<P, R, M> {
         self.applied = index;
         // Behind an installed snapshot raft-rs has moved on already.
         if index > self.raw.raft.raft_log.applied {
+            let last = self.raw.raft.raft_log.last_index();
             self.raw.advance_apply_to(index);
             self.raw.mut_store().applied_to(index);
+            // The entry by which raft-rs leaves a joint configuration: it would send it with the answers
+            // to its next heartbeat, and callers wait for it.
+            if self.leads() && self.raw.raft.raft_log.last_index() > last {
+                self.raw.raft.bcast_append();
+            }
         }
         self.answer_reads();
     }
@@ -491,38 +450,6 @@ impl<P, R, M> Core<P, R, M> {
                 self.raw.on_entries_fetched(fetched.context);
             }
             Err(error) => self.effects.fatal = Some(error.to_string()),
-        }
-    }
-
-    /// raft-rs and the log change together with a snapshot, so no batch may be in flight.
-    fn snapshot_received(
-        &mut self,
-        from: NodeId,
-        mut message: Message,
-        members: Arc<Members>,
-        catalogue: Catalogue,
-    ) {
-        if !self.admit(from, &mut message) {
-            return;
-        }
-        if members.conf_state() != message.get_snapshot().get_metadata().get_conf_state() {
-            return self.drop_message(from, DropCause::OtherMembership);
-        }
-        if self.outbox.is_idle() {
-            self.step_snapshot(message, members, catalogue);
-        } else {
-            self.arrived = Some((from, message, members, catalogue));
-        }
-    }
-
-    fn step_snapshot(&mut self, message: Message, members: Arc<Members>, catalogue: Catalogue) {
-        let meta = message.get_snapshot().get_metadata().clone();
-        self.step_admitted(message);
-        // raft-rs ignores one that is older than what it has, or of a leader of before: such a one
-        // must not put its members beside another that waits for its Ready.
-        let taken = self.raw.raft.raft_log.unstable.snapshot.as_ref();
-        if taken.is_some_and(|taken| *taken.get_metadata() == meta) {
-            self.coming = Some((members, catalogue));
         }
     }
 
@@ -550,17 +477,6 @@ impl<P, R, M> Core<P, R, M> {
         }
     }
 
-    fn transfer_leader(&mut self, to: Option<NodeId>) {
-        let named = to.map(|node| {
-            let member = self.members.of_node(node).map(|member| member.member_id);
-            member.filter(|id| self.members.is_voter(*id))
-        });
-        let successor = named.unwrap_or_else(|| self.successor());
-        if let (true, Some(id)) = (self.leads(), successor) {
-            self.raw.transfer_leader(id);
-        }
-    }
-
     fn send(&mut self, envelope: Envelope) {
         let snapshot = matches!(&envelope.message, PeerMessage::Raft(m)
             if m.get_msg_type() == MessageType::MsgSnapshot);
@@ -568,28 +484,6 @@ impl<P, R, M> Core<P, R, M> {
             self.effects.snapshots.push(envelope);
         } else {
             self.effects.messages.push(envelope);
-        }
-    }
-}
-
-/// Whether a message answers something that this node has asked.
-fn is_answer(kind: MessageType) -> bool {
-    matches!(
-        kind,
-        MessageType::MsgAppendResponse
-            | MessageType::MsgHeartbeatResponse
-            | MessageType::MsgRequestVoteResponse
-            | MessageType::MsgRequestPreVoteResponse
-    )
-}
-
-impl From<Refused> for ProposeError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::NotLeader(leader) => ProposeError::NotLeader { leader },
-            Refused::Overloaded => ProposeError::Overloaded,
-            Refused::Unsound => ProposeError::Unsound,
-            Refused::StorageFull => ProposeError::StorageFull,
         }
     }
 }

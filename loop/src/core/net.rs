@@ -99,8 +99,11 @@ pub(super) struct Net {
     /// Where each command of a session, by session and sequence, was applied, by anyone, ever.
     pub(super) ran: BTreeMap<(u64, u64), u64>,
     pub(super) leaders: BTreeMap<u64, u64>,
-    /// The latest members that a driver was told of, anywhere: whoever is none of them is refused.
+    /// The latest members that a driver was told of, anywhere: whoever is none of them, and has not
+    /// only just departed, is refused.
     pub(super) announced: Arc<Members>,
+    /// The latest of them that a majority is sure to remember, where that is not sure of all.
+    pub(super) remembered: Arc<Members>,
     pub(super) runs: u32,
     /// Reads of the log that the test answers when it wants.
     pub(super) hold_fetches: bool,
@@ -156,7 +159,8 @@ impl Net {
             history,
             ran: BTreeMap::new(),
             leaders,
-            announced: Arc::new(members),
+            announced: Arc::new(members.clone()),
+            remembered: Arc::new(members),
             runs,
             hold_fetches: false,
             stalled: None,
@@ -207,7 +211,10 @@ impl Net {
             Some((own_id, members)) if snapshot.index == 0 => {
                 (*own_id, members.clone(), GroupLog::blank(group(), &engine.cache))
             }
-            _ => (members.of_binding(self.bindings[&n]).unwrap().member_id, members, recovered.log),
+            _ => {
+                let own = members.of_binding_or_departed(self.bindings[&n]).unwrap();
+                (own.member_id, members, recovered.log)
+            }
         };
         let (config, run) = (self.config.clone(), self.runs);
         let core = Core::new(group(), own_id, (members, catalogue), log, config, run).unwrap();
@@ -270,7 +277,8 @@ impl Net {
             peer.memberships.extend(effects.memberships);
             let is_newer = |members: &Arc<Members>| members.index() > self.announced.index();
             if let Some(members) = effects.members.filter(is_newer) {
-                self.announced = members;
+                let before = std::mem::replace(&mut self.announced, members.clone());
+                self.remembered = if members.took_from_somebody() { before } else { members };
             }
             peer.catalogued.extend(effects.catalogued);
             peer.snapshot_wanted |= effects.snapshot_wanted;
@@ -507,6 +515,12 @@ impl Net {
         let mut writer = peer.snapshots.create(head.meta()).unwrap();
         peer.sessions.write_snapshot(&mut writer).unwrap();
         writer.finish().unwrap()
+    }
+
+    /// Whether a node is refused by those who know most.
+    pub(super) fn refuses(&self, binding: Binding) -> bool {
+        let departed = self.announced.departed().iter().any(|member| member.binding == binding);
+        self.announced.of_binding(binding).is_none() && !departed
     }
 
     pub(super) fn waiting(&self, from: u64) -> Vec<&PeerMessage> {

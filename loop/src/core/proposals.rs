@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use quorate_engine::{LogId, NodeId};
 
+use crate::error::ProposeError;
+use crate::message::Refused;
 use crate::proposal::Proposal;
 
 /// Who waits for a proposal.
@@ -205,6 +207,17 @@ impl<P> Proposals<P> {
         let forwarded = std::mem::take(&mut self.forwarded).into_values().map(|f| f.caller);
         let placed = std::mem::take(&mut self.placed).into_values();
         queued.chain(forwarded).chain(placed).collect()
+    }
+}
+
+impl From<Refused> for ProposeError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NotLeader(leader) => ProposeError::NotLeader { leader },
+            Refused::Overloaded => ProposeError::Overloaded,
+            Refused::Unsound => ProposeError::Unsound,
+            Refused::StorageFull => ProposeError::StorageFull,
+        }
     }
 }
 

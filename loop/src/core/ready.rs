@@ -56,12 +56,17 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     /// Once for each index at which a newer snapshot could be had: the wish stands until it is
-    /// fulfilled, and must not be granted for ever (trap I11).
+    /// fulfilled, and must not be granted for ever (trap I11). Once more after an election timeout: it
+    /// may have come to nothing, for want of room or because too many were wanted at a time.
     fn ask_for_snapshot(&mut self) {
         let log = self.raw.store();
         let wanted = log.snapshot_wanted().is_some() && self.applied > log.snapshot_id().index;
-        if wanted && self.leads() && self.snapshot_asked != Some(self.applied) {
-            self.snapshot_asked = Some(self.applied);
+        let patience = u64::from(self.config.election_ticks);
+        let is_asked = self
+            .snapshot_asked
+            .is_some_and(|(index, at)| index == self.applied && self.now - at <= patience);
+        if wanted && self.leads() && !is_asked {
+            self.snapshot_asked = Some((self.applied, self.now));
             self.effects.snapshot_wanted = true;
         }
     }

@@ -20,6 +20,7 @@
 //! applied and written, and shares the bytes of each entry with all who hold it; so it is within
 //! these bounds too. What a full disk leaves to be written has no entries: a new term, a vote.
 
+use quorate_engine::NodeId;
 use raft::INVALID_ID;
 use raft::eraftpb::Message;
 
@@ -51,6 +52,18 @@ impl<P, R, M> Core<P, R, M> {
             self.outbox.is_idle() && raft.raft_log.persisted == raft.raft_log.last_index();
         let alone = raft.prs().is_singleton() && !is_persisted;
         alone || self.installing.is_some() || self.cannot_write()
+    }
+
+    /// Hands leadership to the voter on a node, or else to the most advanced other one, if this node leads.
+    pub(super) fn transfer_leader(&mut self, to: Option<NodeId>) {
+        let named = to.map(|node| {
+            let member = self.members.of_node(node).map(|member| member.member_id);
+            member.filter(|id| self.members.is_voter(*id))
+        });
+        let successor = named.unwrap_or_else(|| self.successor());
+        if let (true, Some(id)) = (self.leads(), successor) {
+            self.raw.transfer_leader(id);
+        }
     }
 
     /// A leader that cannot write must go: raft-rs would never depose it, since its heartbeats go

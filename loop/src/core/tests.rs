@@ -14,6 +14,7 @@ mod sessions;
 use super::net::{Net, config, kind, node};
 use super::*;
 use crate::config::AppendMode;
+use crate::drops::DropCause;
 
 #[test]
 fn trap_R01_I07_no_append_and_no_acknowledgement_before_the_batch_is_durable() {

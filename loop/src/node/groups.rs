@@ -10,6 +10,7 @@ use crate::catalogue_change::{CatalogueError, CatalogueRequest};
 use crate::core::Input;
 use crate::group::Group;
 use crate::inbox::{ChangeCaller, Closed};
+use crate::replay::{Picked, Replay, ReplayError, Replayed};
 
 impl<S: StateMachine> Node<S> {
     /// Creates groups with these voters, all of them members of group 1: each begins on every voter, by
@@ -143,6 +144,27 @@ impl<S: StateMachine> Node<S> {
     /// 1's log.
     pub fn catalogue(&self) -> Catalogue {
         self.0.registry.catalogue()
+    }
+
+    /// Goes once more through what the log of a group on this node has behind its last snapshot, up to what
+    /// is applied now, and keeps what `pick` makes of each command and of the states around it. It
+    /// has a state machine of its own meanwhile, on a thread of its own, and disturbs nobody.
+    ///
+    /// Cancel safe; the thread goes on to its end.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplayError`]; the group itself goes on.
+    pub async fn replay<T: Send + 'static>(
+        &self,
+        group: GroupId,
+        pick: impl FnMut(Replayed<'_, S>) -> Option<T> + Send + 'static,
+    ) -> Result<Picked<T>, ReplayError> {
+        let until = self.group(group).ok_or(ReplayError::NoGroup(group))?.image().applied;
+        let (reader, snapshots) = (self.0.reader.clone(), self.0.snapshots.clone());
+        let replay = Replay { group, reader, snapshots };
+        let run = tokio::task::spawn_blocking(move || replay.run(until, pick));
+        run.await.unwrap_or(Err(ReplayError::ShutDown))
     }
 
     /// One of the groups on this node; `None` where it is not here. One that has stopped for good is,

@@ -21,7 +21,7 @@ use super::roster::SharedRoster;
 use super::stream::PeerStream;
 use crate::config::LoopConfig;
 use crate::drops::CloseCause;
-use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError};
+use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError, Hello};
 use crate::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
 use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::message::PeerMessage;
@@ -67,6 +67,8 @@ pub(crate) trait Ingress: Send + Sync + 'static {
     );
     /// A request of the application; it must bound how much it takes on.
     fn call(&self, from: NodeId, request: u64, payload: Bytes);
+    /// A node was let in, says that it is reached at `addr`, and knows the members of this index.
+    fn met(&self, node: NodeId, addr: String, members_index: u64);
     /// An answer to a request of this node.
     fn reply(&self, from: NodeId, request: u64, payload: Bytes);
     /// A request to be let into a group, of a node in this directory.
@@ -169,6 +171,10 @@ impl<I: Ingress> Acceptor<I> {
             return;
         }
         let _arrival = self.presence.arrived(caller.node);
+        let Hello { addr, members_index, .. } = &caller.hello;
+        if *members_index > self.roster.load().index() {
+            self.ingress.met(caller.node, addr.clone(), *members_index);
+        }
         if caller.hello.snapshot {
             return self.ingress.snapshot(caller.node, stream).await;
         }
@@ -327,6 +333,7 @@ pub(super) mod tests {
 
         fn peer(&self, _: NodeId, _: GroupId, _: PeerMessage, _: OwnedSemaphorePermit) {}
         fn founding(&self, _: NodeId, _: DirectoryId, _: FoundingNews, _: OwnedSemaphorePermit) {}
+        fn met(&self, _: NodeId, _: String, _: u64) {}
         fn call(&self, _: NodeId, _: u64, _: Bytes) {}
         fn reply(&self, _: NodeId, _: u64, _: Bytes) {}
         fn snapshot(

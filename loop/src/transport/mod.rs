@@ -68,13 +68,16 @@ pub trait Service: Send + Sync + 'static {
     fn call(&self, from: NodeId, request: Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>>;
 }
 
-/// What the transport tells the loop about a connection that this node dialled.
+/// What the transport tells the loop about its connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LinkEvent {
     /// The connection broke, or could not be made after it had been up.
     Down(NodeId),
     /// The peer's process is gone: see [`Presence`].
     Gone(NodeId),
+    /// A peer has connected that knows later members than this node, those of this index of the log of
+    /// group 1, and says where it is reached.
+    Met { node: NodeId, addr: String, members_index: u64 },
     /// The peer refuses this node.
     Refused {
         by: NodeId,

@@ -1,11 +1,11 @@
 //! [`Roster`]: who this node is, and which nodes it talks to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use quorate_engine::{ClusterId, DirectoryId, NodeId};
+use quorate_engine::{ClusterId, DirectoryId, NodeId, check_address};
 
 use super::tls::Tls;
 use crate::frame::{Hello, PROTOCOL_VERSION, Refusal, RefusalCode};
@@ -25,7 +25,10 @@ pub(crate) struct Roster {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) directory: DirectoryId,
+    /// Where this node is reached, as its table says.
+    addr: String,
     peers: BTreeMap<NodeId, Peer>,
+    acquaintances: VecDeque<Acquaintance>,
     standing: Standing,
     /// The certificates of this node, where connections are encrypted.
     pub(crate) tls: Option<Tls>,
@@ -40,6 +43,20 @@ struct Peer {
     /// not known.
     directories: BTreeSet<DirectoryId>,
 }
+
+/// A node that showed later members than this one knows, and where it says to be reached: it is answered,
+/// whoever it is, or a node that has missed a change of the members would learn of none any more. It
+/// counts for nothing else, and is forgotten when this node knows members as late as those.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Acquaintance {
+    node: NodeId,
+    addr: String,
+    members_index: u64,
+}
+
+/// Acquaintances that are kept, the latest: more than could lead or campaign before a node that lags
+/// learns of them.
+const ACQUAINTANCES_MAX: usize = 16;
 
 /// What this node knows of its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +91,17 @@ impl Roster {
     /// A roster that knows nobody yet.
     pub(crate) fn outside(cluster: ClusterId, node: NodeId, directory: DirectoryId) -> Roster {
         let (peers, standing) = (BTreeMap::new(), Standing::Outside);
-        let (tls, allow_plaintext) = (None, false);
-        Roster { cluster, node, directory, peers, standing, tls, allow_plaintext }
+        Roster {
+            cluster,
+            node,
+            directory,
+            addr: String::new(),
+            peers,
+            acquaintances: VecDeque::new(),
+            standing,
+            tls: None,
+            allow_plaintext: false,
+        }
     }
 
     /// The same, with the directories of the initial voters as they were heard of.
@@ -90,13 +116,45 @@ impl Roster {
     /// The same node among the members of group 1.
     pub(crate) fn among(&self, members: &Members) -> Roster {
         let mut peers: BTreeMap<NodeId, Peer> = BTreeMap::new();
-        for member in members.iter().filter(|member| member.node_id() != self.node) {
+        // Who has departed is needed still.
+        let all = members.departed().iter().chain(members.iter());
+        for member in all.filter(|member| member.node_id() != self.node) {
             let peer = peers.entry(member.node_id()).or_default();
-            // In order of their ids: the newest one's address stays.
+            // In order of their ids, and those that have departed first: the newest one's address stays.
             peer.addr.clone_from(&member.addr);
             peer.directories.insert(member.binding.directory_id);
         }
-        Roster { peers, standing: Standing::Member { index: members.index() }, ..self.clone() }
+        let own = members.of_node(self.node);
+        let mut roster = Roster {
+            addr: own.map(|own| own.addr.clone()).unwrap_or_default(),
+            peers,
+            standing: Standing::Member { index: members.index() },
+            ..self.clone()
+        };
+        roster.acquaintances.retain(|met| met.members_index > members.index());
+        roster
+    }
+
+    /// The same, when a node at `addr` has shown the members of this index. `None` where that tells
+    /// nothing: who knows no more than this node is a member at the address of the table, or nobody.
+    pub(crate) fn acquainted(
+        &self,
+        node: NodeId,
+        addr: String,
+        members_index: u64,
+    ) -> Option<Roster> {
+        let Standing::Member { index } = self.standing else { return None };
+        let is_news = members_index > index && self.addr(node) != Some(addr.as_str());
+        if !is_news || node == self.node || check_address(&addr).is_err() {
+            return None;
+        }
+        let mut roster = self.clone();
+        roster.acquaintances.retain(|met| met.node != node);
+        if roster.acquaintances.len() == ACQUAINTANCES_MAX {
+            roster.acquaintances.pop_front();
+        }
+        roster.acquaintances.push_back(Acquaintance { node, addr, members_index });
+        Some(roster)
     }
 
     /// Whether a connection without encryption may lead to this host.
@@ -104,14 +162,26 @@ impl Roster {
         self.allow_plaintext || host.to_canonical().is_loopback()
     }
 
-    /// All other nodes.
+    /// All other nodes that are talked to.
     pub(crate) fn peers(&self) -> impl Iterator<Item = NodeId> {
-        self.peers.keys().copied()
+        let met = self.acquaintances.iter().map(|met| met.node);
+        self.peers.keys().copied().chain(met.filter(|node| !self.knows(*node)))
+    }
+
+    fn knows(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node)
+    }
+
+    /// Whether a node that is dialled is one of the members that this node knows, where it knows it to be.
+    pub(crate) fn believes(&self, node: NodeId) -> bool {
+        self.knows(node) && self.acquaintances.iter().all(|met| met.node != node)
     }
 
     /// Where a peer is reached.
     pub(crate) fn addr(&self, peer: NodeId) -> Option<&str> {
-        self.peers.get(&peer).map(|peer| peer.addr.as_str())
+        let met = self.acquaintances.iter().find(|met| met.node == peer);
+        let known = || self.peers.get(&peer).map(|peer| peer.addr.as_str());
+        met.map(|met| met.addr.as_str()).or_else(known)
     }
 
     /// The index of the log of group 1 of which this node knows the members; 0 if of none.
@@ -133,6 +203,7 @@ impl Roster {
             snapshot,
             members_index: self.index(),
             joins: false,
+            addr: self.addr.clone(),
         }
     }
 
@@ -229,7 +300,10 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
+    use raft::eraftpb::ConfState;
+
     use super::*;
+    use crate::change::{Change, Step};
 
     fn node(n: u64) -> NodeId {
         NodeId::new(n).unwrap()
@@ -305,6 +379,62 @@ mod tests {
         // It may ask to be let in.
         let joins = Hello { joins: true, ..hello };
         assert_eq!(member(1, 11).check(&joins).unwrap(), (node(2), directory(2)));
+    }
+
+    /// To see it fail: leave the departed out of `among`.
+    #[test]
+    fn whoever_was_removed_is_heard_until_another_change_is_behind_its_removal() {
+        let founders = [1, 2, 3].map(|n| (node(n), directory(n + 10), format!("127.0.0.1:{n}")));
+        let founders = Members::founding(founders);
+        let remove = Change { steps: vec![Step::Remove(3)] };
+        let two = ConfState::from((vec![1, 2], vec![]));
+        let removed = founders.changed(&remove, two.clone(), 5);
+        let sealed = removed.changed(&Change::default(), two, 6);
+        let hello = Hello { members_index: 5, ..member(3, 13).hello(None, false) };
+        let roster = member(1, 11).among(&removed);
+        assert_eq!(roster.check(&hello).unwrap(), (node(3), directory(13)));
+        assert_eq!((roster.addr(node(3)), roster.index()), (Some("127.0.0.1:3"), 5));
+        let roster = roster.among(&sealed);
+        let refusal = roster.check(&hello).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Removed as i32);
+        assert!(refusal.members_index > hello.members_index, "so it is believed");
+        assert_eq!(roster.addr(node(3)), None);
+    }
+
+    /// To see it fail: have `check` look at acquaintances, keep them all, or forget them at the next table.
+    #[test]
+    fn whoever_shows_later_members_is_answered_and_is_no_member_by_that() {
+        let me = member(1, 11);
+        assert_eq!(me.hello(None, false).addr, "127.0.0.1:1");
+        let at = |n: u64| format!("127.0.0.1:{n}");
+        assert!(me.acquainted(node(9), at(9), 1).is_none(), "it knows no more");
+        assert!(me.acquainted(node(9), "nowhere".to_owned(), 7).is_none());
+        assert!(me.acquainted(node(2), at(2), 7).is_none(), "that is known");
+        assert!(me.acquainted(node(1), at(8), 7).is_none(), "it is not this node");
+        let met = me.acquainted(node(9), at(9), 7).unwrap();
+        assert_eq!(met.peers().collect::<Vec<_>>(), [node(2), node(3), node(9)]);
+        assert_eq!((met.addr(node(9)), met.believes(node(9))), (Some("127.0.0.1:9"), false));
+        let hello = Hello { node_id: 9, members_index: 1, ..member(2, 99).hello(None, false) };
+        assert_eq!(code(met.check(&hello)), RefusalCode::Removed);
+        // A member that has moved is found, and is one member still.
+        assert!(met.believes(node(2)));
+        let met = met.acquainted(node(2), at(22), 7).unwrap();
+        assert_eq!(met.peers().collect::<Vec<_>>(), [node(2), node(3), node(9)]);
+        assert_eq!((met.addr(node(2)), met.believes(node(2))), (Some("127.0.0.1:22"), false));
+
+        // Until this node knows as much.
+        let founders = [1, 2, 3].map(|n| (node(n), directory(n + 10), at(n)));
+        let founders = Members::founding(founders);
+        let all = founders.conf_state().clone();
+        let between = met.among(&founders.changed(&Change::default(), all.clone(), 6));
+        assert_eq!(between.addr(node(9)), Some("127.0.0.1:9"));
+        let latest = between.among(&founders.changed(&Change::default(), all, 7));
+        assert_eq!((latest.addr(node(9)), latest.addr(node(2))), (None, Some("127.0.0.1:2")));
+
+        let many = |me: Roster, n: u64| me.acquainted(node(n), at(n), 7).unwrap();
+        let crowded = (10..40).fold(me, many);
+        let kept: Vec<_> = crowded.peers().skip(2).collect();
+        assert_eq!(kept, (24..40).map(node).collect::<Vec<_>>(), "the latest");
     }
 
     #[test]

@@ -252,6 +252,33 @@ async fn a_node_that_slept_while_all_others_were_replaced_finds_its_way_back() {
     cluster.agree(6, index).await;
 }
 
+/// The one leader that there can be is on a node that it has never heard of. To see it fail: have the
+/// acceptor tell nobody whom it has met.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_slept_answers_a_leader_on_a_node_that_it_does_not_know() {
+    let mut cluster = Cluster::start(3, config()).await;
+    cluster.add(1, 1).await;
+    cluster.close(3).await;
+    cluster.format_to_join(4);
+    cluster.open(4).await;
+    cluster.know(4, MemberRole::Observer, &cluster.identity(4)).await;
+    cluster.change(&[MemberChange::Add(node(4))]).await.unwrap();
+    cluster.know(4, MemberRole::Voter, &cluster.identity(4)).await;
+    let lead = |leader: u64| move |status: &GroupStatus| status.leader == Some(node(leader));
+    cluster.nodes[&cluster.leader().await].transfer_leadership(Some(node(4)));
+    for n in [1, 2, 4] {
+        cluster.until(n, lead(4)).await;
+    }
+    cluster.change(&[MemberChange::Remove(node(1))]).await.unwrap();
+    cluster.close(1).await;
+    cluster.close(2).await;
+    cluster.until(4, |status| status.leader.is_none()).await;
+    cluster.open(3).await;
+    cluster.until(4, |status| status.leader.is_some()).await;
+    let (index, _) = cluster.add(4, 1).await;
+    cluster.agree(2, index).await;
+}
+
 /// Nobody is there to let it in: whoever asks it something is told so, and does not wait with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_waits_to_be_let_in_has_nobody_wait() {

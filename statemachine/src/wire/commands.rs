@@ -6,7 +6,7 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub struct Command {
     /// Which command.
-    #[prost(oneof = "command::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "command::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     pub kind: Option<command::Kind>,
 }
 
@@ -57,6 +57,9 @@ pub mod command {
         /// Changes configs of one resource.
         #[prost(message, tag = "14")]
         AlterConfigs(super::AlterConfigs),
+        /// Compares the replicas' states.
+        #[prost(message, tag = "15")]
+        CompareState(super::Checkpoint),
     }
 }
 
@@ -328,4 +331,15 @@ pub mod config_change {
         #[prost(string, tag = "5")]
         Subtract(String),
     }
+}
+
+/// The hash of the state behind one command.
+#[derive(Clone, PartialEq, Message)]
+pub struct Checkpoint {
+    /// Index of the command.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// State hash, big-endian.
+    #[prost(bytes = "vec", tag = "2")]
+    pub hash: Vec<u8>,
 }

@@ -6,7 +6,10 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub struct Outcome {
     /// Rejected, or which reply.
-    #[prost(oneof = "outcome::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(
+        oneof = "outcome::Kind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
+    )]
     pub kind: Option<outcome::Kind>,
 }
 
@@ -60,6 +63,9 @@ pub mod outcome {
         /// To AlterConfigs: partitions changed.
         #[prost(uint64, tag = "15")]
         ConfigsAltered(u64),
+        /// To CompareState: always true.
+        #[prost(bool, tag = "16")]
+        StateCompared(bool),
     }
 }
 

@@ -148,8 +148,8 @@ impl Churn {
     /// Whether the voters keep a majority of whole disks when these are the directories. Where they
     /// do not the group stands still for ever, as it must.
     fn is_whole(&self, current: &BTreeMap<u64, Binding>) -> bool {
-        // Until a change is announced, whom it took may be needed still.
-        [&self.newest, &self.net.announced].into_iter().all(|members| {
+        // Until a change is remembered, whom it took may be needed still.
+        [&self.newest, &self.net.remembered].into_iter().all(|members| {
             let ConfState { voters, voters_outgoing, .. } = members.conf_state();
             [voters, voters_outgoing].into_iter().all(|voters| {
                 let is_there = |id: &&u64| {
@@ -309,14 +309,14 @@ impl Churn {
                     "node {n}"
                 );
             }
-            // It goes on voting until somebody refuses it.
-            let is_refused = self.net.announced.of_binding(self.current[&n]).is_none();
-            if status.role == Role::Removed && is_refused {
+            if status.role == Role::Removed {
                 removed.push(n);
             }
             self.draws = self.draws.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(n);
             peer.core.draw_election_timeout(self.draws >> 33);
         }
+        // They go on voting until somebody refuses them.
+        removed.retain(|n| self.net.refuses(self.current[n]));
         for n in removed {
             self.kill(n);
         }
@@ -329,12 +329,23 @@ impl Churn {
         if !self.is_whole(&self.current) {
             return;
         }
+        let election_ticks = self.net.config.election_ticks;
+        // The end of all logs when no change can rest any more on a voter that has only just gone, and
+        // the change by which the group lost its majority.
+        let (mut checked, mut broken) = (0, None);
         for round in 0..400 {
             for n in 1..=NODES {
                 self.ask(n);
             }
+            if round <= election_ticks + 1 {
+                let last_index = |peer: &super::super::net::Peer| peer.core.status().last_index;
+                checked = self.net.peers.values().map(last_index).max().unwrap_or(0).max(checked);
+            }
             self.net.tick_all(1);
             self.look();
+            if broken.is_none() && !self.is_whole(&self.current) {
+                broken = Some(self.newest.index());
+            }
             for n in self.net.peers.keys().copied().collect::<Vec<_>>() {
                 if std::mem::take(&mut self.net.peer(n).snapshot_wanted) {
                     self.snapshot(n);
@@ -349,15 +360,24 @@ impl Churn {
                 self.net.settle();
             }
             if round > 100 && self.is_at_rest(leader) {
-                return;
+                return self.nobody_waits();
             }
         }
         // A change was under way that was checked while a voter had only just gone.
-        if !self.is_whole(&self.current) {
+        if broken.is_some_and(|index| index <= checked) {
             return;
         }
         let statuses: Vec<_> = self.net.peers.iter().map(|(n, p)| (n, p.core.status())).collect();
         panic!("the group does not come to rest: {statuses:#?}");
+    }
+
+    /// Whoever asked for another membership, on a node that still runs, has been told.
+    fn nobody_waits(&mut self) {
+        for _ in 0..=self.net.config.request_ticks() {
+            self.net.tick_all(1);
+            self.look();
+        }
+        assert_eq!(self.changes, BTreeMap::new(), "requests that are never answered, by node");
     }
 
     fn is_at_rest(&self, leader: u64) -> bool {
