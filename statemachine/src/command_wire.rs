@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::broker::{FeatureRange, Listener};
+use crate::brokers::Brokers;
 use crate::command::{
     AlterPartition, BrokerSession, Checkpoint, Command, ConfigChange, ConfigOperation,
     ConfigResource, CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment,
@@ -11,8 +12,8 @@ use crate::command::{
 };
 use crate::contract::StateHash;
 use crate::ids::{
-    BrokerEpoch, BrokerId, Brokers, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch,
-    PartitionEpoch, PartitionKey,
+    BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch, PartitionEpoch,
+    PartitionKey,
 };
 use crate::partition::Recovery;
 use crate::wire::{self, DecodeError, id_from_wire, id_to_wire};

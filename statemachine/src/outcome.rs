@@ -4,10 +4,11 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::brokers::Brokers;
 use crate::command_wire::{brokers_from_wire, brokers_to_wire, recovery_from_wire};
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{
-    BrokerEpoch, BrokerId, Brokers, FeatureLevel, LeaderEpoch, PartitionEpoch, ProducerId, TopicId,
+    BrokerEpoch, BrokerId, FeatureLevel, LeaderEpoch, PartitionEpoch, ProducerId, TopicId,
 };
 use crate::partition::{Partition, Recovery};
 use crate::wire::{self, DecodeError, id_from_wire, id_to_wire};
