@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_statemachine as real;
 use quorate_statemachine::{
-    Broker, BrokerId, Delta, FeatureLevel, LeaderEpoch, MetadataImage, PartitionEpoch,
+    Broker, BrokerId, Brokers, Delta, FeatureLevel, LeaderEpoch, MetadataImage, PartitionEpoch,
     PartitionKey, ProducerId, Recovery, TopicConfigs, TopicId,
 };
 
@@ -55,7 +55,7 @@ impl Partition {
     }
 
     /// The members of a set in the order of the replicas.
-    pub(crate) fn ordered(&self, set: &Set) -> Box<[BrokerId]> {
+    pub(crate) fn ordered(&self, set: &Set) -> Brokers {
         self.replicas.iter().copied().filter(|id| set.contains(id)).collect()
     }
 

@@ -47,7 +47,7 @@ impl Generator<'_> {
     fn assignments(&mut self) -> Vec<Brokers> {
         if self.random.chance(3) {
             let over = self.random.below(2);
-            return vec![Box::from([BrokerId(1)]); PARTITIONS_MAX + over];
+            return vec![Brokers::from([BrokerId(1)]); PARTITIONS_MAX + over];
         }
         let count = if self.random.chance(15) { 0 } else { self.random.within(1, 4) };
         // As many as there are, so that all partitions have as many.
@@ -109,7 +109,7 @@ impl Generator<'_> {
             partitions.push(self.replicas(factor).into());
         }
         if self.random.chance(2) {
-            partitions = vec![Box::from([BrokerId(1)]); PARTITIONS_MAX + 1];
+            partitions = vec![Brokers::from([BrokerId(1)]); PARTITIONS_MAX + 1];
         }
         CreatePartitions { topic: id, first: first as u32, partitions }
     }
