@@ -12,6 +12,7 @@ mod groups;
 mod latency;
 mod load;
 mod member;
+mod metadata;
 mod patience;
 mod phase;
 mod process;
@@ -66,9 +67,14 @@ enum Command {
     Transfer(transfer::TransferArgs),
     /// What a follower that is stopped, or whose disk is slow, costs the others.
     Straggler(straggler::StragglerArgs),
+    /// Partition metadata at several sizes: memory, commands, snapshots, beside the goals.
+    Metadata(metadata::MetadataArgs),
     /// Opens a store, and tells how long it took and what it holds.
     #[command(hide = true)]
     EngineOpen(engine::ChildArgs),
+    /// Makes the state of `metadata`, and tells how much memory it takes.
+    #[command(hide = true)]
+    MetadataState(metadata::ChildArgs),
     /// One node with much state, for `transfer` and `straggler`; it obeys lines on its standard input.
     #[command(hide = true)]
     Replica(replica::ReplicaArgs),
@@ -88,11 +94,13 @@ fn main() -> ExitCode {
         Command::Member { data_dir, listen } => return ended(member::run(data_dir, listen)),
         Command::Replica(args) => return ended(replica::run(args)),
         Command::EngineOpen(args) => return ended(engine::run_child(&args)),
+        Command::MetadataState(args) => return ended(metadata::run_child(&args)),
         Command::Engine(args) => engine::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Groups(args) => groups::run(&args),
         Command::Transfer(args) => transfer::run(&args),
         Command::Straggler(args) => straggler::run(&args),
+        Command::Metadata(args) => metadata::run(&args),
         Command::Commit { proposals, dir } => commit::run(proposals, dir),
     };
     match rows {

@@ -57,6 +57,20 @@ pub(crate) struct Row {
     pub(crate) idle_cpu_percent: Option<f64>,
     /// Memory of a group above what it is compared with.
     pub(crate) bytes_per_group: Option<f64>,
+    /// Partitions of the state.
+    pub(crate) partitions: Option<u64>,
+    /// Partitions that one command changed.
+    pub(crate) changed: Option<u64>,
+    /// Memory of the state for each of its partitions.
+    pub(crate) bytes_per_partition: Option<f64>,
+    /// How long it took, once, in milliseconds.
+    pub(crate) millis: Option<f64>,
+    /// How long it took, once, in nanoseconds.
+    pub(crate) nanos: Option<f64>,
+    /// The longest that a thread which went on meanwhile had to wait, in milliseconds.
+    pub(crate) pause_ms: Option<f64>,
+    /// What it is to stay within.
+    pub(crate) goal: Option<String>,
     /// Ours over that of the system it is compared with; where rounds were taken, their median.
     pub(crate) ratio: Option<f64>,
     /// A quarter of the rounds had a smaller ratio.
@@ -94,7 +108,7 @@ impl Row {
 type Cell = fn(&Row) -> Option<String>;
 
 /// The columns of a table, and their names.
-const COLUMNS: [(&str, Cell); 31] = [
+const COLUMNS: [(&str, Cell); 38] = [
     ("SYSTEM", |row| Some(row.system.clone())),
     ("MODE", |row| Some(row.mode.clone())),
     ("WHAT", |row| row.what.clone()),
@@ -104,6 +118,7 @@ const COLUMNS: [(&str, Cell); 31] = [
     ("BATCH", |row| row.batch.map(|entries| entries.to_string())),
     ("ENTRIES", |row| row.entries.map(|entries| entries.to_string())),
     ("GROUPS", |row| row.groups.map(|groups| groups.to_string())),
+    ("PARTITIONS", |row| row.partitions.map(|partitions| partitions.to_string())),
     ("OPS/S", |row| number(row.ops_per_s, 0)),
     ("P50 US", |row| number(row.p50_us, 1)),
     ("P99 US", |row| number(row.p99_us, 1)),
@@ -124,6 +139,12 @@ const COLUMNS: [(&str, Cell); 31] = [
     ("AGREED", |row| yes_or_no(row.agreed)),
     ("IDLE CPU %", |row| number(row.idle_cpu_percent, 1)),
     ("BYTES/GROUP", |row| number(row.bytes_per_group, 0)),
+    ("CHANGED", |row| row.changed.map(|partitions| partitions.to_string())),
+    ("BYTES/PARTITION", |row| number(row.bytes_per_partition, 0)),
+    ("MS", |row| number(row.millis, 1)),
+    ("NS", |row| number(row.nanos, 0)),
+    ("PAUSE MS", |row| number(row.pause_ms, 3)),
+    ("GOAL", |row| row.goal.clone()),
     ("RATIO", |row| number(row.ratio, 3)),
     ("QUARTILES", |row| {
         let (q1, q3) = row.ratio_q1.zip(row.ratio_q3)?;
@@ -164,7 +185,7 @@ fn table(rows: &[Row]) -> Table {
         table.add_row(filled.iter().map(|(_, cell)| cell(row).unwrap_or_else(|| "-".to_owned())));
     }
     for (column, (name, _)) in table.column_iter_mut().zip(&filled) {
-        if !["SYSTEM", "MODE", "WHAT"].contains(name) {
+        if !["SYSTEM", "MODE", "WHAT", "GOAL"].contains(name) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }

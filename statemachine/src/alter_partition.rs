@@ -4,10 +4,11 @@
 //! wrong in several ways, and so whether it retries, waits for metadata or steps down (KIP-497,
 //! KIP-704, KIP-841, KIP-903).
 
+use crate::brokers::Brokers;
 use crate::change::Target;
 use crate::command::{AlterPartition, BrokerSession};
 use crate::error::{ErrorCode, Rejection};
-use crate::ids::{BrokerId, Brokers, list};
+use crate::ids::{BrokerId, list};
 use crate::image::MetadataImage;
 use crate::machine::Step;
 use crate::outcome::{PartitionAltered, Reply};

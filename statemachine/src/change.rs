@@ -7,8 +7,9 @@
 //! (eligible leader replicas).
 
 use crate::broker::ActiveBrokers;
+use crate::brokers::Brokers;
 use crate::elect::{Ballot, Elected, Election};
-use crate::ids::{BrokerId, Brokers, LeaderEpoch, PartitionEpoch};
+use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch};
 use crate::partition::{Partition, Recovery, in_order_of, min_insync_effective, without};
 
 /// What a change aims at. Starts as [`Target::of`] a partition, which aims at no change.
@@ -85,10 +86,10 @@ pub fn change(
         Elected::Eligible(id) => {
             // Alone in the ISR it may be enough already, with min.insync.replicas lowered meanwhile.
             let elr = if min_insync <= 1 { Brokers::default() } else { without(&elr, &[id]) };
-            (Some(id), Box::from([id]), elr, recovery)
+            (Some(id), Brokers::from([id]), elr, recovery)
         }
         Elected::LastKnown(id) | Elected::Unclean(id) => {
-            (Some(id), Box::from([id]), Brokers::default(), Recovery::Recovering)
+            (Some(id), Brokers::from([id]), Brokers::default(), Recovery::Recovering)
         }
         Elected::None => (None, isr, elr, recovery),
     };

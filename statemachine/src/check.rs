@@ -281,6 +281,7 @@ mod tests {
 
     use super::*;
     use crate::ids::{FeatureLevel, LeaderEpoch, PartitionEpoch, ProducerId};
+    use crate::partitions::Partitions;
     use crate::testing::{Cluster, ids, key, topic_id};
 
     /// Brokers 1 to 4 of which 4 is fenced; topic 1 on 1, 2, 3 with min.insync.replicas 2.
@@ -394,7 +395,7 @@ mod tests {
         assert_eq!(rule(&image.check().expect_err("lost")), "every topic is found by its name");
         let mut image = self::image();
         let topic = image.topics.get_mut(&topic_id(1)).expect("there");
-        Arc::make_mut(topic).partitions.clear();
+        Arc::make_mut(topic).partitions = Partitions::default();
         assert_eq!(rule(&image.check().expect_err("empty")), "a topic has at least one partition");
     }
 
@@ -442,7 +443,7 @@ mod tests {
         assert_eq!(
             cluster(|i| {
                 let topic = i.topics.get_mut(&topic_id(1)).expect("there");
-                Arc::make_mut(topic).partitions.clear();
+                Arc::make_mut(topic).partitions = Partitions::default();
             }),
             Err("partitions are never taken away")
         );

@@ -6,10 +6,11 @@
 use serde::{Serialize, Serializer};
 
 use crate::broker::{FeatureRange, Listener};
+use crate::brokers::Brokers;
 use crate::contract::StateHash;
 use crate::ids::{
-    BrokerEpoch, BrokerId, Brokers, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch,
-    PartitionEpoch, PartitionKey, TopicId,
+    BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch, PartitionEpoch,
+    PartitionKey, TopicId,
 };
 use crate::partition::Recovery;
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::broker::{FeatureRange, Listener};
+use crate::brokers::Brokers;
 use crate::command::{
     AlterPartition, BrokerSession, Checkpoint, Command, ConfigChange, ConfigOperation,
     ConfigResource, CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment,
@@ -11,8 +12,8 @@ use crate::command::{
 };
 use crate::contract::StateHash;
 use crate::ids::{
-    BrokerEpoch, BrokerId, Brokers, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch,
-    PartitionEpoch, PartitionKey,
+    BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch, PartitionEpoch,
+    PartitionKey,
 };
 use crate::partition::Recovery;
 use crate::wire::{self, DecodeError, id_from_wire, id_to_wire};
@@ -348,7 +349,7 @@ pub(crate) fn recovery_from_wire(recovering: bool) -> Recovery {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use uuid::Uuid;
 
     use super::*;
@@ -362,7 +363,8 @@ mod tests {
         ConfigChange { key: key.into(), operation }
     }
 
-    fn every_command() -> Vec<Command> {
+    /// At least one of each kind.
+    pub(crate) fn every_command() -> Vec<Command> {
         let listener = Listener { name: "PLAINTEXT".into(), host: "h".into(), port: 9092 };
         let mut topic = new_topic(1, "t", &[&[1, 2], &[2, 1]]);
         topic.configs = vec![("b".into(), "1".into()), ("a".into(), "2".into())];

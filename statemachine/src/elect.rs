@@ -1,7 +1,8 @@
 //! Elections: who leads a partition, given who may.
 
 use crate::broker::ActiveBrokers;
-use crate::ids::{BrokerId, Brokers};
+use crate::brokers::Brokers;
+use crate::ids::BrokerId;
 
 /// What kind of election a change runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -124,9 +124,6 @@ impl Display for PartitionKey {
     }
 }
 
-/// A list of brokers without spare capacity: a million partitions hold two or three of these each.
-pub type Brokers = Box<[BrokerId]>;
-
 /// `[1, 2, 3]`, for messages.
 pub(crate) fn list(brokers: &[BrokerId]) -> String {
     let ids: Vec<String> = brokers.iter().map(ToString::to_string).collect();

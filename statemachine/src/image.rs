@@ -280,14 +280,14 @@ impl MetadataImage {
     }
 
     /// Adds partitions to a topic that is there.
-    pub(crate) fn grow_topic(&mut self, id: TopicId, partitions: Vec<Arc<Partition>>) {
+    pub(crate) fn grow_topic(&mut self, id: TopicId, partitions: Vec<Partition>) {
         self.change_topic(id, |image, topic| {
-            for partition in partitions {
-                let key = PartitionKey { topic: id, partition: topic.partition_count() };
-                image.sum.add_partition(key, &partition);
+            for (number, partition) in (topic.partition_count()..).zip(&partitions) {
+                let key = PartitionKey { topic: id, partition: number };
+                image.sum.add_partition(key, partition);
                 index_replicas(&mut image.kept, key, &partition.replicas);
-                topic.partitions.push_back(partition);
             }
+            topic.partitions.extend(partitions);
         });
     }
 
@@ -316,7 +316,7 @@ impl MetadataImage {
             unindex_replicas(&mut self.kept, key, &slot.replicas);
             index_replicas(&mut self.kept, key, &next.replicas);
         }
-        *slot = Arc::new(next);
+        *slot = next;
     }
 
     /// The sum as it is when it is made from nothing: costs a pass over the state.

@@ -49,12 +49,15 @@
 mod alter_configs;
 mod alter_partition;
 mod broker;
+mod brokers;
 mod change;
 mod check;
 mod checkpoints;
 mod client_sessions;
 mod command;
 mod command_wire;
+#[cfg(test)]
+mod compat;
 mod contract;
 mod delta;
 mod description;
@@ -70,6 +73,7 @@ mod liveness;
 mod machine;
 mod outcome;
 mod partition;
+mod partitions;
 pub mod placement;
 mod producer_ids;
 #[cfg(test)]
@@ -91,6 +95,7 @@ mod what_if;
 pub mod wire;
 
 pub use broker::{ActiveBrokers, Broker, FeatureRange, Listener};
+pub use brokers::Brokers;
 pub use change::{Target, change};
 pub use check::Violation;
 pub use checkpoints::CHECKPOINT_EVERY;
@@ -112,8 +117,8 @@ pub use error::{ErrorCode, Rejection};
 pub use explain::{Explanation, MissingReplica, explain};
 pub use history::PartitionChange;
 pub use ids::{
-    BrokerEpoch, BrokerId, Brokers, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch,
-    PartitionEpoch, PartitionKey, ProducerId, TopicId,
+    BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, Incarnation, LeaderEpoch, PartitionEpoch,
+    PartitionKey, ProducerId, TopicId,
 };
 pub use image::MetadataImage;
 pub use machine::Metadata;

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::ids::{BrokerId, Brokers, LeaderEpoch, PartitionEpoch};
+use crate::brokers::Brokers;
+use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch};
 
 /// Whether the leader's log holds all that was ever acknowledged (KIP-704).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -9,8 +9,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::brokers::Brokers;
 use crate::error::{ErrorCode, Rejection};
-use crate::ids::{BrokerId, Brokers};
+use crate::ids::BrokerId;
 use crate::image::MetadataImage;
 
 /// The most partitions that one command creates: its apply must not hold up the others.

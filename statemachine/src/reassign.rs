@@ -4,10 +4,11 @@
 //! all that stay are in sync, `change` completes it. A reassignment that replaces another one begins
 //! where that one began, as if it had been cancelled first; but whoever is in both stays in sync.
 
+use crate::brokers::Brokers;
 use crate::change::Target;
 use crate::command::Reassignment;
 use crate::error::{ErrorCode, Rejection};
-use crate::ids::{Brokers, PartitionKey, list};
+use crate::ids::{PartitionKey, list};
 use crate::image::MetadataImage;
 use crate::machine::Step;
 use crate::outcome::{PartitionAltered, PartitionResult, Reply};

@@ -159,17 +159,17 @@ fn read_feature_level(records: &mut RecordReader<'_>) -> Result<FeatureLevel, Re
 fn read_topic(records: &mut RecordReader<'_>, topic: wire::Topic) -> Result<Topic, RestoreError> {
     let id = id_from_wire("topic id", &topic.id).map_err(|error| records.malformed(error))?;
     let configs = configs_from_wire(&topic.configs).map_err(|error| records.malformed(error))?;
-    let mut partitions = imbl::Vector::new();
+    let mut partitions = Vec::new();
     for _ in 0..topic.partitions {
         match records.next()? {
             Kind::Partition(partition) => {
-                partitions.push_back(Arc::new(partition_from_wire(&partition)));
+                partitions.push(partition_from_wire(&partition));
             }
             _ => return Err(records.malformed("not a partition, and the topic has more of them")),
         }
     }
     let (name, configs) = (topic.name.into(), Arc::new(configs));
-    Ok(Topic { id: TopicId(id), name, configs, partitions })
+    Ok(Topic { id: TopicId(id), name, configs, partitions: partitions.into_iter().collect() })
 }
 
 struct RecordReader<'a> {

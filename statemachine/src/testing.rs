@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::broker::FeatureRange;
+use crate::brokers::Brokers;
 use crate::command::{AlterPartition, BrokerSession, Command, NewTopic, RegisterBroker};
 use crate::contract::{Applied, Changes as _, StateMachine};
 use crate::delta::Delta;
@@ -38,7 +39,7 @@ pub(crate) fn incarnation(number: u128) -> Incarnation {
     Incarnation(Uuid::from_u128(number))
 }
 
-pub(crate) fn ids(brokers: &[u32]) -> Box<[BrokerId]> {
+pub(crate) fn ids(brokers: &[u32]) -> Brokers {
     brokers.iter().copied().map(BrokerId).collect()
 }
 

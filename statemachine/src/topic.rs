@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use imbl::Vector;
-
 use crate::ids::TopicId;
 use crate::partition::Partition;
+use crate::partitions::Partitions;
 use crate::topic_config::TopicConfigs;
 
 /// A topic and all of its partitions. Clones share the partitions.
@@ -17,7 +16,7 @@ pub struct Topic {
     pub name: Arc<str>,
     /// What was configured for it.
     pub configs: Arc<TopicConfigs>,
-    pub(crate) partitions: Vector<Arc<Partition>>,
+    pub(crate) partitions: Partitions,
 }
 
 impl Topic {
@@ -37,11 +36,11 @@ impl Topic {
     /// The partition with this number.
     #[must_use]
     pub fn partition(&self, number: u32) -> Option<&Partition> {
-        self.partitions.get(usize::try_from(number).ok()?).map(AsRef::as_ref)
+        self.partitions.get(usize::try_from(number).ok()?)
     }
 
     /// The partitions with their numbers, in order.
     pub fn partitions(&self) -> impl Iterator<Item = (u32, &Partition)> {
-        (0u32..).zip(self.partitions.iter().map(AsRef::as_ref))
+        (0u32..).zip(self.partitions.iter())
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::broker::ActiveBrokers;
+use crate::brokers::Brokers;
 use crate::command::{CreatePartitions, NewTopic};
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{BrokerId, PartitionKey, TopicId, list};
@@ -65,7 +66,7 @@ pub(crate) fn grow(step: &mut Step<'_>, create: &CreatePartitions) -> Result<Rep
     let batch = Batch { image: step.image, names: BTreeMap::new(), ids: BTreeSet::new() };
     let partitions = (count..)
         .zip(&create.partitions)
-        .map(|(number, replicas)| batch.partition(name, number, replicas, factor).map(Arc::new))
+        .map(|(number, replicas)| batch.partition(name, number, replicas, factor))
         .collect::<Result<Vec<_>, _>>()?;
     let grown = (count..).zip(&partitions).map(|(number, _)| number);
     step.delta
@@ -112,7 +113,7 @@ impl<'a> Batch<'a> {
         }
         let partitions = (0u32..)
             .zip(&topic.partitions)
-            .map(|(number, replicas)| self.partition(name, number, replicas, factor).map(Arc::new))
+            .map(|(number, replicas)| self.partition(name, number, replicas, factor))
             .collect::<Result<_, _>>()?;
         let configs = TopicConfigs::from_entries(
             topic.configs.iter().map(|(key, value)| (key.as_str(), value.as_str())),
@@ -183,8 +184,7 @@ impl<'a> Batch<'a> {
             ));
         }
         let active = ActiveBrokers::all(&self.image.brokers);
-        let isr: Box<[BrokerId]> =
-            replicas.iter().copied().filter(|id| active.contains(*id)).collect();
+        let isr: Brokers = replicas.iter().copied().filter(|id| active.contains(*id)).collect();
         if isr.is_empty() {
             return invalid(format!(
                 "would have no leader, since all of {} are fenced or shutting down: use active \
