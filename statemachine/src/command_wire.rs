@@ -448,7 +448,8 @@ pub(crate) mod tests {
             let text = command.to_string();
             assert!(!text.is_empty() && text.lines().count() == 1, "{text:?}");
             let json = serde_json::to_value(&command).unwrap();
-            assert!(json["name"].is_string() && json["fields"].is_object(), "{json}");
+            assert_eq!(json["name"], command.name(), "{json}");
+            assert!(json["fields"].is_object(), "{json}");
         }
         let mut topic = new_topic(1, "a\nb", &[&[1, 2], &[2, 1]]);
         topic.configs = vec![("k".into(), "v".into()), ("l".into(), String::new())];
