@@ -42,6 +42,13 @@ impl<'a> Generator<'a> {
     }
 
     pub(crate) fn command(&mut self) -> Command {
+        // One with as many partitions as can be does not stay for long: all would wait for it.
+        let huge = self.state.topics.iter().find(|(_, topic)| topic.partitions.len() > 1_000);
+        if let Some((topic, _)) = huge
+            && self.random.chance(700)
+        {
+            return Command::DeleteTopic { topic: *topic };
+        }
         let mut weights = WEIGHTS;
         // What is missing is made soon: most commands would meet nothing otherwise.
         if self.state.brokers.len() < 4 {

@@ -6,7 +6,8 @@
 //! from snapshots, and the invariants of both.
 //!
 //! ```text
-//! QUORATE_MODEL_COMMANDS=1000000 cargo test -p quorate-statemachine --test model --release -- --nocapture
+//! QUORATE_MODEL_COMMANDS=1000000 \
+//!     cargo test -p quorate-statemachine --test model --release -- --nocapture
 //! ```
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -28,7 +29,7 @@ use coverage::Coverage;
 use run::Run;
 
 /// How many commands are compared where nobody asks for more.
-const COMMANDS: u64 = 60_000;
+const COMMANDS: u64 = 40_000;
 /// After so many commands all begins anew, with the next seed; the machine notes one checkpoint before.
 const COMMANDS_PER_RUN: u64 = 1_200;
 

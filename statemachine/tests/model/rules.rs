@@ -1,14 +1,13 @@
-//! Which rule a command falls under; a command that is refused leaves the state as it was.
+//! Which rule a command falls under.
 
 use quorate_statemachine::{Command, ErrorCode, Reply};
 
 use crate::state::State;
 
 impl State {
-    /// Carries out a command at its index of the log.
+    /// Carries out a command at its index of the log. After an error the state is one to throw away.
     pub(crate) fn apply(&mut self, index: u64, command: &Command) -> Result<Reply, ErrorCode> {
-        let before = self.clone();
-        let result = match command {
+        match command {
             Command::RegisterBroker(register) => self.register(index, register),
             Command::FenceBroker(session) => self.fence(*session),
             Command::UnfenceBroker(session) => self.unfence(*session),
@@ -28,10 +27,6 @@ impl State {
             // The replicas agree: the run sees to it.
             Command::CompareState(_) => Ok(Reply::StateCompared),
             other => panic!("the model has no rule for {other:?}"),
-        };
-        if result.is_err() {
-            *self = before;
         }
-        result
     }
 }

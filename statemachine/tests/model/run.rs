@@ -77,6 +77,10 @@ impl Run {
     fn step(&mut self, command: &Command, coverage: &mut Coverage) {
         let before = self.model.clone();
         let expected = self.model.apply(self.index, command);
+        if expected.is_err() {
+            // Refused, so nothing changed.
+            self.model = before.clone();
+        }
         self.model.check().unwrap();
         self.model.check_step(&before).unwrap();
         if !FeatureRange::SUPPORTED.contains(self.model.feature_level) {

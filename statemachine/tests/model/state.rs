@@ -107,9 +107,8 @@ impl State {
         let brokers: BTreeMap<_, _> =
             image.brokers().map(|broker| (broker.id, broker.clone())).collect();
         // More than there can be, to find what outlived its broker.
-        let broker_configs = (0..=u32::from(u8::MAX))
-            .map(BrokerId)
-            .filter_map(|id| Some((id, configs(image.broker_configs(id)?))));
+        let broker_configs =
+            (0..10).map(BrokerId).filter_map(|id| Some((id, configs(image.broker_configs(id)?))));
         Self {
             feature_level: image.feature_level(),
             next_producer_id: image.next_producer_id(),
