@@ -1,8 +1,8 @@
 //! Owns the place where requests to the quorum leader arrive, on every node.
 //!
-//! What needs the leader's sessions goes on to its [duties](crate::duties); everything else is done
-//! here: the leader completes what only it may decide (the placement of a topic), and proposes. The
-//! loop below does not forward proposals, so a node that has lost its leadership by then gets
+//! What needs the leader's sessions goes on to its [duties](crate::duties); what only the leader may
+//! decide about metadata to the [metadata desk](crate::metadata_desk), and about members to the
+//! [membership desk](crate::membership_desk). Everything else is proposed as it came. The loop below does not forward proposals, so a node that has lost its leadership by then gets
 //! `NotLeader` from its own loop, and nothing happens: there is no gap between the check of
 //! leadership and its use.
 
@@ -15,26 +15,20 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_engine::NodeId;
 use quorate_loop::{Node, ProposeError, ReadError, Role, Service};
-use quorate_statemachine::placement::{TopicShape, plan};
 use quorate_statemachine::{
-    BrokerId, Brokers, Command, ErrorCode, Metadata, NewTopic, Outcome, Rejection,
+    BrokerId, Command, ErrorCode, FeatureLevel, Metadata, Outcome, Rejection,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use uuid::Uuid;
 
 use crate::duties::Call;
-use crate::membership_desk;
 use crate::wire::{
-    AppliedResponse, CreateTopicRequest, Doubt, Refusal, RejectedResponse, Request, RequestKind,
-    Response, ResponseKind,
+    AppliedResponse, Doubt, Refusal, RejectedResponse, Request, RequestKind, Response, ResponseKind,
 };
+use crate::{membership_desk, metadata_desk};
 
 /// Requests that a leader works on at a time, heartbeats not counted. Beyond it nodes are told
 /// `Overloaded`; it is far above what one log can commit within the time of a request.
 const REQUESTS_MAX: usize = 8_192;
-
-/// Placements that are planned for one topic at most: each but the last was overtaken by a fence.
-const PLANS_MAX: usize = 3;
 
 /// Heartbeats and registrations that wait for the duties: several for each of a thousand brokers.
 pub(crate) const CALLS_MAX: usize = 4_096;
@@ -110,7 +104,22 @@ impl Inner {
                 self.in_slot(membership_desk::transfer(&node, request.to, patience)).await
             }
             RequestKind::ReadIndex(_) => self.in_slot(read_index(&node)).await,
-            RequestKind::CreateTopic(request) => self.in_slot(create_topic(&node, request)).await,
+            RequestKind::CreateTopic(topic) => {
+                self.in_slot(metadata_desk::create_topics(&node, &[topic])).await
+            }
+            RequestKind::CreateTopics(request) => {
+                self.in_slot(metadata_desk::create_topics(&node, &request.topics)).await
+            }
+            RequestKind::CreatePartitions(request) => {
+                self.in_slot(metadata_desk::create_partitions(&node, &request)).await
+            }
+            RequestKind::FenceBroker(broker) => {
+                self.in_slot(metadata_desk::fence(&node, BrokerId(broker))).await
+            }
+            RequestKind::SetFeatureLevel(level) => {
+                let level = FeatureLevel(level);
+                self.in_slot(metadata_desk::set_feature_level(&node, level)).await
+            }
             RequestKind::Propose(command) => match Command::decode(&command) {
                 Ok(decided) if is_the_senders_to_decide(&decided) => {
                     self.in_slot(propose(&node, command)).await
@@ -137,8 +146,8 @@ impl Inner {
     }
 }
 
-/// Commands whose preconditions the state machine checks alone. The others depend on sessions or on
-/// a plan that only the leader makes.
+/// Commands whose preconditions the state machine checks alone. The others depend on sessions, on a
+/// plan that only the leader makes, or on what its version can do.
 fn is_the_senders_to_decide(command: &Command) -> bool {
     matches!(
         command,
@@ -146,20 +155,23 @@ fn is_the_senders_to_decide(command: &Command) -> bool {
             | Command::AlterPartition(_)
             | Command::AllocateProducerIds(_)
             | Command::UnregisterBroker { .. }
-            | Command::SetFeatureLevel { .. }
+            | Command::ElectLeaders(_)
+            | Command::AlterReassignments { .. }
+            | Command::AlterConfigs { .. }
     )
 }
 
 /// Proposes on this node, if it leads.
 pub(crate) async fn propose(node: &Node<Metadata>, command: Bytes) -> Response {
     match node.propose(command).await {
-        Ok(applied) => ResponseKind::Applied(AppliedResponse {
-            index: applied.index,
-            outcome: applied.outcome.encode(),
-        })
-        .into(),
+        Ok(committed) => applied(&committed.outcome, committed.index),
         Err(error) => proposal_failed(&error),
     }
+}
+
+/// The outcome of a command as of this index.
+pub(crate) fn applied(outcome: &Outcome, index: u64) -> Response {
+    ResponseKind::Applied(AppliedResponse { index, outcome: outcome.encode() }).into()
 }
 
 fn proposal_failed(error: &ProposeError) -> Response {
@@ -194,75 +206,6 @@ pub(crate) async fn confirm(node: &Node<Metadata>) -> Result<u64, Refusal> {
             _ => Refusal::NotLeader,
         }),
     }
-}
-
-/// A broker that was planned with may be fenced before the topic is in the log. Then nothing was
-/// created, and whoever left the placement to the leader did nothing wrong: it is planned anew, on the
-/// image that shows the fence.
-async fn create_topic(node: &Node<Metadata>, request: CreateTopicRequest) -> Response {
-    let mut plans = 1;
-    loop {
-        let response = plan_and_create(node, &request).await;
-        if plans == PLANS_MAX || !request.assignment.is_empty() || !is_overtaken(&response) {
-            return response;
-        }
-        plans += 1;
-    }
-}
-
-/// Whether the log has refused a placement.
-fn is_overtaken(response: &Response) -> bool {
-    let Some(ResponseKind::Applied(applied)) = &response.kind else { return false };
-    matches!(Outcome::decode(&applied.outcome), Ok(Outcome::Rejected(rejection))
-        if rejection.code == ErrorCode::InvalidReplicaAssignment)
-}
-
-async fn plan_and_create(node: &Node<Metadata>, request: &CreateTopicRequest) -> Response {
-    if node.status().role != Role::Leader {
-        return Refusal::NotLeader.into();
-    }
-    let topic = match planned(node, request) {
-        Ok(topic) => topic,
-        Err(_) => {
-            // The refusal is not written down anywhere, so it must not come from an image of the
-            // past: a leader that has just begun may not have seen the newest brokers.
-            if let Err(refusal) = confirm(node).await {
-                return refusal.into();
-            }
-            match planned(node, request) {
-                Ok(topic) => topic,
-                Err(rejection) => return rejected(rejection, node.image().applied),
-            }
-        }
-    };
-    propose(node, Command::CreateTopics { topics: vec![topic] }.encode()).await
-}
-
-/// The topic with an id and with a placement, its own or one that is planned now.
-fn planned(node: &Node<Metadata>, request: &CreateTopicRequest) -> Result<NewTopic, Rejection> {
-    let id = Uuid::new_v4();
-    let partitions = if request.assignment.is_empty() {
-        let shape = TopicShape {
-            partitions: request.partitions,
-            replication_factor: request.replication_factor,
-        };
-        // The id is random, so its first half is as good an offset as any: topics do not all begin
-        // at the same broker.
-        plan(&node.image().image, shape, id.as_u64_pair().0)?
-    } else {
-        request
-            .assignment
-            .iter()
-            .map(|replicas| replicas.brokers.iter().copied().map(BrokerId).collect::<Brokers>())
-            .collect()
-    };
-    let configs = request.configs.iter().map(|(key, value)| (key.clone(), value.clone()));
-    Ok(NewTopic {
-        id: id.into(),
-        name: request.name.clone(),
-        partitions,
-        configs: configs.collect(),
-    })
 }
 
 /// A rejection by the leader itself, decided on the image with this index.

@@ -25,7 +25,7 @@ pub struct PartitionHistory {
 impl Quorum {
     /// The latest changes of a partition, each with its command and index, as far as this node's log
     /// reaches: to its last snapshot. It reads that and the log behind it from the disk, beside what the
-    /// node does.
+    /// node does, for at most two callers at a time; others wait.
     ///
     /// Cancel safe.
     ///
@@ -36,7 +36,10 @@ impl Quorum {
         &self,
         partition: PartitionKey,
     ) -> Result<PartitionHistory, ReplayError> {
+        // It is held until the log was gone through, also where the caller waits no longer.
+        let turn = self.turn_to_replay().await;
         let pick = move |replayed: Replayed<'_, Metadata>| {
+            let _held = &turn;
             let before = replayed.before.partition(partition);
             let after = replayed.after.partition(partition);
             // Most commands concern others.

@@ -67,25 +67,33 @@
 //!
 //! # Where to read on
 //!
-//! `quorum.rs` is the surface; `caller.rs` the way to the leader and what may be repeated on it;
-//! `desk.rs` what happens there; `duties.rs` and `sessions.rs` who is alive; `upkeep.rs` what is put in
-//! order now and then; `broker_session.rs` the other end of the heartbeats; `metadata_only.rs` what a broker without data plane does as a leader;
-//! `membership.rs` and `membership_desk.rs` who belongs to the quorum, on either end.
+//! `quorum.rs` is the surface, and beside it, by what is asked for, `topic.rs`, `partition.rs`,
+//! `configs.rs`, `broker_control.rs` and `features.rs`; `caller.rs` the way to the leader and what may be
+//! repeated on it; `desk.rs` what happens there, and `metadata_desk.rs` what only the leader decides;
+//! `duties.rs` and `sessions.rs` who is alive; `upkeep.rs` what is put in order now and then;
+//! `broker_session.rs` the other end of the heartbeats; `metadata_only.rs` what a broker without data plane
+//! does as a leader; `history.rs` how a partition came to be as it is; `membership.rs` and
+//! `membership_desk.rs` who belongs to the quorum, on either end.
 
 // Tests carry the number of the trap that they guard against.
 #![cfg_attr(test, allow(non_snake_case))]
 
+mod broker_control;
 mod broker_session;
 mod caller;
 mod config;
+mod configs;
 mod departures;
 mod desk;
 mod duties;
 mod error;
+mod features;
 mod history;
 mod membership;
 mod membership_desk;
+mod metadata_desk;
 mod metadata_only;
+mod partition;
 mod quorum;
 mod readiness;
 mod registration;
@@ -102,15 +110,19 @@ mod wire;
 /// The metadata itself: images, commands, outcomes, and their names.
 pub use quorate_statemachine as metadata;
 
+pub use broker_control::BrokerChanged;
 pub use broker_session::{BrokerSession, SessionEnd, SessionState};
 pub use config::QuorumConfig;
+pub use configs::{ConfigEntry, ConfigSource, ConfigTarget, ConfigsAltered};
 pub use error::{
     ChangeMembersError, ErrorKind, OpenError, ReadError, RegisterError, ShutdownNotGranted,
     TransferError, Unavailable, UnknownReason, WatchEnded, WriteError,
 };
+pub use features::{FeatureLevelSet, Features};
 pub use history::{HISTORY_MAX, PartitionHistory};
 pub use membership::{MembersChanged, QuorumMember};
 pub use metadata_only::MetadataOnly;
+pub use partition::{ElectionScope, PartitionResults, TopicPartition};
 pub use quorate_engine::{
     ClusterId, DirectoryId, EngineConfig, FormatError, Founding, Identity, IdentityError, NodeId,
     Voter, format,
@@ -121,14 +133,15 @@ pub use quorate_loop::{
     TlsError, Wait, WaitError,
 };
 pub use quorate_statemachine::{
-    AlterPartition, BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Delta, ErrorCode,
-    Explanation, Incarnation, Listener, MetadataImage, MissingReplica, PartitionAltered,
-    PartitionChange, PartitionKey, Rejection, TopicId, WhatIf, what_if,
+    AlterPartition, BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, ConfigChange,
+    ConfigOperation, Delta, ElectionType, ErrorCode, Explanation, FeatureLevel, FeatureRange,
+    Incarnation, Listener, MetadataImage, MissingReplica, PartitionAltered, PartitionChange,
+    PartitionKey, PartitionResult, Rejection, TopicConfigKey, TopicId, WhatIf, what_if,
 };
 pub use quorum::{ProducerIdBlock, Quorum};
 pub use readiness::NotReady;
 pub use registration::{Registration, Vouch};
-pub use topic::{CreatedTopic, DeletedTopic, Placement, TopicSpec};
+pub use topic::{CreatedTopic, DeletedTopic, GrownTopic, Placement, TopicSpec};
 pub use watch::{MetadataUpdate, Snapshot, Watch};
 
 /// The README's example is compiled as a test.

@@ -7,9 +7,9 @@ use quorate_engine::{DefaultFileSystem, Disk, Formatted, Identity};
 use quorate_loop::{GroupStatus, LoopConfig, Metrics, Node, Role, Wait};
 use quorate_statemachine::{
     AlterPartition, BrokerId, BrokerSession as RegisteredBroker, Command, ErrorCode, Metadata,
-    PartitionAltered, ProducerId, Rejection, Reply, TopicId,
+    PartitionAltered, ProducerId, Rejection, Reply,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::broker_session::{self, BrokerSession, LocalSessions, Rhythm};
@@ -20,7 +20,6 @@ use crate::duties::Duties;
 use crate::error::{OpenError, ReadError, RegisterError, Unavailable, UnknownReason, WriteError};
 use crate::readiness::{NotReady, StallWatch};
 use crate::registration::Registration;
-use crate::topic::{CreatedTopic, DeletedTopic, TopicSpec};
 use crate::upkeep::Upkeep;
 use crate::watch::{Snapshot, Watch};
 use crate::wire::RequestKind;
@@ -28,6 +27,9 @@ use crate::wire::RequestKind;
 /// Pause before a broker that is refused because of a live session tries again: an eighth of the
 /// session, so that it comes in soon after that session ends.
 const DUPLICATE_PAUSES_PER_SESSION: u32 = 8;
+
+/// How many may go through the log at a time: each needs as much memory as the state.
+const REPLAYS_MAX: usize = 2;
 
 /// A node of the quorum, running. Clones are the same node.
 ///
@@ -46,6 +48,8 @@ struct Inner {
     stop: watch::Sender<bool>,
     local: LocalSessions,
     stall: Mutex<StallWatch>,
+    /// Each permit is for going through the log once, with a whole state beside the live one.
+    replays: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -125,7 +129,8 @@ impl Quorum {
         tokio::spawn(Self::supervise(node.clone(), duties.run(stopped.clone())));
         tokio::spawn(Self::supervise(node.clone(), upkeep.run(stopped)));
         let (local, stall) = (LocalSessions::default(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { node, config, desk, stop, local, stall }) })
+        let replays = Arc::new(Semaphore::new(REPLAYS_MAX));
+        Ok(Self { inner: Arc::new(Inner { node, config, desk, stop, local, stall, replays }) })
     }
 
     /// Registers a broker and keeps its session alive.
@@ -178,48 +183,6 @@ impl Quorum {
             self.inner.local.clone(),
             self.inner.stop.subscribe(),
         ))
-    }
-
-    /// Creates a topic. When it returns, the topic is committed, and this node's image shows it.
-    ///
-    /// Not cancel safe: the topic may be created afterwards.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]: TOPIC_ALREADY_EXISTS, INVALID_TOPIC_EXCEPTION, INVALID_PARTITIONS,
-    /// INVALID_REPLICATION_FACTOR, INVALID_REPLICA_ASSIGNMENT, INVALID_CONFIG.
-    pub async fn create_topic(&self, spec: TopicSpec) -> Result<CreatedTopic, WriteError> {
-        let request = spec.to_request()?;
-        let done = self.write(RequestKind::CreateTopic(request), Repeat::Never).await?;
-        match done.reply {
-            Reply::TopicsCreated { topics } => match topics.first() {
-                Some(id) => Ok(CreatedTopic { name: spec.name, id: *id, index: done.index }),
-                None => Err(unreadable()),
-            },
-            _ => Err(unreadable()),
-        }
-    }
-
-    /// Deletes the topic of this name, with all that is in it.
-    ///
-    /// Not cancel safe: the topic may be deleted afterwards.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]: UNKNOWN_TOPIC_OR_PARTITION when there is none, and UNKNOWN_TOPIC_ID when
-    /// somebody else has deleted it at the same time.
-    pub async fn delete_topic(&self, name: &str) -> Result<DeletedTopic, WriteError> {
-        // The name is looked up here, and what is deleted is the id: never a topic of the same name
-        // that is made a moment later. Which one it is now, only a complete image can say.
-        caller::refuse_if_full(&self.inner.node)?;
-        self.read_index().await.map_err(nothing_was_sent)?;
-        let id = self.topic_id(name).ok_or_else(|| unknown_topic(name))?;
-        let command = Command::DeleteTopic { topic: id };
-        let done = self.propose_as_is(&command).await?;
-        match done.reply {
-            Reply::TopicDeleted { name } => Ok(DeletedTopic { name, id, index: done.index }),
-            _ => Err(unreadable()),
-        }
     }
 
     /// Changes the ISR of a partition, as its leader (KIP-497). The epochs in the change decide
@@ -279,7 +242,7 @@ impl Quorum {
     /// # Errors
     ///
     /// [`WriteError`]. What only the leader may decide is refused with UNSUPPORTED_VERSION: registering,
-    /// fencing and unfencing brokers, and creating topics.
+    /// fencing and unfencing brokers, creating topics and partitions, and setting the feature level.
     pub async fn propose(&self, command: Command) -> Result<(u64, Reply), WriteError> {
         let done = self.propose_as_is(&command).await?;
         Ok((done.index, done.reply))
@@ -396,35 +359,40 @@ impl Quorum {
         }
     }
 
+    /// Waits for leave to go through the log, which ends with what is returned. It is always there: nobody
+    /// closes the semaphore.
+    pub(crate) async fn turn_to_replay(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.inner.replays).acquire_owned().await.ok()
+    }
+
     pub(crate) fn node(&self) -> &Node<Metadata> {
         &self.inner.node
     }
 
-    async fn write(&self, kind: RequestKind, repeat: Repeat) -> Result<Done, WriteError> {
+    /// This node's image, complete as of now: what is looked up here before a change is asked for.
+    pub(crate) async fn newest(&self) -> Result<Snapshot, WriteError> {
+        caller::refuse_if_full(&self.inner.node)?;
+        self.read_index().await.map_err(nothing_was_sent)?;
+        Ok(self.image())
+    }
+
+    pub(crate) async fn write(
+        &self,
+        kind: RequestKind,
+        repeat: Repeat,
+    ) -> Result<Done, WriteError> {
         let timeout = self.inner.config.operation_timeout();
         caller::write(&self.inner.node, kind, repeat, timeout).await
     }
 
-    async fn propose_as_is(&self, command: &Command) -> Result<Done, WriteError> {
+    pub(crate) async fn propose_as_is(&self, command: &Command) -> Result<Done, WriteError> {
         self.write(RequestKind::Propose(command.encode()), Repeat::Never).await
-    }
-
-    fn topic_id(&self, name: &str) -> Option<TopicId> {
-        self.inner.node.image().image.topic_by_name(name).map(|topic| topic.id)
     }
 }
 
 /// An answer of another kind than the question's: a fault of the leader's version.
-fn unreadable() -> WriteError {
+pub(crate) fn unreadable() -> WriteError {
     WriteError::Unknown { reason: UnknownReason::Unreadable }
-}
-
-fn unknown_topic(name: &str) -> WriteError {
-    Rejection::new(
-        ErrorCode::UnknownTopicOrPartition,
-        format!("there is no topic `{}`: see the names with `topics ls`", name.escape_debug()),
-    )
-    .into()
 }
 
 /// A write that ended with the read before it: nothing was changed.

@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 mod failover;
 mod history;
 mod membership;
+mod metadata;
 mod upkeep;
 
 struct Cluster {
@@ -293,6 +294,9 @@ async fn trap_I18_I19_a_node_that_does_not_lead_proposes_nothing_for_a_leader() 
         RequestKind::Propose(allocate),
         RequestKind::Heartbeat(beat),
         RequestKind::CreateTopic(topic),
+        RequestKind::CreatePartitions(Default::default()),
+        RequestKind::FenceBroker(1),
+        RequestKind::SetFeatureLevel(1),
         RequestKind::ReadIndex(Empty {}),
         RequestKind::Progress(Empty {}),
     ] {

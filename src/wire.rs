@@ -4,10 +4,11 @@
 //! leader does not know is refused, never guessed at.
 
 use prost::{Message, Oneof};
+use quorate_statemachine::{BrokerId, Brokers};
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Request {
-    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub(crate) kind: Option<RequestKind>,
 }
 
@@ -36,6 +37,18 @@ pub(crate) enum RequestKind {
     SetAddress(SetAddressRequest),
     #[prost(message, tag = "9")]
     TransferLeadership(TransferRequest),
+    /// The leader plans the placements and proposes the topics, all or none.
+    #[prost(message, tag = "10")]
+    CreateTopics(CreateTopicsRequest),
+    /// The leader plans the placement of what the topic lacks and proposes it.
+    #[prost(message, tag = "11")]
+    CreatePartitions(CreatePartitionsRequest),
+    /// The leader looks the epoch of this broker up and proposes that it is fenced.
+    #[prost(uint32, tag = "12")]
+    FenceBroker(u32),
+    /// The leader checks that it supports this level and proposes it.
+    #[prost(uint32, tag = "13")]
+    SetFeatureLevel(u32),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -77,6 +90,25 @@ pub(crate) struct CreateTopicRequest {
     pub(crate) configs: std::collections::BTreeMap<String, String>,
     /// One list of brokers a partition; empty: the leader plans.
     #[prost(message, repeated, tag = "5")]
+    pub(crate) assignment: Vec<Replicas>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct CreateTopicsRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) topics: Vec<CreateTopicRequest>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct CreatePartitionsRequest {
+    /// The topic's id: never a topic of the same name that is made a moment later.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) topic: Vec<u8>,
+    /// How many partitions it shall have.
+    #[prost(uint32, tag = "2")]
+    pub(crate) total: u32,
+    /// One list of brokers a new partition; empty: the leader plans.
+    #[prost(message, repeated, tag = "3")]
     pub(crate) assignment: Vec<Replicas>,
 }
 
@@ -303,6 +335,18 @@ pub(crate) enum Doubt {
     LeadershipLost = 1,
     Stopped = 2,
     ConnectionLost = 3,
+}
+
+impl Replicas {
+    /// An assignment, one list of brokers a partition.
+    pub(crate) fn all_of(assignment: &[Vec<BrokerId>]) -> Vec<Self> {
+        let brokers = |replicas: &Vec<BrokerId>| replicas.iter().map(|id| id.get()).collect();
+        assignment.iter().map(|replicas| Self { brokers: brokers(replicas) }).collect()
+    }
+
+    pub(crate) fn to_brokers(&self) -> Brokers {
+        self.brokers.iter().copied().map(BrokerId).collect()
+    }
 }
 
 impl From<RequestKind> for Request {

@@ -6,6 +6,8 @@
 #[path = "../loop/tests/certificates/mod.rs"]
 mod certificates;
 mod cluster;
+#[path = "cli/metadata.rs"]
+mod metadata;
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -13,7 +15,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use certificates::Authority;
-use cluster::{Cluster, contents, json_of, program, quorate, throughout, until};
+use cluster::{Cluster, by_name, contents, json_of, program, quorate, throughout, until};
 use serde_json::json;
 use uuid::Uuid;
 

@@ -4,8 +4,8 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use quorate::{
-    ChangeMembersError, ErrorCode, ErrorKind, MembershipError, ReadError, TransferError,
-    Unavailable, WriteError,
+    ChangeMembersError, ErrorCode, ErrorKind, MembershipError, ReadError, Rejection, ReplayError,
+    TransferError, Unavailable, WriteError,
 };
 
 use crate::views::{ApiError, FailureOutcome};
@@ -88,6 +88,12 @@ impl From<WriteError> for Fault {
     }
 }
 
+impl From<Rejection> for Fault {
+    fn from(rejection: Rejection) -> Self {
+        WriteError::from(rejection).into()
+    }
+}
+
 impl From<ReadError> for Fault {
     fn from(error: ReadError) -> Self {
         let name = match &error {
@@ -98,6 +104,16 @@ impl From<ReadError> for Fault {
         let retryable = !matches!(error, ReadError::Stopped { .. });
         let outcome = FailureOutcome::NeverApplied;
         Self::new(StatusCode::SERVICE_UNAVAILABLE, name, error.to_string(), retryable, outcome)
+    }
+}
+
+impl From<ReplayError> for Fault {
+    fn from(error: ReplayError) -> Self {
+        let stopped = matches!(error, ReplayError::ShutDown);
+        let name = if stopped { "STOPPED" } else { "LOG_UNREADABLE" };
+        // Another node has a log of its own.
+        let outcome = FailureOutcome::NeverApplied;
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, name, error.to_string(), !stopped, outcome)
     }
 }
 

@@ -12,9 +12,23 @@
 //!  GET    /v1/topics          │ linearizable, through the leader;
 //!  GET    /v1/partitions      │ with ?local=true from the asked node's own image;
 //!  GET    /v1/members         │ partitions also ?topic=NAME
-//!  GET    /v1/producer-ids    ┘
+//!  GET    /v1/producer-ids    │
+//!  GET    /v1/topics/{name}   │ with configs and partitions
+//!  GET    /v1/configs         │ ?topic=NAME, ?broker=N or ?default=true
+//!  GET    /v1/features        │
+//!  GET    /v1/partitions/history   │ ?topic=NAME&partition=N: with the log of the asked node
+//!  GET    /v1/partitions/explain   │
+//!  GET    /v1/partitions/what-if   ┘ ?kill=ID,ID
 //!  POST   /v1/topics          committed and visible on the asked node when answered
 //!  DELETE /v1/topics/{name}
+//!  POST   /v1/topics/{name}/partitions
+//!  POST   /v1/partitions/elect     ┐
+//!  POST   /v1/partitions/reassign  │ each partition has its own result
+//!  POST   /v1/partitions/cancel    ┘
+//!  POST   /v1/configs         all or none
+//!  POST   /v1/features        the feature level
+//!  POST   /v1/brokers/{id}/fence
+//!  POST   /v1/brokers/{id}/unregister
 //!  POST   /v1/producer-ids    for a broker that the asked node registered
 //!  POST   /v1/members         roles of members, all at once; with dry_run nothing is changed
 //!  POST   /v1/members/{node_id}/address
@@ -40,6 +54,7 @@ mod fault;
 mod limits;
 mod metrics;
 mod render;
+mod request;
 mod routes;
 mod server;
 mod stream;

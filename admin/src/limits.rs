@@ -9,8 +9,12 @@ pub(crate) const CONNECTIONS_MAX: usize = 256;
 /// How long a client may take to begin TLS.
 pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
-/// The longest body of a request: a topic with all of its configs has a few hundred bytes.
+/// The longest body of any other request: a topic with all of its configs has a few hundred bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The longest body that names partitions: 10,000 of them, each with a topic's name of the longest and
+/// some replicas.
+pub(crate) const PLAN_BYTES_MAX: usize = 4 << 20;
 
 /// How long a connection may be silent beyond the time of a request. It ends idle connections, and
 /// requests that never become complete, so that they do not keep others out.
@@ -22,8 +26,8 @@ pub(crate) const STUCK_MAX: Duration = Duration::from_secs(30);
 /// What a request may take beyond the time of its operation, whose own answer says more.
 const REQUEST_SLACK: Duration = Duration::from_secs(2);
 
-/// The longest that a request may take when an operation may take this long. A deletion is two: it reads
-/// before it writes.
+/// The longest that a request may take when an operation may take this long. What is named is
+/// looked up by a read before it is changed.
 pub(crate) fn request_max(operation_timeout: Duration) -> Duration {
     2 * operation_timeout + REQUEST_SLACK
 }

@@ -1,13 +1,18 @@
 //! Owns the way from images and statuses to the [views](crate::views).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate::metadata::{self, Image as _};
-use quorate::{BrokerId, GroupStatus, Identity, MetadataImage, Metrics, QuorumMember, Snapshot};
+use quorate::{
+    BrokerId, ConfigTarget, ErrorCode, GroupStatus, Identity, MetadataImage, Metrics, PartitionKey,
+    QuorumMember, Rejection, Snapshot,
+};
 use uuid::Uuid;
 
 use crate::views::{
-    Broker, Member, MemberRole, MembersChanged, Partition, ProducerIds, Role, Status, Topic, Voter,
+    Broker, BrokerFeatures, ConfigEntry, ConfigSource, Explanation, FeatureRange, Features, Member,
+    MemberRole, MembersChanged, MissingReplica, Partition, PartitionChange, PartitionResult,
+    PartitionResults, ProducerIds, Recovery, Role, Status, Topic, TopicDescription, Voter, WhatIf,
 };
 
 /// The node and its group. `applied_index`, `feature_level` and `state_hash` are of one and the same
@@ -120,29 +125,58 @@ fn listener(listener: &metadata::Listener) -> (String, String) {
 
 /// All topics, by name.
 pub(crate) fn topics(image: &MetadataImage) -> Vec<Topic> {
-    let row = |topic: &metadata::Topic| {
-        let replicas = topic.partition(0).map_or(0, |partition| partition.replicas.len());
-        Topic {
-            name: topic.name.to_string(),
-            topic_id: topic.id.0,
-            partitions: topic.partition_count(),
-            replication_factor: u32::try_from(replicas).unwrap_or(u32::MAX),
-            configs: configs(topic),
-        }
-    };
-    image.topics_by_name().map(row).collect()
+    image.topics_by_name().map(topic).collect()
+}
+
+fn topic(topic: &metadata::Topic) -> Topic {
+    Topic {
+        name: topic.name.to_string(),
+        topic_id: topic.id.0,
+        partitions: topic.partition_count(),
+        replication_factor: u32::try_from(topic.replication_factor()).unwrap_or(u32::MAX),
+        configs: configs(topic),
+    }
+}
+
+/// One topic with all that belongs to it.
+///
+/// # Errors
+///
+/// UNKNOWN_TOPIC_OR_PARTITION.
+pub(crate) fn described(image: &MetadataImage, name: &str) -> Result<TopicDescription, Rejection> {
+    let effective_configs = config_entries(image, &ConfigTarget::Topic(name.to_owned()))?;
+    let partition_list = partitions(image, Some(name))?;
+    // It is there: its configs were found.
+    let topic = image.topic_by_name(name).map(topic).ok_or_else(|| no_topic(name))?;
+    Ok(TopicDescription { topic, effective_configs, partition_list })
 }
 
 fn configs(topic: &metadata::Topic) -> BTreeMap<String, String> {
     topic.configs.iter().map(|(key, value)| (key.name().to_owned(), value.to_owned())).collect()
 }
 
-/// All partitions, by topic name and number; or those of one topic, `None` when it is not there.
-pub(crate) fn partitions(image: &MetadataImage, topic: Option<&str>) -> Option<Vec<Partition>> {
+/// All partitions, by topic name and number; or those of one topic.
+///
+/// # Errors
+///
+/// UNKNOWN_TOPIC_OR_PARTITION.
+pub(crate) fn partitions(
+    image: &MetadataImage,
+    topic: Option<&str>,
+) -> Result<Vec<Partition>, Rejection> {
     match topic {
-        Some(name) => image.topic_by_name(name).map(|topic| partitions_of(topic).collect()),
-        None => Some(image.topics_by_name().flat_map(partitions_of).collect()),
+        Some(name) => {
+            let topic = image.topic_by_name(name).ok_or_else(|| no_topic(name))?;
+            Ok(partitions_of(topic).collect())
+        }
+        None => Ok(image.topics_by_name().flat_map(partitions_of).collect()),
     }
+}
+
+fn no_topic(name: &str) -> Rejection {
+    let name = name.escape_debug();
+    let message = format!("there is no topic `{name}`: see the names with `topics ls`");
+    Rejection::new(ErrorCode::UnknownTopicOrPartition, message)
 }
 
 fn partitions_of(topic: &metadata::Topic) -> impl Iterator<Item = Partition> + '_ {
@@ -153,17 +187,139 @@ fn partitions_of(topic: &metadata::Topic) -> impl Iterator<Item = Partition> + '
         replicas: ids(&partition.replicas),
         isr: ids(&partition.isr),
         elr: ids(&partition.elr),
-        leader: partition.leader.map(|leader| u64::from(leader.get())),
+        leader: partition.leader.map(id),
         leader_epoch: u64::from(partition.leader_epoch.get()),
         partition_epoch: u64::from(partition.partition_epoch.get()),
+        adding: ids(&partition.adding),
+        removing: ids(&partition.removing),
+        recovery: match partition.recovery {
+            metadata::Recovery::Recovered => Recovery::Recovered,
+            metadata::Recovery::Recovering => Recovery::Recovering,
+        },
+        last_known_leader: partition.last_known_leader.map(id),
     })
 }
 
 fn ids(brokers: &[BrokerId]) -> Vec<u64> {
-    brokers.iter().map(|broker| u64::from(broker.get())).collect()
+    brokers.iter().copied().map(id).collect()
+}
+
+fn id(broker: BrokerId) -> u64 {
+    u64::from(broker.get())
+}
+
+/// What became of each of several partitions.
+pub(crate) fn partition_results(changed: quorate::PartitionResults) -> PartitionResults {
+    let result = |(name, result): (quorate::TopicPartition, quorate::PartitionResult)| {
+        let quorate::TopicPartition { topic, partition } = name;
+        let (altered, rejection) = match result {
+            Ok(altered) => (Some(altered), None),
+            Err(rejection) => (None, Some(rejection)),
+        };
+        PartitionResult {
+            topic,
+            partition,
+            error: rejection.as_ref().map(|rejection| rejection.code.name().to_owned()),
+            message: rejection.map(|rejection| rejection.message),
+            leader: altered.as_ref().and_then(|altered| altered.leader.map(id)),
+            isr: altered.as_ref().map(|altered| ids(&altered.isr)),
+            leader_epoch: altered.as_ref().map(|altered| u64::from(altered.leader_epoch.get())),
+            partition_epoch: altered.map(|altered| u64::from(altered.partition_epoch.get())),
+        }
+    };
+    let results = changed.partitions.into_iter().map(result).collect();
+    PartitionResults { index: changed.index, results }
+}
+
+/// Every config of a target, with the value that holds.
+///
+/// # Errors
+///
+/// UNKNOWN_TOPIC_OR_PARTITION, BROKER_ID_NOT_REGISTERED.
+pub(crate) fn config_entries(
+    image: &MetadataImage,
+    target: &ConfigTarget,
+) -> Result<Vec<ConfigEntry>, Rejection> {
+    let row = |entry: quorate::ConfigEntry<'_>| ConfigEntry {
+        key: entry.key.name().to_owned(),
+        value: entry.value.to_owned(),
+        source: match entry.source {
+            quorate::ConfigSource::Topic => ConfigSource::Topic,
+            quorate::ConfigSource::Broker => ConfigSource::Broker,
+            quorate::ConfigSource::Default => ConfigSource::Default,
+            quorate::ConfigSource::BuiltIn => ConfigSource::BuiltIn,
+        },
+    };
+    Ok(target.describe(image)?.into_iter().map(row).collect())
+}
+
+/// The feature level, and who supports which.
+pub(crate) fn features(features: &quorate::Features) -> Features {
+    let range =
+        |range: quorate::FeatureRange| FeatureRange { min: range.min.get(), max: range.max.get() };
+    let brokers = features.brokers.iter();
+    let broker = |(broker, supported): &(BrokerId, quorate::FeatureRange)| BrokerFeatures {
+        id: id(*broker),
+        supported: range(*supported),
+    };
+    Features {
+        level: features.level.get(),
+        supported: range(features.supported),
+        brokers: brokers.map(broker).collect(),
+    }
 }
 
 /// Where the next block of producer ids begins.
 pub(crate) fn producer_ids(image: &MetadataImage) -> ProducerIds {
     ProducerIds { next: image.next_producer_id().get() }
+}
+
+/// The latest changes of a partition.
+pub(crate) fn history(history: &quorate::PartitionHistory) -> Vec<PartitionChange> {
+    let row = |change: &quorate::PartitionChange| {
+        // It was there before or is there after, for it changed.
+        let state = change.after.as_ref().or(change.before.as_ref())?;
+        Some(PartitionChange {
+            index: change.index,
+            leader: state.leader.map(id),
+            leader_epoch: u64::from(state.leader_epoch.get()),
+            partition_epoch: u64::from(state.partition_epoch.get()),
+            isr: ids(&state.isr),
+            command: change.command.name().to_owned(),
+            reason: change.reason(history.partition),
+        })
+    };
+    history.changes.iter().filter_map(row).collect()
+}
+
+/// Why a partition is as it is.
+pub(crate) fn explanation(explained: quorate::Explanation) -> Explanation {
+    let missing = |missing: quorate::MissingReplica| MissingReplica {
+        replica: id(missing.replica),
+        why: missing.why,
+        index: missing.index,
+    };
+    Explanation {
+        leader: explained.leader.map(id),
+        why: explained.why,
+        missing: explained.missing.into_iter().map(missing).collect(),
+    }
+}
+
+/// What would become of the partitions if these brokers died.
+pub(crate) fn what_if(image: &MetadataImage, killed: &BTreeSet<BrokerId>) -> WhatIf {
+    let named = |keys: Vec<PartitionKey>| {
+        let name = |key: PartitionKey| {
+            image.topic(key.topic).map(|topic| format!("{}-{}", topic.name, key.partition))
+        };
+        keys.into_iter().filter_map(name).collect()
+    };
+    let quorate::WhatIf { leaderless, under_min_isr, data_at_risk } =
+        quorate::what_if(image, killed);
+    WhatIf {
+        killed: killed.iter().copied().map(id).collect(),
+        leaderless: named(leaderless),
+        under_min_isr: named(under_min_isr),
+        data_at_risk: named(data_at_risk),
+    }
 }

@@ -1,30 +1,32 @@
 //! Owns the routes: which request is answered from what.
 
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 use axum::{Json, Router, extract};
-use quorate::{
-    BrokerId, ErrorCode, NodeId, Placement, Quorum, Rejection, Snapshot, TopicSpec, WriteError,
-};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use quorate::{Quorum, Snapshot};
 use tokio::time::timeout;
 
 use crate::access::Access;
 use crate::connection::Caller;
 use crate::fault::Fault;
-use crate::limits::{BODY_BYTES_MAX, request_max};
+use crate::limits::{BODY_BYTES_MAX, PLAN_BYTES_MAX, request_max};
+use crate::request::{Body, Path, Query, ReadQuery, broker_id, node_id};
 use crate::views::{
-    AllocateProducerIds, Broker, ChangeKind, ChangeMembers, CreateTopic, CreatedTopic,
-    DeletedTopic, Health, LeaderTransferred, Member, MemberChange, MembersChanged, Partition,
-    ProducerIdBlock, ProducerIds, SetAddress, Status, Topic, TransferLeader,
+    AllocateProducerIds, ChangeKind, ChangeMembers, Health, LeaderTransferred, Member,
+    MemberChange, MembersChanged, ProducerIdBlock, ProducerIds, SetAddress, Status, TransferLeader,
 };
 use crate::{metrics, render};
+
+mod brokers;
+mod configs;
+mod explanations;
+mod features;
+mod partitions;
+mod topics;
 
 /// Everything that is served.
 pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
@@ -33,21 +35,37 @@ pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
         .route("/metrics", get(metrics))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .route("/v1/brokers", get(brokers))
+        .route("/v1/brokers", get(brokers::list))
+        .route("/v1/brokers/{id}/fence", post(brokers::fence))
+        .route("/v1/brokers/{id}/unregister", post(brokers::unregister))
         .route("/v1/members", get(members).post(change_members))
         .route("/v1/members/{node_id}/address", post(set_address))
         .route("/v1/leader/transfer", post(transfer_leader))
-        .route("/v1/topics", get(topics).post(create_topic))
-        .route("/v1/topics/{name}", delete(delete_topic))
-        .route("/v1/partitions", get(partitions))
+        .route("/v1/topics", get(topics::list).post(topics::create).layer(plans()))
+        .route("/v1/topics/{name}", get(topics::describe).delete(topics::delete))
+        .route("/v1/topics/{name}/partitions", post(topics::create_partitions).layer(plans()))
+        .route("/v1/partitions", get(partitions::list))
+        .route("/v1/partitions/history", get(explanations::history))
+        .route("/v1/partitions/explain", get(explanations::explain))
+        .route("/v1/partitions/what-if", get(explanations::what_if))
+        .route("/v1/partitions/elect", post(partitions::elect).layer(plans()))
+        .route("/v1/partitions/reassign", post(partitions::reassign).layer(plans()))
+        .route("/v1/partitions/cancel", post(partitions::cancel).layer(plans()))
+        .route("/v1/configs", get(configs::describe).post(configs::alter))
+        .route("/v1/features", get(features::get).post(features::set))
         .route("/v1/producer-ids", get(producer_ids).post(allocate_producer_ids))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(quorum.clone(), in_time))
         // The last layer is the first that a request meets.
         .layer(middleware::from_fn_with_state(access, authorized))
         .with_state(quorum)
+}
+
+/// The bound of a body that names partitions.
+fn plans() -> DefaultBodyLimit {
+    DefaultBodyLimit::max(PLAN_BYTES_MAX)
 }
 
 /// Lets in what only reads, and of the rest what comes from somebody who may change something.
@@ -81,8 +99,8 @@ async fn no_such_path() -> Fault {
     Fault::bad_request(
         StatusCode::NOT_FOUND,
         "there is nothing at this path: see /status, /metrics, /health/live, /health/ready, \
-         /v1/brokers, /v1/members, /v1/leader/transfer, /v1/topics, /v1/partitions and \
-         /v1/producer-ids",
+         /v1/brokers, /v1/members, /v1/leader/transfer, /v1/topics, /v1/partitions, /v1/configs, \
+         /v1/features and /v1/producer-ids",
     )
 }
 
@@ -92,23 +110,6 @@ async fn no_such_method() -> Fault {
         "this path does not take this method: use GET to read, POST to create or change, DELETE to \
          delete",
     )
-}
-
-/// Where a read may be answered from.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReadQuery {
-    /// From the asked node's own image, however old; not through the leader.
-    #[serde(default)]
-    local: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PartitionsQuery {
-    topic: Option<String>,
-    #[serde(default)]
-    local: bool,
 }
 
 async fn image(quorum: &Quorum, local: bool) -> Result<Snapshot, Fault> {
@@ -154,52 +155,12 @@ fn health(reasons: Vec<String>) -> Response {
     (status, Json(Health { ok, reasons })).into_response()
 }
 
-async fn brokers(
-    State(quorum): State<Quorum>,
-    Query(query): Query<ReadQuery>,
-) -> Result<Json<Vec<Broker>>, Fault> {
-    let snapshot = image(&quorum, query.local).await?;
-    Ok(Json(render::brokers(&snapshot.image)))
-}
-
-async fn topics(
-    State(quorum): State<Quorum>,
-    Query(query): Query<ReadQuery>,
-) -> Result<Json<Vec<Topic>>, Fault> {
-    let snapshot = image(&quorum, query.local).await?;
-    beside(move || Json(render::topics(&snapshot.image))).await
-}
-
-async fn partitions(
-    State(quorum): State<Quorum>,
-    Query(query): Query<PartitionsQuery>,
-) -> Result<Json<Vec<Partition>>, Fault> {
-    let snapshot = image(&quorum, query.local).await?;
-    beside(move || {
-        let topic = query.topic.as_deref();
-        render::partitions(&snapshot.image, topic).map(Json).ok_or_else(|| {
-            let topic = topic.unwrap_or_default().escape_debug();
-            let message = format!("there is no topic `{topic}`: see the names with `topics ls`");
-            WriteError::from(Rejection::new(ErrorCode::UnknownTopicOrPartition, message)).into()
-        })
-    })
-    .await?
-}
-
 async fn members(
     State(quorum): State<Quorum>,
     Query(query): Query<ReadQuery>,
 ) -> Result<Json<Vec<Member>>, Fault> {
     let members = if query.local { quorum.members_here() } else { quorum.members().await? };
     Ok(Json(render::members(members)))
-}
-
-/// The id of a node, from a request.
-fn node_id(number: u64) -> Result<NodeId, Fault> {
-    NodeId::new(number).ok_or_else(|| {
-        let message = "node id 0 means none: use one from 1 up, `members ls` names them";
-        Fault::bad_request(StatusCode::BAD_REQUEST, message)
-    })
 }
 
 async fn change_members(
@@ -246,103 +207,11 @@ async fn producer_ids(
     Ok(Json(render::producer_ids(&snapshot.image)))
 }
 
-async fn create_topic(
-    State(quorum): State<Quorum>,
-    Body(wish): Body<CreateTopic>,
-) -> Result<Json<CreatedTopic>, Fault> {
-    let CreateTopic { name, partitions, replication_factor, configs } = wish;
-    let placement = Placement::Planned { partitions, replication_factor };
-    let created = quorum.create_topic(TopicSpec { name, placement, configs }).await?;
-    let quorate::CreatedTopic { name, id, index } = created;
-    Ok(Json(CreatedTopic { name, topic_id: id.0, index }))
-}
-
-async fn delete_topic(
-    State(quorum): State<Quorum>,
-    Path(name): Path<String>,
-) -> Result<Json<DeletedTopic>, Fault> {
-    let quorate::DeletedTopic { name, index, .. } = quorum.delete_topic(&name).await?;
-    Ok(Json(DeletedTopic { name, index }))
-}
-
 async fn allocate_producer_ids(
     State(quorum): State<Quorum>,
     Body(wish): Body<AllocateProducerIds>,
 ) -> Result<Json<ProducerIdBlock>, Fault> {
-    // Whatever is no broker id is no registered broker either.
-    let broker = BrokerId(u32::try_from(wish.broker_id).unwrap_or(u32::MAX));
-    let block = quorum.allocate_producer_ids(broker).await?;
+    let block = quorum.allocate_producer_ids(broker_id(wish.broker_id)).await?;
     let quorate::ProducerIdBlock { first, len, index } = block;
     Ok(Json(ProducerIdBlock { first: first.get(), len: u64::from(len), index }))
-}
-
-/// A JSON body, refused in our own words.
-struct Body<T>(T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
-    type Rejection = Fault;
-
-    async fn from_request(request: extract::Request, state: &S) -> Result<Self, Fault> {
-        let Json(value) = Json::<T>::from_request(request, state).await.map_err(|rejection| {
-            let message = match &rejection {
-                JsonRejection::MissingJsonContentType(_) => {
-                    "the body is not marked as JSON: send the header `content-type: \
-                         application/json`"
-                        .to_owned()
-                }
-                JsonRejection::JsonDataError(_) | JsonRejection::JsonSyntaxError(_) => {
-                    format!("{}: correct the body", rejection.body_text())
-                }
-                _ => format!(
-                    "{}: send a complete body of at most {BODY_BYTES_MAX} bytes",
-                    rejection.body_text()
-                ),
-            };
-            Fault::bad_request(as_bad_request(rejection.status()), message)
-        })?;
-        Ok(Self(value))
-    }
-}
-
-/// What is wrong with a body is a bad request, whether it is its syntax or its fields.
-fn as_bad_request(status: StatusCode) -> StatusCode {
-    if status == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { status }
-}
-
-/// The query, refused in our own words.
-struct Query<T>(T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
-    type Rejection = Fault;
-
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        state: &S,
-    ) -> Result<Self, Fault> {
-        let query = extract::Query::<T>::from_request_parts(parts, state).await;
-        let extract::Query(value) = query.map_err(|rejection: QueryRejection| {
-            let message = format!("{}: correct the query", rejection.body_text());
-            Fault::bad_request(rejection.status(), message)
-        })?;
-        Ok(Self(value))
-    }
-}
-
-/// The variable part of the path, refused in our own words.
-struct Path<T>(T);
-
-impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
-    type Rejection = Fault;
-
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        state: &S,
-    ) -> Result<Self, Fault> {
-        let path = extract::Path::<T>::from_request_parts(parts, state).await;
-        let extract::Path(value) = path.map_err(|rejection: PathRejection| {
-            let message = format!("{}: correct the path", rejection.body_text());
-            Fault::bad_request(rejection.status(), message)
-        })?;
-        Ok(Self(value))
-    }
 }

@@ -26,6 +26,7 @@ use crate::views::{
 use crate::{Admin, BindError};
 
 mod access;
+mod metadata;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -226,7 +227,7 @@ async fn bad_input_is_one_sentence_and_changes_nothing() {
         ("GET", "/v1/topics?locl=true", None, 400, "BAD_REQUEST"),
         ("GET", "/v1/nothing", None, 404, "BAD_REQUEST"),
         ("PUT", "/v1/topics", None, 405, "BAD_REQUEST"),
-        ("POST", "/v1/topics", Some(" ".repeat(100_000)), 413, "BAD_REQUEST"),
+        ("POST", "/v1/members", Some(" ".repeat(100_000)), 413, "BAD_REQUEST"),
         (
             "POST",
             "/v1/topics",

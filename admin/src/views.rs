@@ -12,6 +12,27 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+mod brokers;
+mod configs;
+mod explanations;
+mod features;
+mod partitions;
+mod topics;
+
+pub use brokers::BrokerChanged;
+pub use configs::{
+    AlterConfigs, ConfigChange, ConfigEntry, ConfigOperation, ConfigSource, ConfigsAltered,
+};
+pub use explanations::{Explanation, MissingReplica, PartitionChange, WhatIf};
+pub use features::{BrokerFeatures, FeatureLevelSet, FeatureRange, Features, SetFeatureLevel};
+pub use partitions::{
+    CancelReassignments, ElectLeaders, Election, PartitionName, PartitionResult, PartitionResults,
+    ReassignPartitions, Reassignment,
+};
+pub use topics::{
+    CreatePartitions, CreateTopic, CreatedTopic, DeletedTopic, PartitionsCreated, TopicDescription,
+};
+
 /// `GET /status`: what the asked node knows of itself and its group (the metadata quorum).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -206,6 +227,39 @@ pub struct Partition {
     pub leader_epoch: u64,
     /// Counts every change of the partition.
     pub partition_epoch: u64,
+    /// The replicas that a reassignment adds.
+    #[serde(default)]
+    pub adding: Vec<u64>,
+    /// The replicas that leave when the reassignment is complete.
+    #[serde(default)]
+    pub removing: Vec<u64>,
+    /// Whether the leader holds all that was ever acknowledged.
+    #[serde(default)]
+    pub recovery: Recovery,
+    /// The broker that led before nobody did, for as long as nobody does, or null.
+    #[serde(default)]
+    pub last_known_leader: Option<u64>,
+}
+
+/// Whether a leader holds all that was ever acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recovery {
+    /// It does.
+    #[default]
+    Recovered,
+    /// It was elected without that guarantee, and has not said yet that it has recovered.
+    Recovering,
+}
+
+impl Recovery {
+    /// The word that JSON and tables show.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Recovered => "recovered",
+            Self::Recovering => "recovering",
+        }
+    }
 }
 
 /// `GET /v1/producer-ids`: where the next block begins.
@@ -213,41 +267,6 @@ pub struct Partition {
 pub struct ProducerIds {
     /// The first producer id that was never given away.
     pub next: u64,
-}
-
-/// The body of `POST /v1/topics`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CreateTopic {
-    /// The topic's name.
-    pub name: String,
-    /// How many partitions to create.
-    pub partitions: u32,
-    /// How many replicas each of them gets.
-    pub replication_factor: u32,
-    /// Configs of the topic; may be left out.
-    #[serde(default)]
-    pub configs: BTreeMap<String, String>,
-}
-
-/// The answer to `POST /v1/topics`: the topic is committed, and the asked node's image shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CreatedTopic {
-    /// The topic's name.
-    pub name: String,
-    /// The topic's new id.
-    pub topic_id: Uuid,
-    /// The log index at which it was created.
-    pub index: u64,
-}
-
-/// The answer to `DELETE /v1/topics/{name}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeletedTopic {
-    /// The topic's name.
-    pub name: String,
-    /// The log index at which it was deleted.
-    pub index: u64,
 }
 
 /// The body of `POST /v1/producer-ids`.

@@ -1,6 +1,5 @@
 //! The command line: what may be written, and nothing of what it does.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,11 +11,21 @@ use crate::credentials::ClientFiles;
 use crate::failure::Failure;
 use crate::hostport::HostPort;
 
+mod brokers;
+mod configs;
+mod features;
 mod format;
 mod members;
+mod partitions;
+mod topics;
 
+pub(crate) use brokers::Brokers;
+pub(crate) use configs::{Configs, Target as ConfigTarget};
+pub(crate) use features::Features;
 pub(crate) use format::FormatArgs;
 pub(crate) use members::{Leader, Members};
+pub(crate) use partitions::{OnePartition, Partitions};
+pub(crate) use topics::{AlterArgs as AlterTopicArgs, Topics};
 
 /// Durable metadata for message brokers.
 ///
@@ -91,7 +100,7 @@ pub(crate) enum Command {
     Status,
     /// The brokers of the cluster
     #[command(subcommand)]
-    Brokers(List),
+    Brokers(Brokers),
     /// The members of the quorum: who votes, who observes, who goes
     #[command(subcommand)]
     Members(Members),
@@ -104,6 +113,12 @@ pub(crate) enum Command {
     /// The partitions of the cluster, with leader and in-sync replicas
     #[command(subcommand)]
     Partitions(Partitions),
+    /// The configs of topics, of brokers and of all
+    #[command(subcommand)]
+    Configs(Configs),
+    /// The feature level of the cluster: what its commands and records may mean
+    #[command(subcommand)]
+    Features(Features),
     /// Check offline that all of a data directory is as it was written; exit status 1 on damage
     ///
     /// It changes nothing and takes no lock: a node may run meanwhile. It reads what a node reads
@@ -117,38 +132,6 @@ pub(crate) enum Command {
     Sweep {
         /// The directory
         directory: PathBuf,
-    },
-}
-
-/// A noun that can only be listed.
-#[derive(Debug, Subcommand)]
-pub(crate) enum List {
-    /// List them
-    Ls,
-}
-
-/// What can be done with topics.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Topics {
-    /// Create a topic
-    Create(CreateArgs),
-    /// List the topics
-    Ls,
-    /// Delete a topic and all of its partitions
-    Delete {
-        /// The topic's name
-        name: String,
-    },
-}
-
-/// What can be done with partitions.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Partitions {
-    /// List the partitions
-    Ls {
-        /// Only this topic's
-        #[arg(long)]
-        topic: Option<String>,
     },
 }
 
@@ -235,37 +218,6 @@ impl EntryKind {
     }
 }
 
-/// The options of `topics create`.
-#[derive(Debug, Args)]
-pub(crate) struct CreateArgs {
-    /// The topic's name
-    pub(crate) name: String,
-    /// How many partitions it gets
-    #[arg(long)]
-    pub(crate) partitions: u32,
-    /// How many brokers hold each partition
-    #[arg(long)]
-    pub(crate) replication_factor: u32,
-    /// A config of the topic, such as min.insync.replicas=2
-    #[arg(long = "config", value_name = "KEY=VALUE")]
-    configs: Vec<Setting>,
-}
-
-impl CreateArgs {
-    /// The topic's configs; a key that is given twice is a mistake, not a choice.
-    pub(crate) fn configs(&self) -> Result<BTreeMap<String, String>, Failure> {
-        let mut configs = BTreeMap::new();
-        for Setting { key, value } in &self.configs {
-            if configs.insert(key.clone(), value.clone()).is_some() {
-                return Err(Failure::Usage(format!(
-                    "config {key} is given twice: give every --config once"
-                )));
-            }
-        }
-        Ok(configs)
-    }
-}
-
 /// The options of `node`; each may stand in the file of `--config` too, the command line wins.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
@@ -343,26 +295,6 @@ impl FromStr for Voter {
     }
 }
 
-/// One `KEY=VALUE` of `--config`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Setting {
-    key: String,
-    value: String,
-}
-
-impl FromStr for Setting {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('=') {
-            Some((key, value)) if !key.is_empty() => {
-                Ok(Setting { key: key.to_owned(), value: value.to_owned() })
-            }
-            _ => Err("a config is KEY=VALUE, such as min.insync.replicas=2"),
-        }
-    }
-}
-
 /// A cluster id as people write it; the nil UUID means that somebody forgot to make one.
 fn cluster_id(text: &str) -> Result<Uuid, String> {
     match Uuid::parse_str(text) {
@@ -384,29 +316,44 @@ pub(crate) fn usage_failure(error: &clap::Error) -> Failure {
     Failure::Usage(format!("{complaint}; 'quorate --help' and 'quorate COMMAND --help' say more"))
 }
 
+/// How tests write a command line, and read what is said of it.
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
+mod testing {
     use super::*;
 
-    const UUID: &str = "6f7f3b0e-3a5f-4b7e-9a53-0a5c34a2f0d1";
-
-    fn parse(line: &str) -> Result<CommandLine, Failure> {
+    pub(super) fn parse(line: &str) -> Result<CommandLine, Failure> {
         let words = std::iter::once("quorate").chain(line.split_whitespace());
         CommandLine::try_parse_from(words).map_err(|e| usage_failure(&e))
     }
 
-    fn voters(line: &str) -> Result<BTreeMap<u64, HostPort>, Failure> {
-        match parse(&format!("format --data-dir d --cluster-id {UUID} {line}"))?.command {
-            Command::Format(args) => args.voters(),
+    /// One sentence of wrong usage.
+    #[track_caller]
+    pub(super) fn usage_of(outcome: Result<impl std::fmt::Debug, Failure>) -> String {
+        match outcome {
+            Err(Failure::Usage(sentence)) => {
+                assert_eq!(sentence.lines().count(), 1, "{sentence}");
+                sentence
+            }
             other => panic!("{other:?}"),
         }
     }
+}
 
-    fn usage_of(outcome: Result<impl std::fmt::Debug, Failure>) -> String {
-        match outcome {
-            Err(Failure::Usage(sentence)) => sentence,
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    use super::testing::{parse, usage_of};
+
+    const UUID: &str = "6f7f3b0e-3a5f-4b7e-9a53-0a5c34a2f0d1";
+
+    fn voters(line: &str) -> Result<BTreeMap<u64, HostPort>, Failure> {
+        match parse(&format!("format --data-dir d --cluster-id {UUID} {line}"))?.command {
+            Command::Format(args) => args.voters(),
             other => panic!("{other:?}"),
         }
     }
@@ -449,16 +396,6 @@ mod tests {
             let said = usage_of(parse(&line));
             assert!(said.contains("use a random one"), "{said}");
         }
-    }
-
-    #[test]
-    fn a_config_given_twice_is_refused() {
-        let line =
-            "topics create t --partitions 1 --replication-factor 1 --config a=1 --config a=2";
-        let Command::Topics(Topics::Create(args)) = parse(line).unwrap().command else { panic!() };
-        assert!(usage_of(args.configs()).contains("config a is given twice"));
-        let line = "topics create t --partitions 1 --replication-factor 1 --config a";
-        assert!(usage_of(parse(line)).contains("a config is KEY=VALUE"));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | `node`, `broker`, `settings` | `quorate node`, its broker, and what it was told |
 //! | `signals`, `leash`, `log` | what ends a node, and where it tells about itself |
 //! | `query`, `client`, `output` | the commands that ask a cluster, how they ask, how they print |
+//! | `topics`, `partitions`, `configs`, `brokers`, `features` | the commands about each of these |
 //! | `members` | the commands that change who belongs to the quorum, and who leads it |
 //! | `directory` | a data directory looked at offline, and what is wrong with it |
 //! | `verify` | `quorate verify` |
@@ -21,8 +22,10 @@
 
 mod args;
 mod broker;
+mod brokers;
 mod change;
 mod client;
+mod configs;
 mod credentials;
 mod demo;
 mod directory;
@@ -32,6 +35,7 @@ mod entry_session;
 mod failure;
 #[cfg(feature = "faults")]
 mod faults;
+mod features;
 mod format;
 mod groups;
 mod hostport;
@@ -41,9 +45,11 @@ mod members;
 mod node;
 mod output;
 mod panics;
+mod partitions;
 mod query;
 mod settings;
 mod signals;
+mod topics;
 mod verify;
 mod wait;
 
@@ -53,7 +59,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use args::{Command, CommandLine, Leader, List, Log, Output, Partitions, Topics};
+use args::{Command, CommandLine, Leader, Log, Output};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -81,15 +87,13 @@ fn run(line: CommandLine) -> Result<(), Failure> {
         Command::Node(args) => node::run(&args),
         Command::Demo => demo::run(global.output()),
         Command::Status => query::status(global),
-        Command::Brokers(List::Ls) => query::brokers(global),
+        Command::Brokers(command) => brokers::run(global, &command),
         Command::Members(command) => members::run(global, &command),
         Command::Leader(Leader::Transfer { to }) => members::transfer(global, to),
-        Command::Topics(Topics::Create(args)) => query::create_topic(global, &args),
-        Command::Topics(Topics::Ls) => query::topics(global),
-        Command::Topics(Topics::Delete { name }) => query::delete_topic(global, &name),
-        Command::Partitions(Partitions::Ls { topic }) => {
-            query::partitions(global, topic.as_deref())
-        }
+        Command::Topics(command) => topics::run(global, &command),
+        Command::Partitions(command) => partitions::run(global, &command),
+        Command::Configs(command) => configs::run(global, &command),
+        Command::Features(command) => features::run(global, &command),
         Command::Verify(args) => verify::run(global.output(), &args),
         Command::Log(Log::Dump(args)) => dump::run(global.output_or(Output::Json), &args),
         Command::Sweep { directory } => demo::sweep::run(&directory),

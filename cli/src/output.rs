@@ -4,7 +4,10 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
-use quorate_admin::views::{Broker, Member, Partition, Status, Topic, Voter};
+use quorate_admin::views::{
+    Broker, BrokerFeatures, ConfigEntry, Member, MissingReplica, Partition, PartitionChange,
+    PartitionResult, Status, Topic, Voter,
+};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -131,9 +134,82 @@ fn optional(value: Option<u64>) -> String {
     value.map_or_else(|| "none".to_owned(), |v| v.to_string())
 }
 
+/// A value, or a dash where there is none to know.
+pub(crate) fn dash(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
 fn pairs<'a, V: Display + 'a>(pairs: impl IntoIterator<Item = (&'a String, &'a V)>) -> String {
     let shown: Vec<String> = pairs.into_iter().map(|(k, v)| format!("{k}={v}")).collect();
     if shown.is_empty() { "-".to_owned() } else { shown.join(" ") }
+}
+
+impl Rows for ConfigEntry {
+    fn header() -> &'static [&'static str] {
+        &["key", "value", "source"]
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.key.clone(), self.value.clone(), self.source.as_str().to_owned()]
+    }
+}
+
+impl Rows for BrokerFeatures {
+    fn header() -> &'static [&'static str] {
+        &["broker", "min", "max"]
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let numbers = [self.id, self.supported.min.into(), self.supported.max.into()];
+        numbers.map(|number: u64| number.to_string()).to_vec()
+    }
+}
+
+impl Rows for PartitionResult {
+    fn header() -> &'static [&'static str] {
+        &["topic", "partition", "leader", "isr", "leader_epoch", "partition_epoch", "error"]
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let error = self.error.as_ref().zip(self.message.as_ref());
+        vec![
+            self.topic.clone(),
+            self.partition.to_string(),
+            dash(self.leader),
+            dash(self.isr.as_deref().map(ids)),
+            dash(self.leader_epoch),
+            dash(self.partition_epoch),
+            dash(error.map(|(error, message)| format!("{error}: {message}"))),
+        ]
+    }
+}
+
+impl Rows for PartitionChange {
+    fn header() -> &'static [&'static str] {
+        &["index", "leader", "isr", "leader_epoch", "partition_epoch", "command", "reason"]
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.index.to_string(),
+            optional(self.leader),
+            ids(&self.isr),
+            self.leader_epoch.to_string(),
+            self.partition_epoch.to_string(),
+            self.command.clone(),
+            self.reason.clone(),
+        ]
+    }
+}
+
+impl Rows for MissingReplica {
+    fn header() -> &'static [&'static str] {
+        &["missing", "index", "why"]
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.replica.to_string(), dash(self.index), self.why.clone()]
+    }
 }
 
 impl Rows for Broker {
@@ -148,7 +224,7 @@ impl Rows for Broker {
             self.fenced.to_string(),
             self.in_shutdown.to_string(),
             pairs(&self.listeners),
-            self.rack.clone().unwrap_or_else(|| "-".to_owned()),
+            dash(self.rack.as_ref()),
         ]
     }
 }
@@ -167,14 +243,13 @@ impl Rows for Member {
     }
 
     fn cells(&self) -> Vec<String> {
-        let known = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |v| v.to_string());
         vec![
             self.node_id.to_string(),
             self.member_id.to_string(),
             self.role.as_str().to_owned(),
             self.addr.clone(),
-            known(self.trails_leader_by),
-            known(self.last_contact_ms),
+            dash(self.trails_leader_by),
+            dash(self.last_contact_ms),
             self.directory_id.to_string(),
         ]
     }
@@ -207,6 +282,10 @@ impl Rows for Partition {
             "elr",
             "leader_epoch",
             "partition_epoch",
+            "adding",
+            "removing",
+            "recovery",
+            "last_known_leader",
         ]
     }
 
@@ -220,12 +299,17 @@ impl Rows for Partition {
             ids(&self.elr),
             self.leader_epoch.to_string(),
             self.partition_epoch.to_string(),
+            ids(&self.adding),
+            ids(&self.removing),
+            self.recovery.as_str().to_owned(),
+            dash(self.last_known_leader),
         ]
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use quorate_admin::views::Recovery;
     use uuid::Uuid;
 
     use super::*;
@@ -242,11 +326,17 @@ mod tests {
             leader: None,
             leader_epoch: 4,
             partition_epoch: 5,
+            adding: vec![3],
+            removing: vec![],
+            recovery: Recovery::Recovered,
+            last_known_leader: Some(1),
         };
         let text = rows_table(&[partition]);
         let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
         assert_eq!(lines.len(), 2);
-        assert_eq!(lines[1], ["orders", "0", "none", "[2,3]", "[1,2,3]", "[]", "4", "5"]);
+        let before = ["orders", "0", "none", "[2,3]", "[1,2,3]", "[]", "4", "5"];
+        assert_eq!(lines[1][..8], before);
+        assert_eq!(lines[1][8..], ["[3]", "[]", "recovered", "1"]);
         assert!(text.lines().all(|line| line == line.trim()), "{text:?}");
     }
 

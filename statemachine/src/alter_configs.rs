@@ -6,10 +6,11 @@ use crate::change::Target;
 use crate::command::{ConfigChange, ConfigResource};
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{BrokerId, PartitionKey, TopicId};
+use crate::image::MetadataImage;
 use crate::machine::Step;
 use crate::outcome::Reply;
 use crate::topic::Topic;
-use crate::topic_config::{TopicConfigKey, TopicConfigs};
+use crate::topic_config::TopicConfigKey;
 
 pub(crate) fn apply(
     step: &mut Step<'_>,
@@ -36,12 +37,12 @@ fn of_all(step: &mut Step<'_>, changes: &[ConfigChange]) -> Result<u64, Rejectio
     if after == *before {
         return Ok(0);
     }
+    let min_insync =
+        |image: &MetadataImage| image.default_config(TopicConfigKey::MinInsyncReplicas).to_owned();
+    let held = min_insync(step.image);
     step.delta.defaults = true;
     step.image.set_defaults(after);
-    let min_insync = |configs: &TopicConfigs| {
-        configs.get(TopicConfigKey::MinInsyncReplicas).map(ToOwned::to_owned)
-    };
-    if min_insync(&before) == min_insync(&step.image.defaults) {
+    if min_insync(step.image) == held {
         return Ok(0);
     }
     let has_none = |topic: &&Topic| topic.configs.get(TopicConfigKey::MinInsyncReplicas).is_none();
@@ -88,9 +89,13 @@ fn of_topic(step: &mut Step<'_>, id: TopicId, changes: &[ConfigChange]) -> Resul
     if after == *before {
         return Ok(0);
     }
+    let held = image.min_insync_replicas(topic);
     step.delta.topics_changed.insert(id);
     step.image.put_topic_configs(id, after);
-    Ok(change_partitions(step, id))
+    match step.image.min_insync_replicas(step.topic(id)?) == held {
+        true => Ok(0),
+        false => Ok(change_partitions(step, id)),
+    }
 }
 
 /// Has the partitions of a topic follow the `min.insync.replicas` that holds for it now.
@@ -103,4 +108,45 @@ fn change_partitions(step: &mut Step<'_>, id: TopicId) -> u64 {
         changed += u64::from(target.is_some_and(|target| step.change_partition(key, target)));
     }
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Command, ConfigOperation, Reassignment};
+    use crate::testing::{Cluster, ids, key, topic_id};
+
+    fn set(cluster: &mut Cluster, resource: ConfigResource, key: &str, value: &str) -> Reply {
+        let operation = ConfigOperation::Set(value.into());
+        let changes = vec![ConfigChange { key: key.into(), operation }];
+        cluster.accept(Command::AlterConfigs { resource, changes })
+    }
+
+    #[test]
+    fn partitions_are_changed_where_another_min_insync_holds_and_nowhere_else() {
+        let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[]);
+        cluster.set_isr(&[1]);
+        cluster.fence(1);
+        let reassignments = vec![Reassignment { partition: key(1, 0), target: Some(ids(&[1])) }];
+        cluster.accept(Command::AlterReassignments { reassignments });
+        // Elected from the ELR: whatever changes the partition next completes the reassignment.
+        cluster.unfence(1);
+        let before = cluster.partition().clone();
+        assert!(before.is_reassigning());
+
+        let topic = ConfigResource::Topic(topic_id(1));
+        for (resource, key, value) in [
+            (topic, "segment.bytes", "100"),
+            (topic, "min.insync.replicas", "1"),
+            (ConfigResource::Default, "segment.bytes", "100"),
+            (ConfigResource::Default, "min.insync.replicas", "1"),
+            (ConfigResource::Default, "min.insync.replicas", "2"),
+        ] {
+            let reply = set(&mut cluster, resource, key, value);
+            assert_eq!(reply, Reply::ConfigsAltered { partitions_changed: 0 }, "{key}={value}");
+            assert_eq!(*cluster.partition(), before, "{key}={value}");
+        }
+        let reply = set(&mut cluster, topic, "min.insync.replicas", "2");
+        assert_eq!(reply, Reply::ConfigsAltered { partitions_changed: 1 });
+    }
 }

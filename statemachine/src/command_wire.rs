@@ -349,7 +349,7 @@ pub(crate) fn recovery_from_wire(recovering: bool) -> Recovery {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use uuid::Uuid;
 
     use super::*;
@@ -363,7 +363,8 @@ mod tests {
         ConfigChange { key: key.into(), operation }
     }
 
-    fn every_command() -> Vec<Command> {
+    /// At least one of each kind.
+    pub(crate) fn every_command() -> Vec<Command> {
         let listener = Listener { name: "PLAINTEXT".into(), host: "h".into(), port: 9092 };
         let mut topic = new_topic(1, "t", &[&[1, 2], &[2, 1]]);
         topic.configs = vec![("b".into(), "1".into()), ("a".into(), "2".into())];

@@ -9,6 +9,30 @@ use crate::command::{
 use crate::ids::{BrokerId, list};
 use crate::partition::Recovery;
 
+impl Command {
+    /// The name of its kind, as its `Serialize` has it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::RegisterBroker(_) => "RegisterBroker",
+            Self::FenceBroker(_) => "FenceBroker",
+            Self::UnfenceBroker(_) => "UnfenceBroker",
+            Self::ShutdownBroker(_) => "ShutdownBroker",
+            Self::UnregisterBroker { .. } => "UnregisterBroker",
+            Self::CreateTopics { .. } => "CreateTopics",
+            Self::DeleteTopic { .. } => "DeleteTopic",
+            Self::AlterPartition(_) => "AlterPartition",
+            Self::AllocateProducerIds(_) => "AllocateProducerIds",
+            Self::SetFeatureLevel { .. } => "SetFeatureLevel",
+            Self::CreatePartitions(_) => "CreatePartitions",
+            Self::ElectLeaders(_) => "ElectLeaders",
+            Self::AlterReassignments { .. } => "AlterReassignments",
+            Self::AlterConfigs { .. } => "AlterConfigs",
+            Self::CompareState(_) => "CompareState",
+        }
+    }
+}
+
 impl Display for Command {
     /// One line; what is a name in it is quoted, since a broker may send any text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -56,6 +56,8 @@ mod checkpoints;
 mod client_sessions;
 mod command;
 mod command_wire;
+#[cfg(test)]
+mod compat;
 mod contract;
 mod delta;
 mod description;
@@ -81,6 +83,8 @@ mod record;
 mod register;
 mod snapshot;
 mod state_sum;
+#[cfg(test)]
+mod stories;
 #[cfg(test)]
 mod testing;
 mod topic;

@@ -308,7 +308,7 @@ fn reply_from_wire(kind: wire::outcome::Kind) -> Result<Reply, DecodeError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::testing::{ids, topic_id};
 
@@ -323,8 +323,12 @@ mod tests {
         }))
     }
 
-    #[test]
-    fn every_outcome_survives_its_bytes() {
+    /// Every reply, and a rejection with each code.
+    pub(crate) fn every_outcome() -> Vec<Outcome> {
+        let Outcome::Accepted(Reply::PartitionAltered(one)) = altered(false) else {
+            unreachable!("it was accepted")
+        };
+        let refused = Rejection::new(ErrorCode::ElectionNotNeeded, "why");
         let replies = [
             Reply::BrokerRegistered { epoch: BrokerEpoch(0) },
             Reply::BrokerFenced { partitions_changed: 1 },
@@ -335,11 +339,21 @@ mod tests {
             Reply::TopicDeleted { name: "t".into() },
             Reply::ProducerIds { first: ProducerId(0), len: 1_000 },
             Reply::FeatureLevelSet { level: FeatureLevel(1) },
+            Reply::PartitionsCreated { partitions: 7 },
+            Reply::LeadersElected { results: vec![Err(refused), Ok(one.clone())] },
+            Reply::Reassigned { results: vec![Ok(one)] },
+            Reply::ConfigsAltered { partitions_changed: 0 },
+            Reply::StateCompared,
         ];
         let rejections =
             ErrorCode::ALL.iter().map(|code| Outcome::Rejected(Rejection::new(*code, "why")));
         let outcomes = replies.map(Outcome::Accepted).into_iter().chain(rejections);
-        for outcome in outcomes.chain([altered(true), altered(false)]) {
+        outcomes.chain([altered(true), altered(false)]).collect()
+    }
+
+    #[test]
+    fn every_outcome_survives_its_bytes() {
+        for outcome in every_outcome() {
             assert_eq!(Outcome::decode(&outcome.encode()), Ok(outcome));
         }
     }

@@ -68,7 +68,11 @@ pub fn plan(
 }
 
 /// Checks the number of partitions of one command.
-pub(crate) fn check_partition_count(partitions: usize) -> Result<(), Rejection> {
+///
+/// # Errors
+///
+/// INVALID_PARTITIONS, with the remedy.
+pub fn check_partition_count(partitions: usize) -> Result<(), Rejection> {
     let fault = match partitions {
         0 => "a topic needs at least 1 partition: give a number from 1".to_owned(),
         1..=PARTITIONS_PER_COMMAND_MAX => return Ok(()),

@@ -27,6 +27,12 @@ impl Topic {
         u32::try_from(self.partitions.len()).unwrap_or(u32::MAX)
     }
 
+    /// How many replicas each partition has, but for those that are being reassigned.
+    #[must_use]
+    pub fn replication_factor(&self) -> usize {
+        self.partition(0).map_or(0, |first| first.replicas.len() - first.removing.len())
+    }
+
     /// The partition with this number.
     #[must_use]
     pub fn partition(&self, number: u32) -> Option<&Partition> {

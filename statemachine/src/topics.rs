@@ -62,11 +62,7 @@ pub(crate) fn grow(step: &mut Step<'_>, create: &CreatePartitions) -> Result<Rep
         ));
     }
     check_partition_count(create.partitions.len())?;
-    // All partitions of a topic have as many replicas, but for those that are being reassigned.
-    let factor = topic
-        .partitions()
-        .next()
-        .map_or(0, |(_, first)| first.replicas.len() - first.removing.len());
+    let factor = topic.replication_factor();
     let batch = Batch { image: step.image, names: BTreeMap::new(), ids: BTreeSet::new() };
     let partitions = (count..)
         .zip(&create.partitions)

@@ -163,6 +163,7 @@ impl Story<'_> {
             name: TOPIC.to_owned(),
             partitions: TOPIC_PARTITIONS,
             replication_factor: REPLICATION_FACTOR,
+            assignment: Vec::new(),
             configs: BTreeMap::new(),
         };
         let created = self.client(STEP_MAX).post::<CreatedTopic>("/v1/topics", &asked)?;

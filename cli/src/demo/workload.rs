@@ -151,6 +151,7 @@ fn propose_topic(shared: &Shared, number: u64) {
         name: format!("demo-{number:05}"),
         partitions: 1,
         replication_factor: REPLICATION_FACTOR,
+        assignment: Vec::new(),
         configs: BTreeMap::new(),
     };
     let begun = Instant::now();

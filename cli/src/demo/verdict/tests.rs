@@ -3,7 +3,7 @@
 // The number of the trap that these tests guard against.
 #![allow(non_snake_case)]
 
-use quorate_admin::views::{CreateTopic, CreatedTopic, ProducerIdBlock};
+use quorate_admin::views::{CreateTopic, CreatedTopic, ProducerIdBlock, Recovery};
 use uuid::Uuid;
 
 use super::*;
@@ -23,6 +23,10 @@ fn partition(topic: &str, id: u64, number: u32) -> Partition {
         leader: Some(1),
         leader_epoch: 4,
         partition_epoch: 7,
+        adding: vec![],
+        removing: vec![],
+        recovery: Recovery::Recovered,
+        last_known_leader: None,
     }
 }
 
@@ -45,6 +49,7 @@ fn perfect() -> (Ledger, Found) {
             name: name.to_owned(),
             partitions,
             replication_factor: 3,
+            assignment: Vec::new(),
             configs: BTreeMap::new(),
         };
         let answer = CreatedTopic { name: name.to_owned(), topic_id: topic_id(id), index };
