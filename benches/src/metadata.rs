@@ -9,12 +9,13 @@
 //! | `create-topics` | 10,000 partitions in one command |
 //! | `snapshot-write` | a snapshot written beside AlterPartition; `pause_ms` is the longest of those |
 //! | `snapshot-restore` | the state from that snapshot |
-//! | `state-hash` | the hash of a state that was never hashed |
+//! | `state-hash` | an image asked for its hash |
 //! | `fence` | a broker is fenced, and others lead; `pause_ms` is the longest gap of a reader meanwhile |
 //!
 //! There is one state for each size: 100 brokers, topics of 100 partitions, three replicas each. The
-//! commands come in an order that no cache foresees. Nothing here needs the machine to itself but a
-//! processor or two, so what is told is the best of a few rounds: the others say how busy it was.
+//! commands come in an order that no cache foresees, one thread applies them, and a second one writes or
+//! reads where the table says so. What is told is the best of a few rounds, since the others only say
+//! how busy the machine was.
 
 mod alter;
 mod create;

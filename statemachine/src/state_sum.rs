@@ -1,19 +1,24 @@
 //! [`StateSum`]: the hash of the state, kept up to date by every change.
 //!
-//! The sum of the hashes of all parts of the state, each a record as in a snapshot; a partition's with its
-//! key. A part that changes is taken out and put back in, so a command costs what it changes, and the
+//! The sum of the hashes of all parts of the state: each a record as in a snapshot, but partitions, which
+//! are hashed with their keys. A part that changes is taken out and put back in, so a command costs what it changes, and the
 //! hash of a state does not depend on the way to it. It finds replicas that differ by accident; it need
 //! not resist anybody who may write to the log.
 
 use prost::Message as _;
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 use crate::contract::StateHash;
 use crate::ids::PartitionKey;
-use crate::partition::Partition;
-use crate::record::partition_to_wire;
+use crate::partition::{Partition, Recovery};
+use crate::wire;
 use crate::wire::record::Kind;
-use crate::wire::{self, PartitionKey as KeyWire};
+
+/// The hashes of partitions begin with it, and those of other parts with 0.
+const PARTITION_SEED: u64 = 1;
+
+/// Enough for three replicas in sync; longer lists make the buffer grow.
+const PARTITION_BYTES: usize = 128;
 
 /// The sum so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,12 +50,36 @@ fn hash_of(part: Kind) -> u128 {
     xxh3_128(&wire::Record { kind: Some(part) }.encode_to_vec())
 }
 
+/// Not of its record, as the other parts: it is needed twice for every change of a partition, and to
+/// encode records took as long as the change itself. Numbers have four bytes each, lists their length
+/// before them, and the seed tells a partition from other parts.
 fn hash_of_partition(key: PartitionKey, partition: &Partition) -> u128 {
-    let partition = partition_to_wire(partition);
-    let key = KeyWire { topic: key.topic.0.as_bytes().to_vec(), partition: key.partition };
-    // With its length the key ends where it ends, and the whole is no other part's record: that begins
-    // with the number of a field, and none is as high.
-    let mut bytes = key.encode_length_delimited_to_vec();
-    bytes.extend(partition.encode_to_vec());
-    xxh3_128(&bytes)
+    // All of them by name, so that a new one is not forgotten here.
+    let Partition {
+        replicas,
+        isr,
+        elr,
+        last_known_leader,
+        leader,
+        leader_epoch,
+        partition_epoch,
+        adding,
+        removing,
+        recovery,
+    } = partition;
+    let recovering = u32::from(*recovery == Recovery::Recovering);
+    let mut bytes = Vec::with_capacity(PARTITION_BYTES);
+    bytes.extend(key.topic.0.as_bytes());
+    for number in [key.partition, leader_epoch.get(), partition_epoch.get(), recovering] {
+        bytes.extend(number.to_le_bytes());
+    }
+    let (leader, last_known_leader) = (leader.as_slice(), last_known_leader.as_slice());
+    for list in [&**replicas, isr, elr, adding, removing, leader, last_known_leader] {
+        // A replication factor has 16 bits.
+        bytes.extend(u32::try_from(list.len()).unwrap_or(u32::MAX).to_le_bytes());
+        for broker in list {
+            bytes.extend(broker.get().to_le_bytes());
+        }
+    }
+    xxh3_128_with_seed(&bytes, PARTITION_SEED)
 }
