@@ -6,7 +6,7 @@
 //! changes of the membership not at all.
 
 use bytes::Bytes;
-use quorate_engine::{GroupId, LogId, LogReader, SnapshotStore};
+use quorate_engine::{GroupId, LogId, LogReader, ReadError, SnapshotStore};
 use quorate_statemachine::StateMachine;
 use raft::eraftpb::{Entry, EntryType};
 
@@ -99,7 +99,9 @@ impl Replay {
         until: u64,
         visit: &mut dyn FnMut(Replayed<'_, S>),
     ) -> Result<u64, ReplayError> {
-        let id = self.snapshots.latest(self.group).map_err(|error| self.unreadable(&error))?;
+        // One that was received and is not installed yet is ahead of what is applied.
+        let all = self.snapshots.list(self.group).map_err(|error| self.unreadable(&error))?;
+        let id = all.into_iter().filter(|id| id.index <= until).max();
         let id = id.ok_or(ReplayError::NoSnapshot(self.group))?;
         let restored = restore::<S>(&self.snapshots, self.group, id);
         let restored = restored.map_err(|error: RestoreFailure| self.unreadable(&error))?;
@@ -107,10 +109,10 @@ impl Replay {
         let mut next = id.index + 1;
         while next <= until {
             let entries = self.reader.read(self.group, next, until + 1, READ_BYTES_MAX);
-            let entries = entries.map_err(|error| self.unreadable(&error))?;
-            if entries.is_empty() {
-                return Err(ReplayError::ShutDown);
-            }
+            let entries = entries.map_err(|error| match error {
+                ReadError::Closed => ReplayError::ShutDown,
+                error => self.unreadable(&error),
+            })?;
             for entry in entries {
                 next = entry.index + 1;
                 let at = LogId { index: entry.index, term: entry.term };

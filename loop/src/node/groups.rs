@@ -148,7 +148,8 @@ impl<S: StateMachine> Node<S> {
 
     /// Goes once more through what the log of a group on this node has behind its last snapshot, up to what
     /// is applied now, and keeps what `pick` makes of each command and of the states around it. It
-    /// has a state machine of its own meanwhile, on a thread of its own, and disturbs nobody.
+    /// has a state machine of its own meanwhile, on a thread of its own; the log it reads by the
+    /// thread that reads for Raft too, a few MiB at a time.
     ///
     /// Cancel safe; the thread goes on to its end.
     ///
