@@ -69,7 +69,8 @@ pub struct Effects<P, R, M = R> {
     pub memberships: Vec<(M, Result<MembershipChanged, MembershipError>)>,
     /// Requests to create or remove groups that end here, each with the index of its entry.
     pub catalogued: Vec<(M, Result<u64, CatalogueError>)>,
-    /// Whom to talk to from now on: the members, and [`Members::departed`]. Everybody else is refused.
+    /// Whom to talk to from now on: the members, and those who have departed and may be needed still.
+    /// Everybody else is refused.
     pub members: Option<Arc<Members>>,
     /// Which groups there are from now on, if that has changed, and with the first effects. Of no
     /// meaning but in group 1.

@@ -38,7 +38,7 @@ impl<S: StateMachine> Node<S> {
         self.0.first.watch_status()
     }
 
-    /// Waits until something is so in group 1, for at most `timeout`; see [`Group::wait`].
+    /// Waits until something is so in group 1, for at most `timeout`; see [`Group::wait`](crate::Group::wait).
     pub fn wait(&self, timeout: Duration) -> Wait {
         self.0.first.wait(timeout)
     }
