@@ -218,6 +218,16 @@ pub(crate) fn rejected(rejection: Rejection, index: u64) -> Response {
     .into()
 }
 
+/// Whether a command was applied, and not refused.
+pub(crate) fn accepted(response: &Response) -> bool {
+    match &response.kind {
+        Some(ResponseKind::Applied(applied)) => {
+            matches!(Outcome::decode(&applied.outcome), Ok(Outcome::Accepted(_)))
+        }
+        _ => false,
+    }
+}
+
 /// As [`rejected`], from its parts.
 pub(crate) fn rejected_with(code: ErrorCode, message: String, index: u64) -> Response {
     rejected(Rejection::new(code, message), index)

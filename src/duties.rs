@@ -14,14 +14,14 @@ use std::time::Duration;
 use quorate_loop::{Node, Role};
 use quorate_statemachine::{
     BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, Command, ErrorCode, Incarnation,
-    Metadata, MetadataImage, Outcome, RegisterBroker,
+    Metadata, MetadataImage, RegisterBroker,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::departures::Departures;
-use crate::desk::{confirm, propose, rejected_with};
+use crate::desk::{accepted, confirm, propose, rejected_with};
 use crate::sessions::{BeatFault, Flags, Heartbeat, Registered, Sessions, Transition};
 use crate::wire::{
     BeatResponse, HeartbeatRequest, Refusal, RegisterRequest, Response, ResponseKind,
@@ -366,15 +366,6 @@ impl Duties {
 fn leads_in(node: &Node<Metadata>, term: u64) -> bool {
     let status = node.status();
     status.role == Role::Leader && status.term == term
-}
-
-fn accepted(response: &Response) -> bool {
-    match &response.kind {
-        Some(ResponseKind::Applied(applied)) => {
-            matches!(Outcome::decode(&applied.outcome), Ok(Outcome::Accepted(_)))
-        }
-        _ => false,
-    }
 }
 
 fn registered(image: &MetadataImage) -> impl Iterator<Item = (BrokerId, Registered)> + '_ {

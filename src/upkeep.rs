@@ -18,7 +18,7 @@ use quorate_statemachine::{
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::desk::propose;
+use crate::desk::{accepted, propose};
 
 /// Elections of one run (KIP-1066 has as many).
 const ELECTIONS_MAX: usize = 1_000;
@@ -77,36 +77,47 @@ impl Upkeep {
         let published = self.node.image();
         let is_due = self.balance_every.is_some() && Instant::now() >= self.balance_at;
         let is_new = self.seen != (term, published.applied);
-        self.seen = (term, published.applied);
         if !is_new && !is_due {
             return;
         }
         let image = published.image.clone();
         let leaderless =
             pass(image.clone(), |image| unclean_elections(&image, ELECTIONS_MAX)).await;
-        self.elect(ElectionType::Unclean, leaderless).await;
+        let mut is_done = self.elect(ElectionType::Unclean, leaderless).await;
         if is_due {
-            self.balance_at = Instant::now() + self.balance_every.unwrap_or_default();
             let astray =
                 pass(image.clone(), |image| preferred_elections(&image, ELECTIONS_MAX)).await;
-            self.elect(ElectionType::Preferred, astray).await;
+            match self.elect(ElectionType::Preferred, astray).await {
+                true => self.balance_at = Instant::now() + self.balance_every.unwrap_or_default(),
+                false => is_done = false,
+            }
         }
         if let Some(checkpoint) = image.checkpoint()
             && self.compared != Some(checkpoint)
         {
-            let _ = propose(&self.node, Command::CompareState(checkpoint).encode()).await;
-            self.compared = Some(checkpoint);
+            match self.propose(Command::CompareState(checkpoint)).await {
+                true => self.compared = Some(checkpoint),
+                false => is_done = false,
+            }
+        }
+        // What did not come about is looked at again, though nothing has changed.
+        if is_done {
+            self.seen = (term, published.applied);
         }
     }
 
-    async fn elect(&self, election: ElectionType, partitions: Vec<PartitionKey>) {
+    /// Whether the command was applied.
+    async fn propose(&self, command: Command) -> bool {
+        accepted(&propose(&self.node, command.encode()).await)
+    }
+
+    /// Whether there was nothing to do, or it is done.
+    async fn elect(&self, election: ElectionType, partitions: Vec<PartitionKey>) -> bool {
         if partitions.is_empty() {
-            return;
+            return true;
         }
         tracing::info!(?election, partitions = partitions.len(), "electing leaders");
-        let command = Command::ElectLeaders(ElectLeaders { election, partitions });
-        // What does not come about is found again with the next look.
-        let _ = propose(&self.node, command.encode()).await;
+        self.propose(Command::ElectLeaders(ElectLeaders { election, partitions })).await
     }
 }
 
@@ -115,7 +126,15 @@ async fn pass(
     image: MetadataImage,
     look: impl FnOnce(MetadataImage) -> Vec<PartitionKey> + Send + 'static,
 ) -> Vec<PartitionKey> {
-    tokio::task::spawn_blocking(move || look(image)).await.unwrap_or_default()
+    match tokio::task::spawn_blocking(move || look(image)).await {
+        Ok(found) => found,
+        Err(error) => match error.try_into_panic() {
+            // As a panic of this task itself: the node stops.
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends.
+            Err(_) => Vec::new(),
+        },
+    }
 }
 
 /// The partitions that nobody leads, of topics that allow an unclean election, and of which a replica is
@@ -156,7 +175,6 @@ fn preferred_elections(image: &MetadataImage, max: usize) -> Vec<PartitionKey> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use quorate_statemachine::{
         BrokerSession, DirectoryId, FeatureRange, Incarnation, NewTopic, RegisterBroker,
