@@ -31,8 +31,9 @@ pub fn what_if(image: &MetadataImage, killed: &BTreeSet<BrokerId>) -> WhatIf {
     for id in killed {
         if let Some(broker) = image.broker(*id) {
             let session = BrokerSession { broker: *id, epoch: broker.epoch };
-            // It cannot be refused: the session is that of the image.
-            let _ = metadata.apply_command(u64::MAX, &Command::FenceBroker(session));
+            let fenced = metadata.apply_command(u64::MAX, &Command::FenceBroker(session));
+            let is_done = fenced.is_ok_and(|applied| applied.outcome.into_result().is_ok());
+            assert!(is_done, "the session is that of the image, so it is not refused");
         }
     }
     let mut found = WhatIf::default();
