@@ -103,3 +103,21 @@ impl Registration {
         RegisterRequest { command: command.encode(), always_vouch }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_of_another_cluster_are_refused() {
+        let directory = quorate_engine::DirectoryId::from_bytes([7; 16]);
+        let unmarked = Registration::without_data_plane(BrokerId(1), directory);
+        let (own, other) = (ClusterId::from_bytes([1; 16]), ClusterId::from_bytes([2; 16]));
+        assert_eq!(unmarked.check_cluster(own), Ok(()));
+        let marked = Registration { cluster_id: Some(other), ..unmarked };
+        assert_eq!(marked.check_cluster(other), Ok(()));
+        let refused = marked.check_cluster(own).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InconsistentClusterId);
+        assert!(refused.message.contains("give the broker the directories"), "{refused}");
+    }
+}
