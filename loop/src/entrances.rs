@@ -9,9 +9,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::inbox::{Event, Inbox};
-use crate::joining::{Joining, Wish};
+use crate::joining::{Joining, NotLetIn, Rounds, Wish};
 use crate::members::Member;
-use crate::membership::Join;
+use crate::membership::{Join, MembershipError, MembershipRequest};
 
 /// Requests that are on their way at a time, each on a connection of its own: a directory may have to
 /// ask for thousands of groups.
@@ -54,19 +54,41 @@ impl<S: StateMachine> Entrances<S> {
         requests.spawn_on(asking, &self.runtime);
     }
 
-    /// Has the others know where this node, which is `member`, is reached now. The group runs already,
-    /// or has stopped for a reason of its own by the time of the answer: nothing begins with that.
+    /// Has the group know where this node, which is `member`, is reached now. The group runs already, or
+    /// has stopped for a reason of its own by the time of the answer: nothing begins with that.
     pub(crate) fn mend_address(&self, group: GroupId, member: Option<&Member>) {
         let (Some(member), Some(addr)) = (member, &self.advertise) else { return };
         if member.addr == *addr {
             return;
         }
-        let wish = Wish::Join(Join { binding: member.binding, addr: addr.clone(), was: None });
-        let (joining, turns) = (self.joining.clone(), self.turns.clone());
+        let join = Join { binding: member.binding, addr: addr.clone(), was: None };
+        let (joining, inbox, turns) =
+            (self.joining.clone(), self.inbox.clone(), self.turns.clone());
         self.spawn(async move {
-            if let Err(why) = joining.ask(group, &wish, &turns).await {
-                tracing::warn!(%group, why, "the others do not take the new address of this node");
+            let (asked, mut rounds) = (MembershipRequest::Join(join.clone()), Rounds::default());
+            loop {
+                // Where this node leads there is nobody else to ask.
+                let why = match inbox.change_membership(group, asked.clone(), false).await {
+                    Ok(_) => return,
+                    Err(MembershipError::NotLeader { .. }) => {
+                        let turn = turns.acquire().await;
+                        let answer = joining.ask_once(group, &join, false).await;
+                        drop(turn);
+                        match answer {
+                            Ok(_) => return,
+                            Err(NotLetIn::Yet(why)) => why,
+                            Err(NotLetIn::Ever(why)) => break refused(group, &why),
+                        }
+                    }
+                    Err(error) if error.is_retryable() => error.to_string(),
+                    Err(error) => break refused(group, &error.to_string()),
+                };
+                rounds.pause(group, why).await;
             }
         });
     }
+}
+
+fn refused(group: GroupId, why: &str) {
+    tracing::warn!(%group, why, "the others do not take the new address of this node");
 }

@@ -23,7 +23,8 @@ use crate::message::PeerMessage;
 use crate::meters::Meters;
 use crate::registry::Registry;
 use crate::transport::{
-    Calls, Ingress, LinkEvent, PeerStream, Receiving, Roster, Service, SharedRoster, Transport,
+    Acquaintance, Calls, Ingress, LinkEvent, PeerStream, Receiving, Roster, Service, SharedRoster,
+    Transport,
 };
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
@@ -142,8 +143,12 @@ impl<S: StateMachine> Ingress for Front<S> {
         });
     }
 
-    fn met(&self, node: NodeId, addr: String, members_index: u64) {
-        self.inbox.send(Event::Link(LinkEvent::Met { node, addr, members_index }));
+    fn met(&self, met: Acquaintance) {
+        self.inbox.send(Event::Link(LinkEvent::Met(met)));
+    }
+
+    fn parted(&self, connection: u64) {
+        self.inbox.send(Event::Link(LinkEvent::Parted(connection)));
     }
 
     fn reply(&self, from: NodeId, request: u64, payload: Bytes) {

@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::core::Input;
 use crate::error::{ProposeError, ReadError, Stopped};
-use crate::inbox::{Applied, ChangeCaller, Closed, Done, Event, Inbox};
+use crate::inbox::{Applied, Closed, Done, Event, Inbox};
 use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
 use crate::meters::Meters;
 use crate::proposal::Proposal;
@@ -201,14 +201,7 @@ impl<S: StateMachine> Group<S> {
         request: MembershipRequest,
         dry_run: bool,
     ) -> Result<MembershipChanged, MembershipError> {
-        let (caller, answer) = oneshot::channel();
-        let caller = ChangeCaller::Members(caller);
-        let input = Input::Membership { request, dry_run, caller };
-        match self.0.inbox.request(self.0.id, input) {
-            Ok(()) => answer.await.unwrap_or(Err(MembershipError::Unknown)),
-            Err(Closed::Full) => Err(MembershipError::Overloaded),
-            Err(Closed::Ended) => Err(MembershipError::NotLeader { leader: None }),
-        }
+        self.0.inbox.change_membership(self.0.id, request, dry_run).await
     }
 
     /// When each member answered this node last, if it leads the group; else, and after the end,

@@ -23,7 +23,7 @@ pub(crate) const TERM_JUMP_MAX: u64 = 1 << 32;
 const TERM_MAX: u64 = 1 << 63;
 
 /// An index that no log comes to; beyond it, indexes could not be counted on.
-const INDEX_MAX: u64 = 1 << 63;
+pub(crate) const INDEX_MAX: u64 = 1 << 63;
 
 /// What the guard must know of the node it guards.
 #[derive(Debug, Clone, Copy)]

@@ -17,7 +17,7 @@ use crate::error::{ProposeError, ReadError};
 use crate::frame::FoundingNews;
 use crate::heartbeat::Heartbeat;
 use crate::joining::LetIn;
-use crate::membership::{MembershipChanged, MembershipError};
+use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
 use crate::message::PeerMessage;
 use crate::status::LastAnswer;
 use crate::transport::LinkEvent;
@@ -150,6 +150,26 @@ impl<S: StateMachine> Inbox<S> {
     /// node.
     pub(crate) fn request(&self, group: GroupId, input: GroupInput<S>) -> Result<(), Closed> {
         self.counted(Event::Input(group, input))
+    }
+
+    /// Asks for another membership of a group. Cancel safe: what was asked for may come about all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`MembershipError`]; only [`MembershipError::Unknown`] leaves the outcome open.
+    pub(crate) async fn change_membership(
+        &self,
+        group: GroupId,
+        request: MembershipRequest,
+        dry_run: bool,
+    ) -> Result<MembershipChanged, MembershipError> {
+        let (caller, answer) = oneshot::channel();
+        let caller = ChangeCaller::Members(caller);
+        match self.request(group, Input::Membership { request, dry_run, caller }) {
+            Ok(()) => answer.await.unwrap_or(Err(MembershipError::Unknown)),
+            Err(Closed::Full) => Err(MembershipError::Overloaded),
+            Err(Closed::Ended) => Err(MembershipError::NotLeader { leader: None }),
+        }
     }
 
     /// Asks when the members of a group answered last, for a caller on this node.

@@ -92,7 +92,7 @@ impl Joining {
         wish: &Wish,
         turns: &Semaphore,
     ) -> Result<LetIn, String> {
-        let (mut pause, mut last) = (PAUSE_MIN, String::new());
+        let mut rounds = Rounds::default();
         loop {
             let turn = turns.acquire().await;
             let asked = match wish {
@@ -103,14 +103,8 @@ impl Joining {
             match asked {
                 Ok(let_in) => return Ok(let_in),
                 Err(NotLetIn::Ever(why)) => return Err(why),
-                Err(NotLetIn::Yet(why)) if why != last => {
-                    tracing::info!(%group, why, "this node waits to be let in");
-                    last = why;
-                }
-                Err(NotLetIn::Yet(_)) => {}
+                Err(NotLetIn::Yet(why)) => rounds.pause(group, why).await,
             }
-            tokio::time::sleep(jittered(pause)).await;
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -184,6 +178,26 @@ impl Joining {
             }
         }
         Err(NotLetIn::Yet(why))
+    }
+}
+
+/// The pauses between the rounds of asking for one thing.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    done: u32,
+    last: String,
+}
+
+impl Rounds {
+    /// Waits before the next round, and tells why if that is news.
+    pub(crate) async fn pause(&mut self, group: GroupId, why: String) {
+        if why != self.last {
+            tracing::info!(%group, why, "this node asks again");
+            self.last = why;
+        }
+        let pause = PAUSE_MIN.saturating_mul(1 << self.done.min(16)).min(PAUSE_MAX);
+        self.done = self.done.saturating_add(1);
+        tokio::time::sleep(jittered(pause)).await;
     }
 }
 

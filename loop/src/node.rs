@@ -186,7 +186,8 @@ impl<S: StateMachine> Node<S> {
         };
         let founding = contacts.founding(&identity, genesis.as_deref(), has_joined)?;
         let roster = contacts.roster(&identity, founding.as_ref());
-        let roster = roster.with_tls(tls, config.allow_plaintext);
+        let roster =
+            roster.with_tls(tls, config.allow_plaintext).advertised(config.advertise.clone());
         let roster: SharedRoster = Arc::new(ArcSwap::from_pointee(roster));
         let addresses = contacts.voters;
         let calls =

@@ -145,7 +145,14 @@ impl<P, R, M> Core<P, R, M> {
             // While one is to take the place of another, the place and its role are the other's: the
             // newcomer gets what has become of them by then.
             let holder = self.members.all_of_node(node).next();
-            let member = holder.ok_or(MembershipError::NoMember(node))?;
+            let Some(member) = holder else {
+                // It may have a say until its removal is sealed: asked again, it is not done yet.
+                let departs = self.members.departed().iter().any(|gone| gone.node_id() == node);
+                return Err(match departs {
+                    true => MembershipError::Pending,
+                    false => MembershipError::NoMember(node),
+                });
+            };
             let id = member.member_id;
             let is_voter = self.members.is_voter(id);
             match change {

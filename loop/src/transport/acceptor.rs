@@ -17,11 +17,11 @@ use tokio_util::codec::Decoder as _;
 use super::handshake::{self, Caller, HandshakeError};
 use super::join;
 use super::presence::Presence;
-use super::roster::SharedRoster;
+use super::roster::{Acquaintance, SharedRoster};
 use super::stream::PeerStream;
 use crate::config::LoopConfig;
 use crate::drops::CloseCause;
-use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError, Hello};
+use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError};
 use crate::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
 use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::message::PeerMessage;
@@ -67,8 +67,10 @@ pub(crate) trait Ingress: Send + Sync + 'static {
     );
     /// A request of the application; it must bound how much it takes on.
     fn call(&self, from: NodeId, request: u64, payload: Bytes);
-    /// A node was let in, says that it is reached at `addr`, and knows the members of this index.
-    fn met(&self, node: NodeId, addr: String, members_index: u64);
+    /// A node was let in that knows members at least as late as this one.
+    fn met(&self, met: Acquaintance);
+    /// The connection with this number, of a node that was met, has ended.
+    fn parted(&self, connection: u64);
     /// An answer to a request of this node.
     fn reply(&self, from: NodeId, request: u64, payload: Bytes);
     /// A request to be let into a group, of a node in this directory.
@@ -171,10 +173,6 @@ impl<I: Ingress> Acceptor<I> {
             return;
         }
         let _arrival = self.presence.arrived(caller.node);
-        let Hello { addr, members_index, .. } = &caller.hello;
-        if *members_index > self.roster.load().index() {
-            self.ingress.met(caller.node, addr.clone(), *members_index);
-        }
         if caller.hello.snapshot {
             return self.ingress.snapshot(caller.node, stream).await;
         }
@@ -187,6 +185,14 @@ impl<I: Ingress> Acceptor<I> {
             streams.by_peer.insert((peer, directory), (number, keep));
             number
         };
+        let members_index = caller.hello.members_index;
+        let is_met = members_index >= self.roster.load().index();
+        if is_met {
+            let (node, addr) = (peer, caller.hello.addr.clone());
+            let connection = number;
+            let met = Acquaintance { connection, node, directory, addr, members_index };
+            self.ingress.met(met);
+        }
         tokio::select! {
             ended = self.read(caller, stream) => {
                 match ended {
@@ -205,6 +211,9 @@ impl<I: Ingress> Acceptor<I> {
             _ = superseded => {
                 tracing::debug!(%peer, "a newer connection took over");
             }
+        }
+        if is_met {
+            self.ingress.parted(number);
         }
     }
 
@@ -333,7 +342,8 @@ pub(super) mod tests {
 
         fn peer(&self, _: NodeId, _: GroupId, _: PeerMessage, _: OwnedSemaphorePermit) {}
         fn founding(&self, _: NodeId, _: DirectoryId, _: FoundingNews, _: OwnedSemaphorePermit) {}
-        fn met(&self, _: NodeId, _: String, _: u64) {}
+        fn met(&self, _: Acquaintance) {}
+        fn parted(&self, _: u64) {}
         fn call(&self, _: NodeId, _: u64, _: Bytes) {}
         fn reply(&self, _: NodeId, _: u64, _: Bytes) {}
         fn snapshot(

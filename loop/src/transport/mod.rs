@@ -45,7 +45,7 @@ pub(crate) use self::join::FRAME_BYTES_MAX as JOIN_FRAME_BYTES_MAX;
 pub(crate) use self::join::ask_to_join;
 pub(crate) use self::presence::Presence;
 pub(crate) use self::receiving::Receiving;
-pub(crate) use self::roster::{Roster, SharedRoster};
+pub(crate) use self::roster::{Acquaintance, Roster, SharedRoster};
 pub(crate) use self::sending::{Outgoing, Sending};
 pub(crate) use self::stream::PeerStream;
 pub(crate) use self::tls::Tls;
@@ -75,9 +75,10 @@ pub(crate) enum LinkEvent {
     Down(NodeId),
     /// The peer's process is gone: see [`Presence`].
     Gone(NodeId),
-    /// A peer has connected that knows later members than this node, those of this index of the log of
-    /// group 1, and says where it is reached.
-    Met { node: NodeId, addr: String, members_index: u64 },
+    /// A peer has connected that knows members at least as late as this node's.
+    Met(Acquaintance),
+    /// The connection with this number, of a peer that was met, has ended.
+    Parted(u64),
     /// The peer refuses this node.
     Refused {
         by: NodeId,
@@ -157,6 +158,16 @@ impl Transport {
             roster.peers().map(|node| (node, kept(node).unwrap_or_else(|| self.dial(node))));
         self.peers.store(Arc::new(peers.collect()));
         self.presence.retain(|node| roster.addr(node).is_some());
+    }
+
+    /// Ends the connection to a peer, and dials it where the roster has it now, if it does.
+    pub(crate) fn redial(&self, node: NodeId) {
+        let mut peers = (**self.peers.load()).clone();
+        if peers.remove(&node).is_some() {
+            self.peers.store(Arc::new(peers));
+            (self.on_link)(LinkEvent::Down(node));
+            self.follow_roster();
+        }
     }
 
     fn dial(&self, node: NodeId) -> Arc<Peer> {

@@ -286,6 +286,32 @@ async fn a_node_that_slept_answers_a_leader_on_a_node_that_it_does_not_know() {
     cluster.agree(2, index).await;
 }
 
+/// The address under which it is reached is in no log yet, and cannot come there without it. To see it
+/// fail: have the greeting name the address of the table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_moved_is_answered_before_the_members_know_its_address() {
+    let mut cluster = Cluster::start(3, config()).await;
+    let (index, _) = cluster.add(1, 1).await;
+    cluster.agree(1, index).await;
+    for n in [3, 2, 1] {
+        cluster.close(n).await;
+    }
+    let moved = free_port().local_addr().unwrap();
+    cluster.addrs.insert(1, moved);
+    cluster.config.advertise = Some(moved.to_string());
+    cluster.open(1).await;
+    cluster.config.advertise = None;
+    cluster.open(3).await;
+    let (index, _) = cluster.add(3, 1).await;
+    cluster.agree(2, index).await;
+    let knows = |status: &GroupStatus| {
+        status.members.of_node(node(1)).is_some_and(|member| member.addr == moved.to_string())
+    };
+    for n in [1, 3] {
+        cluster.until(n, knows).await;
+    }
+}
+
 /// Nobody is there to let it in: whoever asks it something is told so, and does not wait with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_waits_to_be_let_in_has_nobody_wait() {

@@ -479,6 +479,10 @@ fn a_restart_from_a_snapshot_knows_whom_the_last_change_took() {
     let has_left = |net: &Net| members(net, leader).of_node(node(gone)).is_none();
     talk_until(&mut net, [leader, stays], has_left);
     assert_eq!(answer(&mut net, leader, 1), None);
+    // Whoever asks again is not told that it is done: its vote may be needed still.
+    let again = change(&[MemberChange::Remove(node(gone))]);
+    net.step(leader, Input::Membership { request: again.clone(), dry_run: false, caller: 2 });
+    assert_eq!(answer(&mut net, leader, 2), Some(Err(MembershipError::Pending)));
     net.take_snapshot(leader);
     // Nothing but the snapshot, and its place in the log, is written behind it.
     net.sync(leader);
@@ -494,6 +498,8 @@ fn a_restart_from_a_snapshot_knows_whom_the_last_change_took() {
     net.settle();
     assert!(members(&net, next).index() > left, "another change is behind it");
     assert!(net.refuses(net.bindings[&gone]));
+    let now = ask(&mut net, next, again);
+    assert_eq!(now, Some(Err(MembershipError::NoMember(node(gone)))));
 }
 
 /// To see it fail: have `of_binding_or_departed` look at the members alone.
