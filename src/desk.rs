@@ -24,7 +24,7 @@ use crate::duties::Call;
 use crate::wire::{
     AppliedResponse, Doubt, Refusal, RejectedResponse, Request, RequestKind, Response, ResponseKind,
 };
-use crate::{membership_desk, metadata_desk};
+use crate::{comparison, membership_desk, metadata_desk};
 
 /// Requests that a leader works on at a time, heartbeats not counted. Beyond it nodes are told
 /// `Overloaded`; it is far above what one log can commit within the time of a request.
@@ -120,6 +120,7 @@ impl Inner {
                 let level = FeatureLevel(level);
                 self.in_slot(metadata_desk::set_feature_level(&node, level)).await
             }
+            RequestKind::Checkpoints(_) => comparison::answer(&node),
             RequestKind::Propose(command) => match Command::decode(&command) {
                 Ok(decided) if is_the_senders_to_decide(&decided) => {
                     self.in_slot(propose(&node, command)).await

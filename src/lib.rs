@@ -81,6 +81,7 @@
 mod broker_control;
 mod broker_session;
 mod caller;
+mod comparison;
 mod config;
 mod configs;
 mod departures;

@@ -185,7 +185,7 @@ fn reassignments(wishes: Vec<(PartitionKey, Option<Vec<BrokerId>>)>) -> Command 
 fn lacking(topic: &Topic, election: ElectionType) -> impl Iterator<Item = TopicPartition> + '_ {
     let lacks = move |partition: &Partition| match election {
         ElectionType::Preferred => partition.leader != partition.replicas.first().copied(),
-        ElectionType::Unclean => partition.leader.is_none(),
+        ElectionType::Unclean | ElectionType::UncleanWhereAllowed => partition.leader.is_none(),
     };
     topic
         .partitions()

@@ -9,7 +9,9 @@ use std::time::Duration;
 use prost::Message as _;
 use quorate_engine::{ClusterId, Founding, NodeId, Voter};
 use quorate_loop::{LoopConfig, Role};
-use quorate_statemachine::{BrokerId, ErrorCode, Image as _, MetadataImage, PartitionKey};
+use quorate_statemachine::{
+    BrokerId, ErrorCode, Image as _, MetadataImage, Partition, PartitionKey,
+};
 use tokio::time::{Instant, timeout};
 
 use crate::wire::{Empty, HeartbeatRequest, Refusal, Request, RequestKind, Response};

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use quorate_loop::{Node, Role};
 use quorate_statemachine::{
-    BrokerId, Checkpoint, Command, ElectLeaders, ElectionType, Metadata, MetadataImage,
-    PartitionKey,
+    BrokerId, Command, ElectLeaders, ElectionType, Metadata, MetadataImage, PartitionKey,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+use crate::comparison::Comparison;
 use crate::desk::{accepted, propose};
 
 /// Elections of one run (KIP-1066 has as many).
@@ -36,10 +36,12 @@ pub(crate) struct Upkeep {
     balance_every: Option<Duration>,
     /// When the next of them is due.
     balance_at: Instant,
-    /// The index of the image that was looked at last, and in which term.
-    seen: (u64, u64),
-    /// The checkpoint that was proposed last.
-    compared: Option<Checkpoint>,
+    /// The term of the last look.
+    term: u64,
+    /// The index of the image that was looked at last in that term; `None` where there is more to do
+    /// though nothing changes.
+    seen: Option<u64>,
+    comparison: Comparison,
 }
 
 impl Upkeep {
@@ -48,8 +50,9 @@ impl Upkeep {
         look_every: Duration,
         balance_every: Option<Duration>,
     ) -> Self {
-        let balance_at = Instant::now() + balance_every.unwrap_or_default();
-        Self { node, look_every, balance_every, balance_at, seen: (0, 0), compared: None }
+        let comparison = Comparison::new(node.clone());
+        let balance_at = Instant::now();
+        Self { node, look_every, balance_every, balance_at, term: 0, seen: None, comparison }
     }
 
     /// Works until `stop` changes or its sender is gone.
@@ -74,41 +77,40 @@ impl Upkeep {
     }
 
     async fn look(&mut self, term: u64) {
+        if self.term != term {
+            // Who comes to lead while brokers return lets them return first.
+            self.balance_at = Instant::now() + self.balance_every.unwrap_or_default();
+            (self.term, self.seen) = (term, None);
+        }
         let published = self.node.image();
+        self.hold_elections(&published.image, published.applied).await;
+        self.comparison.look(&published.image).await;
+    }
+
+    /// The image may be behind the log: what is proposed by it is checked again when it is applied.
+    async fn hold_elections(&mut self, image: &MetadataImage, applied: u64) {
         let is_due = self.balance_every.is_some() && Instant::now() >= self.balance_at;
-        let is_new = self.seen != (term, published.applied);
-        if !is_new && !is_due {
+        if self.seen == Some(applied) && !is_due {
             return;
         }
-        let image = published.image.clone();
         let leaderless =
             pass(image.clone(), |image| unclean_elections(&image, ELECTIONS_MAX)).await;
-        let mut is_done = self.elect(ElectionType::Unclean, leaderless).await;
+        let mut is_done = self.elect(ElectionType::UncleanWhereAllowed, leaderless).await;
         if is_due {
             let astray =
                 pass(image.clone(), |image| preferred_elections(&image, ELECTIONS_MAX)).await;
+            // What is beyond the bound of a run need not wait for the next time.
+            let is_all = astray.len() < ELECTIONS_MAX;
             match self.elect(ElectionType::Preferred, astray).await {
-                true => self.balance_at = Instant::now() + self.balance_every.unwrap_or_default(),
-                false => is_done = false,
-            }
-        }
-        if let Some(checkpoint) = image.checkpoint()
-            && self.compared != Some(checkpoint)
-        {
-            match self.propose(Command::CompareState(checkpoint)).await {
-                true => self.compared = Some(checkpoint),
+                true if is_all => {
+                    self.balance_at = Instant::now() + self.balance_every.unwrap_or_default();
+                }
+                true => {}
                 false => is_done = false,
             }
         }
         // What did not come about is looked at again, though nothing has changed.
-        if is_done {
-            self.seen = (term, published.applied);
-        }
-    }
-
-    /// Whether the command was applied.
-    async fn propose(&self, command: Command) -> bool {
-        accepted(&propose(&self.node, command.encode()).await)
+        self.seen = is_done.then_some(applied);
     }
 
     /// Whether there was nothing to do, or it is done.
@@ -117,7 +119,8 @@ impl Upkeep {
             return true;
         }
         tracing::info!(?election, partitions = partitions.len(), "electing leaders");
-        self.propose(Command::ElectLeaders(ElectLeaders { election, partitions })).await
+        let command = Command::ElectLeaders(ElectLeaders { election, partitions });
+        accepted(&propose(&self.node, command.encode()).await)
     }
 }
 

@@ -4,11 +4,11 @@
 //! leader does not know is refused, never guessed at.
 
 use prost::{Message, Oneof};
-use quorate_statemachine::{BrokerId, Brokers};
+use quorate_statemachine::{BrokerId, Brokers, Checkpoint, StateHash};
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Request {
-    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub(crate) kind: Option<RequestKind>,
 }
 
@@ -49,6 +49,9 @@ pub(crate) enum RequestKind {
     /// The leader checks that it supports this level and proposes it.
     #[prost(uint32, tag = "13")]
     SetFeatureLevel(u32),
+    /// What the node that is asked noted of its own state. Any node answers.
+    #[prost(message, tag = "14")]
+    Checkpoints(Empty),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -161,7 +164,7 @@ pub(crate) struct TransferRequest {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Response {
-    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub(crate) kind: Option<ResponseKind>,
 }
 
@@ -195,6 +198,25 @@ pub(crate) enum ResponseKind {
     Transferred(u64),
     #[prost(message, tag = "11")]
     TransferRefused(TransferRefusedResponse),
+    #[prost(message, tag = "12")]
+    Checkpoints(CheckpointsResponse),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct CheckpointsResponse {
+    /// In order of index.
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) noted: Vec<CheckpointWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct CheckpointWire {
+    #[prost(uint64, tag = "1")]
+    pub(crate) index: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) hash: Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    pub(crate) algorithm: u32,
 }
 
 /// A command was applied at `index`, with this outcome.
@@ -346,6 +368,19 @@ impl Replicas {
 
     pub(crate) fn to_brokers(&self) -> Brokers {
         self.brokers.iter().copied().map(BrokerId).collect()
+    }
+}
+
+impl CheckpointWire {
+    pub(crate) fn of(noted: &Checkpoint) -> Self {
+        let Checkpoint { algorithm, index, hash } = *noted;
+        Self { index, hash: hash.to_bytes().to_vec(), algorithm }
+    }
+
+    /// `None` if the hash is none.
+    pub(crate) fn to_checkpoint(&self) -> Option<Checkpoint> {
+        let hash = StateHash::from_bytes(self.hash.as_slice().try_into().ok()?);
+        Some(Checkpoint { algorithm: self.algorithm, index: self.index, hash })
     }
 }
 

@@ -3,12 +3,13 @@
 //! Replicas that apply the same commands have the same state, unless a bug, bad memory or a mix of
 //! versions has it otherwise; and that would go on unseen for as long as nobody looks. So every replica
 //! notes the hash of its state once in [`CHECKPOINT_EVERY`] indexes, at the same ones as all others. The
-//! leader puts one of its own into the log now and then (`CompareState`), and whoever noted another hash
-//! for that index stops. A replica that was restored behind the index has nothing to compare.
+//! leader asks the others for theirs now and then, and puts the one that most of them noted into the log
+//! (`CompareState`); whoever noted another hash for that index stops, the leader too. A replica that was
+//! restored behind the index has nothing to compare.
 //!
 //! Nothing of this is state: it is in no snapshot, and no outcome depends on it.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::command::Checkpoint;
 use crate::contract::StateHash;
@@ -17,13 +18,13 @@ use crate::contract::StateHash;
 pub const CHECKPOINT_EVERY: u64 = 1_024;
 
 /// Checkpoints that are remembered. A comparison that comes later than that is passed over.
-const REMEMBERED: usize = 16;
+pub const CHECKPOINTS_MAX: usize = 16;
 
 /// The latest ones.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Checkpoints {
-    /// In order of index.
-    noted: VecDeque<Checkpoint>,
+    /// In order of index. Images share them.
+    noted: Arc<Vec<Checkpoint>>,
     /// The index of the last command; `None` before the first one since a start.
     last: Option<u64>,
 }
@@ -36,26 +37,24 @@ impl Checkpoints {
             self.last.is_some_and(|last| last / CHECKPOINT_EVERY < index / CHECKPOINT_EVERY);
         self.last = Some(index);
         if is_next {
-            self.noted.push_back(Checkpoint { index, hash: hash() });
-            if self.noted.len() > REMEMBERED {
-                self.noted.pop_front();
+            let noted = Arc::make_mut(&mut self.noted);
+            if noted.len() == CHECKPOINTS_MAX {
+                noted.remove(0);
             }
+            noted.push(Checkpoint { algorithm: Checkpoint::ALGORITHM, index, hash: hash() });
         }
     }
 
-    /// Whether this replica noted the same for that index, or nothing.
+    /// Whether this replica noted the same for that index, or nothing that can be compared.
     pub(crate) fn agree(&self, with: Checkpoint) -> bool {
-        self.noted.iter().all(|noted| noted.index != with.index || *noted == with)
+        let is_its =
+            |noted: &&Checkpoint| (noted.index, noted.algorithm) == (with.index, with.algorithm);
+        self.noted.iter().find(is_its).is_none_or(|noted| noted.hash == with.hash)
     }
 
-    #[cfg(test)]
-    pub(crate) fn noted(&self) -> Vec<Checkpoint> {
-        self.noted.iter().copied().collect()
-    }
-
-    /// The latest one.
-    pub(crate) fn last(&self) -> Option<Checkpoint> {
-        self.noted.back().copied()
+    /// In order of index.
+    pub(crate) fn noted(&self) -> &[Checkpoint] {
+        &self.noted
     }
 }
 
@@ -89,12 +88,12 @@ mod tests {
         let (mut one, mut two) = (Metadata::new(), Metadata::new());
         run(&mut one, (1..=2_100).filter(|index| *index != 1_024));
         run(&mut two, (1..=2_100).filter(|index| *index != 1_024));
-        let noted = one.image().checkpoint().expect("two multiples have passed");
+        let noted = one.image().checkpoints().last().copied().expect("two multiples have passed");
         assert_eq!(noted.index, 2_048);
-        assert_eq!(two.image().checkpoint(), Some(noted));
+        assert_eq!(two.image().checkpoints().last(), Some(&noted));
         assert_eq!(compare(&mut two, 2_101, noted).expect("equal"), Reply::StateCompared);
         // Behind a command that is missing, the next one counts.
-        let first = one.checkpoints_noted().first().copied().expect("there");
+        let first = one.image().checkpoints()[0];
         assert_eq!(first.index, 1_025);
         assert_eq!(compare(&mut two, 2_102, first).expect("equal"), Reply::StateCompared);
     }
@@ -106,7 +105,7 @@ mod tests {
         run(&mut two, 1..=1_000);
         two.set_next_producer_id(crate::ProducerId(1_000));
         run(&mut two, 1_001..=1_030);
-        let noted = one.image().checkpoint().expect("noted");
+        let noted = one.image().checkpoints().last().copied().expect("noted");
         assert_ne!(two.image().state_hash(), one.image().state_hash());
         let error = compare(&mut two, 1_031, noted).expect_err("differs");
         assert!(
@@ -116,6 +115,9 @@ mod tests {
         // What was not noted cannot be compared.
         let other = Checkpoint { index: 1_023, ..noted };
         assert_eq!(compare(&mut two, 1_032, other).expect("passed over"), Reply::StateCompared);
+        // Neither can what was computed otherwise.
+        let other = Checkpoint { algorithm: 1, ..noted };
+        assert_eq!(compare(&mut two, 1_033, other).expect("passed over"), Reply::StateCompared);
     }
 
     #[test]
@@ -129,7 +131,7 @@ mod tests {
         run(&mut one, 1_024..=2_050);
         run(&mut two, 1_024..=2_050);
         let indexes = |machine: &Metadata| {
-            machine.checkpoints_noted().iter().map(|noted| noted.index).collect::<Vec<_>>()
+            machine.image().checkpoints().iter().map(|noted| noted.index).collect::<Vec<_>>()
         };
         assert_eq!(indexes(&one), [1_024, 2_048]);
         assert_eq!(indexes(&two), [2_048]);
@@ -140,6 +142,6 @@ mod tests {
     fn few_are_remembered() {
         let mut machine = Metadata::new();
         run(&mut machine, 1..=CHECKPOINT_EVERY * 20);
-        assert_eq!(machine.checkpoints_noted().len(), REMEMBERED);
+        assert_eq!(machine.image().checkpoints().len(), CHECKPOINTS_MAX);
     }
 }

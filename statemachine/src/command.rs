@@ -95,6 +95,10 @@ pub enum ElectionType {
     Preferred,
     /// Where nobody leads, any active replica may, which may lack acknowledged records.
     Unclean,
+    /// As `Unclean`, of topics whose `unclean.leader.election.enable` is true when the command is applied:
+    /// what nobody asked for must not lose what somebody has forbidden to lose a moment before.
+    #[serde(rename = "unclean-where-allowed")]
+    UncleanWhereAllowed,
 }
 
 /// Leaders to elect. Each partition has its own result.
@@ -153,10 +157,19 @@ pub struct ConfigChange {
 /// The hash of the state behind one command ([`MetadataImage::checkpoint`](crate::MetadataImage::checkpoint)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Checkpoint {
+    /// How the hash was computed ([`Checkpoint::ALGORITHM`]). Hashes of two ways to compute them say nothing about
+    /// each other.
+    pub algorithm: u32,
     /// The index of the command.
     pub index: u64,
     /// The hash.
     pub hash: StateHash,
+}
+
+impl Checkpoint {
+    /// How this version computes the hash of a state. It changes with everything that gives the same state
+    /// another hash.
+    pub const ALGORITHM: u32 = 0;
 }
 
 /// A command to the metadata.

@@ -69,7 +69,8 @@ impl Command {
                 partitions: replicas_to_wire(&create.partitions),
             }),
             Self::ElectLeaders(elect) => Kind::ElectLeaders(wire::ElectLeaders {
-                unclean: elect.election == ElectionType::Unclean,
+                unclean: elect.election != ElectionType::Preferred,
+                where_allowed: elect.election == ElectionType::UncleanWhereAllowed,
                 partitions: elect.partitions.iter().copied().map(key_to_wire).collect(),
             }),
             Self::AlterReassignments { reassignments } => {
@@ -80,9 +81,9 @@ impl Command {
                 resource: Some(resource_to_wire(*resource)),
                 changes: changes.iter().map(config_change_to_wire).collect(),
             }),
-            Self::CompareState(Checkpoint { index, hash }) => {
+            Self::CompareState(Checkpoint { algorithm, index, hash }) => {
                 let hash = hash.to_bytes().to_vec();
-                Kind::CompareState(wire::Checkpoint { index: *index, hash })
+                Kind::CompareState(wire::Checkpoint { index: *index, hash, algorithm: *algorithm })
             }
         }
     }
@@ -116,9 +117,11 @@ impl Command {
                 partitions: replicas_from_wire(&create.partitions),
             }),
             Kind::ElectLeaders(elect) => Self::ElectLeaders(ElectLeaders {
-                election: match elect.unclean {
-                    false => ElectionType::Preferred,
-                    true => ElectionType::Unclean,
+                election: match (elect.unclean, elect.where_allowed) {
+                    (false, false) => ElectionType::Preferred,
+                    (true, false) => ElectionType::Unclean,
+                    (true, true) => ElectionType::UncleanWhereAllowed,
+                    (false, true) => return Err(DecodeError::Missing { field: "unclean" }),
                 },
                 partitions: elect.partitions.iter().map(key_from_wire).collect::<Result<_, _>>()?,
             }),
@@ -134,10 +137,10 @@ impl Command {
                     changes: changes.collect::<Result<_, _>>()?,
                 }
             }
-            Kind::CompareState(wire::Checkpoint { index, hash }) => {
+            Kind::CompareState(wire::Checkpoint { index, hash, algorithm }) => {
                 let hash = id_from_wire("state hash", &hash)?;
                 let hash = StateHash::from_bytes(hash.into_bytes());
-                Self::CompareState(Checkpoint { index, hash })
+                Self::CompareState(Checkpoint { algorithm, index, hash })
             }
         })
     }
@@ -409,6 +412,10 @@ pub(crate) mod tests {
                 election: ElectionType::Unclean,
                 partitions: vec![],
             }),
+            Command::ElectLeaders(ElectLeaders {
+                election: ElectionType::UncleanWhereAllowed,
+                partitions: vec![key(1, 0)],
+            }),
             Command::AlterReassignments {
                 reassignments: vec![
                     Reassignment { partition: key(1, 0), target: Some(ids(&[])) },
@@ -430,7 +437,12 @@ pub(crate) mod tests {
                 resource: ConfigResource::Broker(BrokerId(0)),
                 changes: vec![],
             },
-            Command::CompareState(Checkpoint { index: 0, hash: StateHash::new(1 << 100) }),
+            Command::CompareState(Checkpoint {
+                algorithm: 0,
+                index: 0,
+                hash: StateHash::new(1 << 100),
+            }),
+            Command::CompareState(Checkpoint { algorithm: 7, index: 1, hash: StateHash::new(2) }),
         ]
     }
 

@@ -1,7 +1,8 @@
 //! The bytes of every released encoding, and what is read from them: `tests/compat/`.
 //!
-//! A file is never changed, and its lines never go: what was once written into a log or a snapshot must
+//! The bytes in a file are never changed, and its lines never go: what was once written into a log or a snapshot must
 //! be read for ever, and mean the same. A later encoding gets lines, or a directory, of its own.
+//! The text beside them changes only where a type gets a part: it then says what earlier bytes mean by it.
 
 use std::fmt::Debug;
 use std::path::PathBuf;

@@ -80,7 +80,7 @@ pub trait Image: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Only those of `out`.
+    /// Those of `out`, and where the state is found damaged: no snapshot is taken of it.
     fn write_snapshot(&self, out: &mut dyn io::Write) -> io::Result<()>;
 
     /// A hash of the state, equal on all replicas at the same index. It may cost a pass over the state:
@@ -198,11 +198,11 @@ pub enum ApplyError {
         /// The highest level of this version.
         supported: u32,
     },
-    /// The leader's state at an earlier index was another than this replica's: one of the two is wrong,
-    /// or their versions do not do the same.
+    /// The state of most voters at an earlier index was another than this replica's: its memory or its
+    /// disk is damaged, or its version does not do the same.
     #[error(
-        "the state behind index {checkpoint} is not that of the leader, as the command at index \
-         {index} tells: this replica stops; restore it from a healthy one, and report this"
+        "the state behind index {checkpoint} is not that of most voters, as the command at index \
+         {index} tells: this replica stops; have it join anew with an empty directory, and report this"
     )]
     Diverged {
         /// Where in the log the comparison is.

@@ -141,6 +141,9 @@ impl Display for ElectLeaders {
         f.write_str(match self.election {
             ElectionType::Preferred => "elect the preferred leaders of",
             ElectionType::Unclean => "elect leaders, uncleanly if need be, of",
+            ElectionType::UncleanWhereAllowed => {
+                "elect leaders, uncleanly if need be and allowed, of"
+            }
         })?;
         separated(f, &self.partitions)
     }

@@ -19,7 +19,7 @@ fn elect_one(step: &mut Step<'_>, key: PartitionKey, wanted: ElectionType) -> Pa
     let partition = step.partition(key)?;
     let leads_as_wanted = match wanted {
         ElectionType::Preferred => partition.leader == partition.replicas.first().copied(),
-        ElectionType::Unclean => partition.leader.is_some(),
+        ElectionType::Unclean | ElectionType::UncleanWhereAllowed => partition.leader.is_some(),
     };
     if leads_as_wanted && let Some(leader) = partition.leader {
         return Err(Rejection::new(
@@ -30,6 +30,8 @@ fn elect_one(step: &mut Step<'_>, key: PartitionKey, wanted: ElectionType) -> Pa
     let election = match wanted {
         ElectionType::Preferred => Election::Preferred,
         ElectionType::Unclean => Election::Unclean,
+        ElectionType::UncleanWhereAllowed if step.allows_unclean_election(key) => Election::Unclean,
+        ElectionType::UncleanWhereAllowed => return Err(not_allowed(key)),
     };
     let target = Target { election, ..Target::of(partition) };
     if !step.change_partition(key, target) {
@@ -47,9 +49,20 @@ fn nobody(wanted: ElectionType, key: PartitionKey) -> Rejection {
                  caught up"
             ),
         ),
-        ElectionType::Unclean => Rejection::new(
+        ElectionType::Unclean | ElectionType::UncleanWhereAllowed => Rejection::new(
             ErrorCode::EligibleLeadersNotAvailable,
             format!("no replica of {key} is active: start one of its brokers"),
         ),
     }
+}
+
+fn not_allowed(key: PartitionKey) -> Rejection {
+    Rejection::new(
+        ErrorCode::EligibleLeadersNotAvailable,
+        format!(
+            "no replica of {key} that is active surely has all that was acknowledged, and the topic's \
+             unclean.leader.election.enable is false: start the brokers that have it, or ask for an \
+             unclean election"
+        ),
+    )
 }

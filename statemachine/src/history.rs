@@ -109,7 +109,9 @@ fn cause(command: &Command, key: PartitionKey) -> String {
         }
         Command::ElectLeaders(elect) => match elect.election {
             ElectionType::Preferred => "the preferred leader was elected".into(),
-            ElectionType::Unclean => "an unclean election was held".into(),
+            ElectionType::Unclean | ElectionType::UncleanWhereAllowed => {
+                "an unclean election was held".into()
+            }
         },
         Command::AlterReassignments { reassignments } => {
             let own = reassignments.iter().find(|one| one.partition == key);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::broker::{Broker, BrokerMap};
+use crate::checkpoints::Checkpoints;
 use crate::command::Checkpoint;
 use crate::ids::{BrokerId, FeatureLevel, PartitionKey, ProducerId, TopicId};
 use crate::partition::Partition;
@@ -38,8 +39,8 @@ pub struct MetadataImage {
     pub(crate) kept: OrdMap<BrokerId, OrdSet<PartitionKey>>,
     /// Of all that a snapshot holds.
     pub(crate) sum: StateSum,
-    /// The last one that this replica noted; no part of the state.
-    pub(crate) checkpoint: Option<Checkpoint>,
+    /// What this replica noted; no part of the state.
+    pub(crate) checkpoints: Checkpoints,
 }
 
 impl PartialEq for MetadataImage {
@@ -78,7 +79,7 @@ impl MetadataImage {
             topics: OrdMap::new(),
             names: OrdMap::new(),
             kept: OrdMap::new(),
-            checkpoint: None,
+            checkpoints: Checkpoints::default(),
         }
     }
 
@@ -94,12 +95,13 @@ impl MetadataImage {
         self.next_producer_id
     }
 
-    /// The hash of the state at the last index that all replicas note
-    /// ([`CHECKPOINT_EVERY`](crate::CHECKPOINT_EVERY)), as this replica had it; `None` until it has
-    /// come by one. A leader proposes it, for all to compare.
+    /// The hashes of the state at the last indexes that all replicas note
+    /// ([`CHECKPOINT_EVERY`](crate::CHECKPOINT_EVERY)), as this replica had them, in order of index; no
+    /// more than [`CHECKPOINTS_MAX`](crate::CHECKPOINTS_MAX), and only those that it has come by since it
+    /// was made or restored. A leader proposes what most replicas noted, for all to compare.
     #[must_use]
-    pub fn checkpoint(&self) -> Option<Checkpoint> {
-        self.checkpoint
+    pub fn checkpoints(&self) -> &[Checkpoint] {
+        self.checkpoints.noted()
     }
 
     /// The registered brokers in order of id.

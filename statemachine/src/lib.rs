@@ -98,7 +98,7 @@ pub use broker::{ActiveBrokers, Broker, FeatureRange, Listener};
 pub use brokers::Brokers;
 pub use change::{Target, change};
 pub use check::Violation;
-pub use checkpoints::CHECKPOINT_EVERY;
+pub use checkpoints::{CHECKPOINT_EVERY, CHECKPOINTS_MAX};
 pub use client_sessions::{
     Admission, ClientSessions, CommandId, OUTCOME_BYTES_MAX, SESSION_BYTES_MAX, SESSIONS_BYTES_MAX,
     SESSIONS_MAX, SessionError, WINDOW,

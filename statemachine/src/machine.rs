@@ -7,11 +7,8 @@ use bytes::Bytes;
 
 use crate::broker::{ActiveBrokers, Broker, FeatureRange};
 use crate::change::{Target, change};
-use crate::checkpoints::Checkpoints;
 use crate::command::{BrokerSession, Command};
-use crate::contract::{
-    Applied, ApplyError, Cause, Changes as _, Image as _, RestoreError, StateMachine,
-};
+use crate::contract::{Applied, ApplyError, Cause, Changes as _, RestoreError, StateMachine};
 use crate::delta::Delta;
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{BrokerId, PartitionKey, TopicId};
@@ -30,7 +27,6 @@ use crate::{
 #[derive(Debug)]
 pub struct Metadata {
     image: MetadataImage,
-    checkpoints: Checkpoints,
 }
 
 impl StateMachine for Metadata {
@@ -70,7 +66,7 @@ impl StateMachine for Metadata {
 impl Metadata {
     /// A machine that goes on from an image.
     pub(crate) fn of(image: MetadataImage) -> Self {
-        Self { image, checkpoints: Checkpoints::default() }
+        Self { image }
     }
 
     /// The state itself.
@@ -90,7 +86,7 @@ impl Metadata {
     ) -> Result<Applied<Outcome, Delta>, ApplyError> {
         self.check_order(index, command)?;
         if let Command::CompareState(checkpoint) = command
-            && !self.checkpoints.agree(*checkpoint)
+            && !self.image.checkpoints.agree(*checkpoint)
         {
             return Err(ApplyError::Diverged { index, checkpoint: checkpoint.index });
         }
@@ -103,9 +99,8 @@ impl Metadata {
             let level = level.get();
             return Err(ApplyError::UnsupportedFeatureLevel { index, level, supported });
         }
-        let image = &mut self.image;
-        self.checkpoints.applied(index, || image.state_hash());
-        image.checkpoint = self.checkpoints.last();
+        let sum = self.image.sum;
+        self.image.checkpoints.applied(index, || sum.hash());
         match result {
             Ok(reply) => Ok(Applied { outcome: Outcome::Accepted(reply), changes: delta }),
             Err(rejection) => {
@@ -132,10 +127,6 @@ impl Metadata {
     /// Sets a partition without a command.
     pub(crate) fn replace_partition(&mut self, key: PartitionKey, partition: Partition) {
         self.image.put_partition(key, partition);
-    }
-
-    pub(crate) fn checkpoints_noted(&self) -> Vec<crate::command::Checkpoint> {
-        self.checkpoints.noted()
     }
 
     /// As if all producer ids below were given out.
@@ -196,6 +187,12 @@ impl Step<'_> {
             let fault = format!("no topic has the id {id}: it may be deleted, wait for metadata");
             Rejection::new(ErrorCode::UnknownTopicId, fault)
         })
+    }
+
+    /// Whether the configs of a partition's topic allow an unclean election that nobody asked for.
+    pub(crate) fn allows_unclean_election(&self, key: PartitionKey) -> bool {
+        let topic = self.image.topic(key.topic);
+        topic.is_some_and(|topic| self.image.unclean_leader_election(topic))
     }
 
     /// The partition that a request names.

@@ -16,12 +16,13 @@ use prost::Message;
 
 use crate::broker::FeatureRange;
 use crate::contract::{Cause, Image, RestoreError, StateHash};
-use crate::ids::{BrokerId, FeatureLevel, ProducerId, TopicId};
+use crate::ids::{BrokerId, FeatureLevel, PartitionKey, ProducerId, TopicId};
 use crate::image::MetadataImage;
 use crate::record::{
     broker_from_wire, broker_to_wire, configs_from_wire, configs_to_wire, partition_from_wire,
     partition_to_wire, topic_to_wire,
 };
+use crate::state_sum::StateSum;
 use crate::topic::Topic;
 use crate::wire::record::Kind;
 use crate::wire::{self, DecodeError, decode_strict, id_from_wire};
@@ -36,23 +37,35 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 impl Image for MetadataImage {
     fn write_snapshot(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut writer = RecordWriter { out, chunk: Vec::with_capacity(CHUNK_BYTES), records: 0 };
-        writer.put(Kind::FeatureLevel(self.feature_level.get()))?;
-        writer.put(Kind::NextProducerId(self.next_producer_id.get()))?;
+        let mut writer = RecordWriter {
+            out,
+            chunk: Vec::with_capacity(CHUNK_BYTES),
+            records: 0,
+            sum: StateSum::default(),
+        };
+        writer.part(Kind::FeatureLevel(self.feature_level.get()))?;
+        writer.part(Kind::NextProducerId(self.next_producer_id.get()))?;
         if !self.defaults.is_empty() {
-            writer.put(Kind::Configs(configs_to_wire(None, &self.defaults)))?;
+            writer.part(Kind::Configs(configs_to_wire(None, &self.defaults)))?;
         }
         for (id, configs) in &self.broker_configs {
-            writer.put(Kind::Configs(configs_to_wire(Some(*id), configs)))?;
+            writer.part(Kind::Configs(configs_to_wire(Some(*id), configs)))?;
         }
         for broker in self.brokers() {
-            writer.put(Kind::Broker(broker_to_wire(broker)))?;
+            writer.part(Kind::Broker(broker_to_wire(broker)))?;
         }
         for topic in self.topics() {
-            writer.put(Kind::Topic(topic_to_wire(topic)))?;
-            for (_, partition) in topic.partitions() {
+            writer.part(Kind::Topic(topic_to_wire(topic)))?;
+            for (number, partition) in topic.partitions() {
+                let key = PartitionKey { topic: topic.id, partition: number };
+                writer.sum.add_partition(key, partition);
                 writer.put(Kind::Partition(partition_to_wire(partition)))?;
             }
+        }
+        if writer.sum != self.sum {
+            let fault = "the state has not the hash that was kept of it: its memory is damaged, or this \
+                         version has a fault; restart the node, and have it replaced if this comes again";
+            return Err(io::Error::other(fault));
         }
         writer.put(Kind::End(writer.records))?;
         writer.flush()
@@ -67,9 +80,17 @@ struct RecordWriter<'a> {
     out: &'a mut dyn Write,
     chunk: Vec<u8>,
     records: u64,
+    /// Of what was written.
+    sum: StateSum,
 }
 
 impl RecordWriter<'_> {
+    /// A part of the state other than a partition.
+    fn part(&mut self, kind: Kind) -> io::Result<()> {
+        self.sum.add(kind.clone());
+        self.put(kind)
+    }
+
     fn put(&mut self, kind: Kind) -> io::Result<()> {
         wire::Record { kind: Some(kind) }
             .encode_length_delimited(&mut self.chunk)
@@ -253,6 +274,16 @@ mod tests {
     use crate::machine::Metadata;
     use crate::testing::{Cluster, new_topic};
 
+    #[test]
+    fn a_state_that_is_not_what_its_hash_says_is_not_written() {
+        let mut image = Cluster::of(&[1]).image().clone();
+        image.write_snapshot(&mut Vec::new()).expect("sound");
+        // A change that the hash knows nothing of, as by a bit that flips.
+        image.next_producer_id = ProducerId(1_000);
+        let error = image.write_snapshot(&mut Vec::new()).expect_err("damaged");
+        assert!(error.to_string().contains("has not the hash"), "{error}");
+    }
+
     fn written(image: &MetadataImage) -> Vec<u8> {
         let mut bytes = Vec::new();
         image.write_snapshot(&mut bytes).expect("a vector takes all");
@@ -265,7 +296,8 @@ mod tests {
 
     fn stream(records: Vec<Kind>) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut writer = RecordWriter { out: &mut bytes, chunk: vec![], records: 0 };
+        let sum = StateSum::default();
+        let mut writer = RecordWriter { out: &mut bytes, chunk: vec![], records: 0, sum };
         for kind in records {
             writer.put(kind).expect("a vector takes all");
         }

@@ -253,6 +253,9 @@ pub struct ElectLeaders {
     /// The partitions.
     #[prost(message, repeated, tag = "2")]
     pub partitions: Vec<PartitionKey>,
+    /// An unclean election where the topic's configs allow it; only with `unclean`.
+    #[prost(bool, tag = "3")]
+    pub where_allowed: bool,
 }
 
 /// Moves partitions to other brokers, or cancels that.
@@ -342,4 +345,7 @@ pub struct Checkpoint {
     /// State hash, big-endian.
     #[prost(bytes = "vec", tag = "2")]
     pub hash: Vec<u8>,
+    /// How the hash was computed.
+    #[prost(uint32, tag = "3")]
+    pub algorithm: u32,
 }

@@ -79,9 +79,11 @@ impl<'a> Generator<'a> {
                 Command::AlterConfigs { resource, changes }
             }
             // Of an index that nobody notes there is nothing to compare.
-            _ => Command::CompareState(
-                self.checkpoint.unwrap_or(Checkpoint { index: 1, hash: StateHash::new(1) }),
-            ),
+            _ => Command::CompareState(self.checkpoint.unwrap_or(Checkpoint {
+                algorithm: Checkpoint::ALGORITHM,
+                index: 1,
+                hash: StateHash::new(1),
+            })),
         }
     }
 

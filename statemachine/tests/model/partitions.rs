@@ -83,21 +83,24 @@ impl State {
     fn elect_leader(
         &mut self,
         key: PartitionKey,
-        election: ElectionType,
+        wanted: ElectionType,
     ) -> Result<PartitionAltered, ErrorCode> {
         let old = self.find(key)?;
-        let (needed, election, unavailable) = match election {
+        let (needed, election, unavailable) = match wanted {
             ElectionType::Preferred => (
                 old.leader != Some(old.replicas[0]),
                 Election::Preferred,
                 ErrorCode::PreferredLeaderNotAvailable,
             ),
-            ElectionType::Unclean => {
+            ElectionType::Unclean | ElectionType::UncleanWhereAllowed => {
                 (old.leader.is_none(), Election::Unclean, ErrorCode::EligibleLeadersNotAvailable)
             }
         };
         if !needed {
             return Err(ErrorCode::ElectionNotNeeded);
+        }
+        if wanted == ElectionType::UncleanWhereAllowed && !self.unclean_election(key.topic) {
+            return Err(ErrorCode::EligibleLeadersNotAvailable);
         }
         if !self.change(key, Target { election, ..Target::keep(&old) }) {
             return Err(unavailable);

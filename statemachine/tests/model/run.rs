@@ -63,8 +63,8 @@ impl Run {
     /// Goes on by as many commands.
     pub(crate) fn go(mut self, commands: u64, coverage: &mut Coverage) {
         for _ in 0..commands {
-            let command =
-                Generator::new(&mut self.random, &self.model, self.image.checkpoint()).command();
+            let checkpoint = self.image.checkpoints().last().copied();
+            let command = Generator::new(&mut self.random, &self.model, checkpoint).command();
             self.index += 1;
             self.last.push_back(command.clone());
             if self.last.len() > SHOWN {

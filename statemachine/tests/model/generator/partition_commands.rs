@@ -97,16 +97,18 @@ impl Generator<'_> {
     }
 
     pub(super) fn elections(&mut self) -> ElectLeaders {
-        match self.random.chance(500) {
-            true => ElectLeaders {
-                election: ElectionType::Preferred,
-                partitions: self.partitions_where(|p| p.leader != p.replicas.first().copied()),
-            },
-            false => ElectLeaders {
-                election: ElectionType::Unclean,
-                partitions: self.partitions_where(|p| p.leader.is_none()),
-            },
-        }
+        let election = match self.random.weighted(&[2, 1, 1]) {
+            0 => ElectionType::Preferred,
+            1 => ElectionType::Unclean,
+            _ => ElectionType::UncleanWhereAllowed,
+        };
+        let partitions = match election {
+            ElectionType::Preferred => {
+                self.partitions_where(|p| p.leader != p.replicas.first().copied())
+            }
+            _ => self.partitions_where(|p| p.leader.is_none()),
+        };
+        ElectLeaders { election, partitions }
     }
 
     pub(super) fn reassignments(&mut self) -> Vec<Reassignment> {
