@@ -30,7 +30,7 @@ use crate::heartbeats::Heartbeats;
 use crate::inbox::{Event, Inbox, panic_text};
 use crate::joining::LetIn;
 use crate::log_writer::{self, LogWork};
-use crate::members::Members;
+use crate::members::{Member, Members};
 use crate::message::{Envelope, PeerMessage};
 use crate::meters::Meters;
 use crate::purges::Purges;
@@ -38,9 +38,7 @@ use crate::reconcile::Reconcile;
 use crate::registry::Registry;
 use crate::slot::{GroupEffects, answer, is_request};
 use crate::snapshot_worker::SnapshotWorker;
-use crate::transport::{
-    Acquaintance, LinkEvent, Outgoing, Roster, Sending, SharedRoster, Transport,
-};
+use crate::transport::{LinkEvent, Outgoing, Sending, SharedRoster, Transport};
 use crate::turnover::Turnover;
 
 /// Events stepped before the effects are taken: what is ready by then shares one batch.
@@ -167,7 +165,7 @@ impl<S: StateMachine> Driver<S> {
         let Founded { log, members, catalogue, own_id, restore } = founded;
         let group = log.group();
         if group == self.first {
-            self.follow(self.roster.load().among(&members));
+            self.follow(&members);
         }
         self.entrances.mend_address(group, members.get(own_id));
         if let Some(id) = restore {
@@ -182,26 +180,10 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// These are the nodes that this one talks to.
-    fn follow(&self, roster: Roster) {
-        self.roster.store(Arc::new(roster));
+    /// These are the members of the first group, and so the nodes that this one talks to.
+    fn follow(&self, members: &Members) {
+        self.roster.store(Arc::new(self.roster.load().among(members)));
         self.transport.follow_roster();
-    }
-
-    fn met(&self, met: Acquaintance) {
-        let peer = met.node;
-        if let Some(roster) = self.roster.load().acquainted(met) {
-            tracing::info!(%peer, "a node is answered where it says to be");
-            self.follow(roster);
-        }
-    }
-
-    fn parted(&self, connection: u64) {
-        if let Some((roster, node)) = self.roster.load().parted(connection) {
-            self.follow(roster);
-            // It may be connected where it said to be.
-            self.transport.redial(node);
-        }
     }
 
     /// A group that this node waited for has let it in, or will not.
@@ -337,16 +319,13 @@ impl<S: StateMachine> Driver<S> {
             Event::Link(LinkEvent::Refused { by, code, message, members_index }) => {
                 let is_out = matches!(code, RefusalCode::ReplacedDirectory | RefusalCode::Removed);
                 let roster = self.roster.load();
-                // Else the peer lags, or the dialler has logged what is wrong. Nor need this node believe
-                // somebody who may be anybody.
-                if is_out && members_index > roster.index() && roster.believes(by) {
+                // Else the peer lags, or is none any more, or the dialler has logged what is wrong.
+                if is_out && members_index > roster.index() && roster.knows(by) {
                     let reason = format!("refused by node {by}: {message}");
                     self.groups.expel(self.first, &reason);
                     return Err(End::Fatal(reason));
                 }
             }
-            Event::Link(LinkEvent::Met(met)) => self.met(met),
-            Event::Link(LinkEvent::Parted(connection)) => self.parted(connection),
             Event::Entered(group, result) => self.entered(group, result)?,
             Event::HeldBack(groups) => {
                 for group in groups {
@@ -416,8 +395,14 @@ impl<S: StateMachine> Driver<S> {
         if let Some(keep) = effects.retain {
             self.worker.retain(group, keep);
         }
-        if let Some(members) = effects.members.take().filter(|_| group == self.first) {
-            self.follow(self.roster.load().among(&members));
+        if let Some(members) = effects.members.take() {
+            if group == self.first {
+                self.follow(&members);
+            }
+            let own = members.of_node(self.node);
+            let is_own =
+                |member: &&Member| member.binding.directory_id == self.identity.directory_id;
+            self.entrances.mend_address(group, own.filter(is_own));
         }
         if let Some(after) = effects.campaign_after.take() {
             self.campaigns.put_off(group, after);

@@ -1,6 +1,7 @@
 //! [`Entrances`]: the requests of this node to be let into groups.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_engine::GroupId;
 use quorate_statemachine::StateMachine;
@@ -28,6 +29,8 @@ pub(crate) struct Entrances<S: StateMachine> {
     /// At most one of each group.
     requests: Mutex<JoinSet<()>>,
     turns: Arc<Semaphore>,
+    /// Groups that are asked to note another address, each once at a time.
+    mending: Arc<Mutex<BTreeSet<GroupId>>>,
 }
 
 impl<S: StateMachine> Entrances<S> {
@@ -35,7 +38,8 @@ impl<S: StateMachine> Entrances<S> {
     pub(crate) fn new(joining: Joining, advertise: Option<String>, inbox: Inbox<S>) -> Self {
         let (runtime, requests) = (Handle::current(), Mutex::default());
         let turns = Arc::new(Semaphore::new(TURNS_MAX));
-        Entrances { joining, advertise, inbox, runtime, requests, turns }
+        let mending = Arc::default();
+        Entrances { joining, advertise, inbox, runtime, requests, turns, mending }
     }
 
     /// Asks for a group that begins with the answer, until that is final.
@@ -54,28 +58,29 @@ impl<S: StateMachine> Entrances<S> {
         requests.spawn_on(asking, &self.runtime);
     }
 
-    /// Has the group know where this node, which is `member`, is reached now. The group runs already, or
-    /// has stopped for a reason of its own by the time of the answer: nothing begins with that.
+    /// Has the group know where this node, which is `member` in the eyes of its members, is reached now.
+    /// Asked again with each later table, for an earlier one may be on its way to it. The group runs already, or has
+    /// stopped for a reason of its own by the time of the answer: nothing begins with that.
     pub(crate) fn mend_address(&self, group: GroupId, member: Option<&Member>) {
         let (Some(member), Some(addr)) = (member, &self.advertise) else { return };
-        if member.addr == *addr {
+        if member.addr == *addr || !self.mending().insert(group) {
             return;
         }
         let join = Join { binding: member.binding, addr: addr.clone(), was: None };
         let (joining, inbox, turns) =
             (self.joining.clone(), self.inbox.clone(), self.turns.clone());
+        let mending = self.mending.clone();
         self.spawn(async move {
             let (asked, mut rounds) = (MembershipRequest::Join(join.clone()), Rounds::default());
             loop {
+                let turn = turns.acquire().await;
                 // Where this node leads there is nobody else to ask.
                 let why = match inbox.change_membership(group, asked.clone(), false).await {
-                    Ok(_) => return,
-                    Err(MembershipError::NotLeader { .. }) => {
-                        let turn = turns.acquire().await;
-                        let answer = joining.ask_once(group, &join, false).await;
-                        drop(turn);
-                        match answer {
-                            Ok(_) => return,
+                    Ok(_) => break,
+                    // The second where the group has stopped here, or was removed: the others tell.
+                    Err(MembershipError::NotLeader { .. } | MembershipError::Unknown) => {
+                        match joining.ask_once(group, &join, false).await {
+                            Ok(_) => break,
                             Err(NotLetIn::Yet(why)) => why,
                             Err(NotLetIn::Ever(why)) => break refused(group, &why),
                         }
@@ -83,9 +88,16 @@ impl<S: StateMachine> Entrances<S> {
                     Err(error) if error.is_retryable() => error.to_string(),
                     Err(error) => break refused(group, &error.to_string()),
                 };
+                drop(turn);
                 rounds.pause(group, why).await;
             }
+            mending.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);
         });
+    }
+
+    fn mending(&self) -> MutexGuard<'_, BTreeSet<GroupId>> {
+        // Nothing in the critical sections can panic half way.
+        self.mending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -120,9 +120,6 @@ pub(crate) struct Hello {
     /// Whether this connection carries one request to join instead of messages.
     #[prost(bool, tag = "9")]
     pub(crate) joins: bool,
-    /// Where the speaker is reached: as its operator says, or else as its members have it; or empty.
-    #[prost(string, tag = "10")]
-    pub(crate) addr: String,
 }
 
 /// Why a connection is refused.

@@ -23,8 +23,7 @@ use crate::message::PeerMessage;
 use crate::meters::Meters;
 use crate::registry::Registry;
 use crate::transport::{
-    Acquaintance, Calls, Ingress, LinkEvent, PeerStream, Receiving, Roster, Service, SharedRoster,
-    Transport,
+    Calls, Ingress, PeerStream, Receiving, Roster, Service, SharedRoster, Transport,
 };
 
 /// Calls of peers that run at a time; more are dropped, and their callers time out.
@@ -141,14 +140,6 @@ impl<S: StateMachine> Ingress for Front<S> {
             let _ = transport.send(from, Frame::Reply { request, payload });
             drop(permit);
         });
-    }
-
-    fn met(&self, met: Acquaintance) {
-        self.inbox.send(Event::Link(LinkEvent::Met(met)));
-    }
-
-    fn parted(&self, connection: u64) {
-        self.inbox.send(Event::Link(LinkEvent::Parted(connection)));
     }
 
     fn reply(&self, from: NodeId, request: u64, payload: Bytes) {

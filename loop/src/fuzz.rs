@@ -85,7 +85,6 @@ pub fn examples() -> Vec<Vec<u8>> {
         snapshot: true,
         members_index: 1,
         joins: false,
-        addr: "127.0.0.1:2".to_owned(),
     };
     let binding = |n: u8| BindingWire { node_id: u64::from(n), directory_id: vec![n; 16] };
     let bindings = vec![binding(1), binding(2), binding(3)];

@@ -48,7 +48,8 @@ use crate::session::Session;
 use crate::snapshot_worker::SnapshotWorker;
 use crate::status::LastAnswer;
 use crate::transport::{
-    Acceptor, Calls, LinkEvent, Presence, Receiving, Sending, Service, SharedRoster, Tls, Transport,
+    Acceptor, Calls, Ingress, LinkEvent, Presence, Receiving, Sending, Service, SharedRoster, Tls,
+    Transport,
 };
 use crate::turnover::{Found, Turnover};
 
@@ -186,8 +187,7 @@ impl<S: StateMachine> Node<S> {
         };
         let founding = contacts.founding(&identity, genesis.as_deref(), has_joined)?;
         let roster = contacts.roster(&identity, founding.as_ref());
-        let roster =
-            roster.with_tls(tls, config.allow_plaintext).advertised(config.advertise.clone());
+        let roster = roster.with_tls(tls, config.allow_plaintext);
         let roster: SharedRoster = Arc::new(ArcSwap::from_pointee(roster));
         let addresses = contacts.voters;
         let calls =
@@ -202,7 +202,7 @@ impl<S: StateMachine> Node<S> {
         let presence = Presence::new();
         let meters = Arc::new(Meters::new(engine.writer.disk_bytes()));
         let on_link = Arc::new(on_link) as _;
-        let transport = Transport::start(&roster, &config, &presence, &on_link, meters.clone());
+        let transport = Transport::new(&roster, &config, &presence, &on_link, meters.clone());
         let transport = Arc::new(transport);
 
         let (log, queue) = mpsc::channel();
@@ -300,12 +300,7 @@ impl<S: StateMachine> Node<S> {
         let Some(first) = registry.get(FIRST_GROUP) else {
             return Err(OpenError::Restore("group 1 has no state machine".to_owned()));
         };
-        let loop_thread = thread("quorate-loop", move || {
-            driver.run(bootstrap);
-            drop(running);
-        })?;
-
-        let front = Arc::new(Front {
+        let front: Arc<dyn Ingress> = Arc::new(Front {
             registry: registry.clone(),
             inbox: inbox.clone(),
             calls: calls.clone(),
@@ -316,7 +311,15 @@ impl<S: StateMachine> Node<S> {
             limits: Limits::default(),
             meters: meters.clone(),
         });
-        let acceptor = Acceptor::new(roster, front, presence.clone(), &config, meters.clone());
+        transport.start(&front);
+        let loop_thread = thread("quorate-loop", move || {
+            driver.run(bootstrap);
+            drop(running);
+        })?;
+
+        let inbound = transport.inbound();
+        let acceptor =
+            Acceptor::new(roster, front, presence.clone(), inbound, &config, meters.clone());
         let mut ended = ended;
         let accepting = tokio::spawn(async move {
             tokio::select! {

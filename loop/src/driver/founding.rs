@@ -61,9 +61,6 @@ impl<S: StateMachine> Driver<S> {
                     }
                     refuse(input);
                 }
-                // The members may have changed since the others founded the cluster with this node.
-                Ok(Event::Link(LinkEvent::Met(met))) => self.met(met),
-                Ok(Event::Link(LinkEvent::Parted(connection))) => self.parted(connection),
                 Ok(Event::LastAnswers(..)) => self.inbox.taken(),
                 Ok(Event::Failed(group, reason)) if group == self.first => return Err(reason),
                 Ok(Event::Fault(reason)) => return Err(reason),

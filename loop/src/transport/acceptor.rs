@@ -1,30 +1,23 @@
 //! [`Acceptor`]: takes connections in, and hands what arrives on them to the node.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
-use std::pin::Pin;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use quorate_engine::{DirectoryId, GroupId, NodeId};
-use raft::eraftpb::MessageType;
-use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio_util::codec::Decoder as _;
+use tokio::sync::Semaphore;
 
 use super::handshake::{self, Caller, HandshakeError};
+use super::inbound::Inbound;
 use super::join;
 use super::presence::Presence;
-use super::roster::{Acquaintance, SharedRoster};
+use super::reading::{Ingress, Reading};
+use super::roster::SharedRoster;
 use super::stream::PeerStream;
+use super::writing::write;
 use crate::config::LoopConfig;
 use crate::drops::CloseCause;
-use crate::frame::{FoundingNews, Frame, FrameCodec, FrameError};
-use crate::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
-use crate::join_wire::{JoinAnswerWire, JoinWire};
-use crate::message::PeerMessage;
+use crate::frame::FrameError;
 use crate::meters::Meters;
 
 /// Connections at a time, handshakes included: a few per node of the largest sensible cluster.
@@ -33,100 +26,35 @@ const CONNECTIONS_MAX: usize = 256;
 /// Reasons for refusals that are remembered, so that each is logged once.
 const LOGGED_MAX: usize = 1_024;
 
-/// Bytes asked of the socket at a time.
-const READ_BYTES: usize = 64 << 10;
-
-/// What news of the founding weighs in the inbox.
-const FOUNDING_BYTES: usize = 4 << 10;
-
-/// Where everything goes that arrives; given by the driver.
-pub(crate) trait Ingress: Send + Sync + 'static {
-    /// A message for the core of a group; the permit is dropped when it was stepped.
-    fn peer(
-        &self,
-        from: NodeId,
-        group: GroupId,
-        message: PeerMessage,
-        permit: OwnedSemaphorePermit,
-    );
-    /// Heartbeats for the cores of many groups, or answers; the permit as above.
-    fn heartbeats(
-        &self,
-        from: NodeId,
-        kind: MessageType,
-        beats: Vec<Heartbeat>,
-        permit: OwnedSemaphorePermit,
-    );
-    /// News of the founding.
-    fn founding(
-        &self,
-        from: NodeId,
-        directory: DirectoryId,
-        news: FoundingNews,
-        permit: OwnedSemaphorePermit,
-    );
-    /// A request of the application; it must bound how much it takes on.
-    fn call(&self, from: NodeId, request: u64, payload: Bytes);
-    /// A node was let in that knows members at least as late as this one.
-    fn met(&self, met: Acquaintance);
-    /// The connection with this number, of a node that was met, has ended.
-    fn parted(&self, connection: u64);
-    /// An answer to a request of this node.
-    fn reply(&self, from: NodeId, request: u64, payload: Bytes);
-    /// A request to be let into a group, of a node in this directory.
-    fn join(
-        &self,
-        from: NodeId,
-        directory: DirectoryId,
-        request: JoinWire,
-    ) -> Pin<Box<dyn Future<Output = JoinAnswerWire> + Send + '_>>;
-    /// A connection that carries a snapshot file. The future is dropped with the acceptor.
-    fn snapshot(
-        &self,
-        from: NodeId,
-        stream: PeerStream,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
-}
-
-/// What keeps the stream of each peer: a newer stream replaces it, and so ends the older. Two
-/// directories of one node, while one takes the place of the other, are two peers.
-#[derive(Default)]
-struct Streams {
-    next: u64,
-    /// Not more than there are connections.
-    by_peer: BTreeMap<(NodeId, DirectoryId), (u64, oneshot::Sender<()>)>,
-}
-
 /// Accepts connections for one node.
-pub(crate) struct Acceptor<I> {
-    roster: SharedRoster,
-    ingress: Arc<I>,
+pub(crate) struct Acceptor {
+    reading: Reading,
+    inbound: Arc<Inbound>,
     presence: Arc<Presence>,
     timeout: Duration,
-    peer_inbox_bytes_max: usize,
     connections: Arc<Semaphore>,
     meters: Arc<Meters>,
-    streams: Mutex<Streams>,
     logged: Mutex<BTreeSet<String>>,
 }
 
-impl<I: Ingress> Acceptor<I> {
+impl Acceptor {
     pub(crate) fn new(
         roster: SharedRoster,
-        ingress: Arc<I>,
+        ingress: Arc<dyn Ingress>,
         presence: Arc<Presence>,
+        inbound: Arc<Inbound>,
         config: &LoopConfig,
         meters: Arc<Meters>,
     ) -> Arc<Self> {
+        let timeout = Duration::from_millis(config.connect_timeout_ms);
+        let (room_bytes, silence_max) = (config.peer_inbox_bytes_max, Some(2 * timeout));
         Arc::new(Acceptor {
-            roster,
-            ingress,
+            reading: Reading { roster, ingress, room_bytes, silence_max },
+            inbound,
             presence,
-            timeout: Duration::from_millis(config.connect_timeout_ms),
-            peer_inbox_bytes_max: config.peer_inbox_bytes_max,
+            timeout,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             meters,
-            streams: Mutex::default(),
             logged: Mutex::default(),
         })
     }
@@ -165,7 +93,8 @@ impl<I: Ingress> Acceptor<I> {
             }
         };
         if caller.hello.joins {
-            let decide = |request| self.ingress.join(caller.node, caller.directory, request);
+            let decide =
+                |request| self.reading.ingress.join(caller.node, caller.directory, request);
             if let Err(error) = join::answer(stream, self.timeout, decide).await {
                 self.meters.closed((&error).into());
                 tracing::info!(peer = %caller.node, %error, "a request to join was not answered");
@@ -174,56 +103,33 @@ impl<I: Ingress> Acceptor<I> {
         }
         let _arrival = self.presence.arrived(caller.node);
         if caller.hello.snapshot {
-            return self.ingress.snapshot(caller.node, stream).await;
+            return self.reading.ingress.snapshot(caller.node, stream).await;
         }
-        let (keep, superseded) = oneshot::channel();
-        let (peer, directory) = (caller.node, caller.directory);
-        let number = {
-            let mut streams = self.streams();
-            streams.next += 1;
-            let number = streams.next;
-            streams.by_peer.insert((peer, directory), (number, keep));
-            number
+        let peer = caller.node;
+        let mut answers = self.inbound.opened(peer, caller.directory);
+        let (reader, writer) = tokio::io::split(stream);
+        let ended = tokio::select! {
+            read = self.reading.run(&caller, reader) => read,
+            written = write(writer, &mut answers.frames, None) => match written {
+                Ok(()) => {
+                    tracing::debug!(%peer, "a newer connection took over");
+                    return;
+                }
+                Err(error) => Err(error.into()),
+            },
         };
-        let members_index = caller.hello.members_index;
-        let is_met = members_index >= self.roster.load().index();
-        if is_met {
-            let (node, addr) = (peer, caller.hello.addr.clone());
-            let connection = number;
-            let met = Acquaintance { connection, node, directory, addr, members_index };
-            self.ingress.met(met);
-        }
-        tokio::select! {
-            ended = self.read(caller, stream) => {
-                match ended {
-                    // The end of a process closes its connections like any other end.
-                    Ok(()) => self.meters.closed(CloseCause::Broken),
-                    Err(error) => {
-                        self.meters.closed((&error).into());
-                        tracing::info!(%peer, %error, "a connection was closed");
-                    }
-                }
-                let mut streams = self.streams();
-                if streams.by_peer.get(&(peer, directory)).is_some_and(|(n, _)| *n == number) {
-                    streams.by_peer.remove(&(peer, directory));
-                }
-            }
-            _ = superseded => {
-                tracing::debug!(%peer, "a newer connection took over");
+        match ended {
+            // The end of a process closes its connections like any other end.
+            Ok(()) => self.meters.closed(CloseCause::Broken),
+            Err(error) => {
+                self.meters.closed((&error).into());
+                tracing::info!(%peer, %error, "a connection was closed");
             }
         }
-        if is_met {
-            self.ingress.parted(number);
-        }
-    }
-
-    fn streams(&self) -> std::sync::MutexGuard<'_, Streams> {
-        // Nothing in the critical sections can panic half way.
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn welcome(&self, stream: TcpStream) -> Result<(Caller, PeerStream), HandshakeError> {
-        let roster = self.roster.load_full();
+        let roster = self.reading.roster.load_full();
         // What a snapshot's receiver answers is short, and waited for.
         stream.set_nodelay(true).map_err(FrameError::Io)?;
         let mut stream = PeerStream::accepted(stream, &roster, self.timeout).await?;
@@ -238,91 +144,47 @@ impl<I: Ingress> Acceptor<I> {
             tracing::warn!(host, %error, "a peer was refused; it is not logged again");
         }
     }
-
-    async fn read(&self, caller: Caller, mut stream: PeerStream) -> Result<(), HandshakeError> {
-        let from = caller.node;
-        // Bytes of this connection that the loop has not stepped yet. When they run out the
-        // connection is not read, and the peer's own queue fills: no other peer notices.
-        let room = Arc::new(Semaphore::new(self.peer_inbox_bytes_max));
-        let mut bytes = BytesMut::with_capacity(READ_BYTES);
-        let mut members_index = self.roster.load().index();
-        loop {
-            let Some(frame) = FrameCodec.decode(&mut bytes)? else {
-                bytes.reserve(READ_BYTES);
-                // A peer that has nothing to say sends a sign of life in a quarter of this. One
-                // that is mute is gone, or its network is: it must not keep its place for ever.
-                let reading = tokio::time::timeout(2 * self.timeout, stream.read_buf(&mut bytes));
-                let silent = |_| FrameError::Io(std::io::ErrorKind::TimedOut.into());
-                if reading.await.map_err(silent)?.map_err(FrameError::Io)? == 0 {
-                    return Ok(());
-                }
-                continue;
-            };
-            // The members have changed: whoever is none any more is told so when it comes back.
-            let roster = self.roster.load();
-            if roster.index() != members_index {
-                members_index = roster.index();
-                roster.check(&caller.hello).map_err(HandshakeError::Refused)?;
-            }
-            drop(roster);
-            match frame {
-                Frame::Peer { group, message } => {
-                    // However many small entries weigh, one message fits into an empty room.
-                    let weight = message.weight().min(self.peer_inbox_bytes_max);
-                    let permit = permit(&room, weight).await?;
-                    self.ingress.peer(from, group, message, permit);
-                }
-                Frame::Heartbeats(beats) => {
-                    let permit = permit(&room, beats.len() * HEARTBEAT_BYTES).await?;
-                    self.ingress.heartbeats(from, MessageType::MsgHeartbeat, beats, permit);
-                }
-                Frame::HeartbeatAnswers(beats) => {
-                    let permit = permit(&room, beats.len() * HEARTBEAT_BYTES).await?;
-                    self.ingress.heartbeats(from, MessageType::MsgHeartbeatResponse, beats, permit);
-                }
-                Frame::Founding(news) => {
-                    let permit = permit(&room, FOUNDING_BYTES).await?;
-                    self.ingress.founding(from, caller.directory, news, permit);
-                }
-                Frame::Alive => {}
-                Frame::Call { request, payload } => self.ingress.call(from, request, payload),
-                Frame::Reply { request, payload } => self.ingress.reply(from, request, payload),
-                Frame::Hello(_)
-                | Frame::Welcome(_)
-                | Frame::Refusal(_)
-                | Frame::Snapshot { .. }
-                | Frame::Offset(_)
-                | Frame::Join(_)
-                | Frame::JoinAnswer(_)
-                | Frame::Chunk(_)
-                | Frame::Received => return Err(FrameError::Unexpected.into()),
-            }
-        }
-    }
-}
-
-async fn permit(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, FrameError> {
-    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-    let closed = |_| FrameError::Io(std::io::ErrorKind::BrokenPipe.into());
-    room.clone().acquire_many_owned(bytes).await.map_err(closed)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+
     use arc_swap::ArcSwap;
-    use quorate_engine::ClusterId;
-    use tokio::sync::mpsc;
+    use bytes::Bytes;
+    use quorate_engine::{ClusterId, DirectoryId, GroupId, NodeId};
+    use raft::eraftpb::MessageType;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
     use super::*;
+    use crate::frame::{FoundingNews, Frame};
+    use crate::heartbeat::Heartbeat;
+    use crate::join_wire::{JoinAnswerWire, JoinWire};
+    use crate::message::PeerMessage;
     use crate::transport::dialler::dial;
-    use crate::transport::{Roster, Transport};
+    use crate::transport::{LinkEvent, OnLink, Roster, Transport};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// A node to which nothing is said.
-    pub(in crate::transport) struct Nobody;
+    /// A node that hears nothing but replies: from whom, and to which request.
+    pub(in crate::transport) struct Listener(mpsc::UnboundedSender<(NodeId, u64)>);
 
-    impl Ingress for Nobody {
+    impl Listener {
+        pub(in crate::transport) fn new()
+        -> (Arc<dyn Ingress>, mpsc::UnboundedReceiver<(NodeId, u64)>) {
+            let (tell, told) = mpsc::unbounded_channel();
+            (Arc::new(Listener(tell)), told)
+        }
+    }
+
+    /// One that hears nothing.
+    pub(in crate::transport) fn nobody() -> Arc<dyn Ingress> {
+        Listener::new().0
+    }
+
+    impl Ingress for Listener {
         fn heartbeats(
             &self,
             _: NodeId,
@@ -342,10 +204,10 @@ pub(super) mod tests {
 
         fn peer(&self, _: NodeId, _: GroupId, _: PeerMessage, _: OwnedSemaphorePermit) {}
         fn founding(&self, _: NodeId, _: DirectoryId, _: FoundingNews, _: OwnedSemaphorePermit) {}
-        fn met(&self, _: Acquaintance) {}
-        fn parted(&self, _: u64) {}
         fn call(&self, _: NodeId, _: u64, _: Bytes) {}
-        fn reply(&self, _: NodeId, _: u64, _: Bytes) {}
+        fn reply(&self, from: NodeId, request: u64, _: Bytes) {
+            let _ = self.0.send((from, request));
+        }
         fn snapshot(
             &self,
             _: NodeId,
@@ -384,17 +246,21 @@ pub(super) mod tests {
         let addr = listener.local_addr().unwrap().to_string();
         let meters = Arc::new(Meters::new(0));
         let (one_of_three, presence) = (roster(1, [2, 3], &addr), Presence::new());
+        let on_link: OnLink = Arc::new(|event| panic!("{event:?}"));
+        let inbound = Inbound::new(1, on_link);
         let acceptor =
-            Acceptor::new(one_of_three, Arc::new(Nobody), presence, &config, meters.clone());
+            Acceptor::new(one_of_three, nobody(), presence, inbound, &config, meters.clone());
         let accepting = tokio::spawn(acceptor.run(listener));
         let one = NodeId::new(1).unwrap();
 
         let (tell, mut told) = mpsc::unbounded_channel();
-        let on_link: crate::transport::OnLink = Arc::new(move |event| {
+        let on_link: OnLink = Arc::new(move |event| {
             let _ = tell.send(event);
         });
         let (two, presence) = (roster(2, [1], &addr), Presence::new());
-        let idle = Transport::start(&two, &config, &presence, &on_link, meters.clone());
+        let idle = Transport::new(&two, &config, &presence, &on_link, meters.clone());
+        let hears = nobody();
+        idle.start(&hears);
         let connected = async {
             while idle.send(one, Frame::Alive).is_err() {
                 tokio::task::yield_now().await;
@@ -404,7 +270,7 @@ pub(super) mod tests {
 
         let three = roster(3, [1], &addr);
         for _ in 0..2 {
-            let mut mute = dial(&three, one, false, PATIENCE).await.unwrap();
+            let (_, mut mute) = dial(&three, one, false, PATIENCE).await.unwrap();
             let ended = tokio::time::timeout(PATIENCE, mute.read_u8()).await.unwrap();
             assert!(ended.is_err(), "it is closed, and nothing is said");
         }
@@ -424,10 +290,13 @@ pub(super) mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let config = LoopConfig::default();
+        let on_link: OnLink = Arc::new(|event| panic!("{event:?}"));
+        let inbound = Inbound::new(1, on_link);
         let acceptor = Acceptor::new(
             roster(1, [2, 3], &addr),
-            Arc::new(Nobody),
+            nobody(),
             Presence::new(),
+            inbound.clone(),
             &config,
             Arc::new(Meters::new(0)),
         );
@@ -436,13 +305,13 @@ pub(super) mod tests {
         let (old, new) = (roster_in(2, 2, [1], &addr), roster_in(9, 2, [1], &addr));
         let known = async |expected: usize| {
             let reached = async {
-                while acceptor.streams().by_peer.len() != expected {
+                while inbound.len() != expected {
                     tokio::task::yield_now().await;
                 }
             };
             tokio::time::timeout(PATIENCE, reached).await.unwrap();
         };
-        let mut first = dial(&old, one, false, PATIENCE).await.unwrap();
+        let (_, mut first) = dial(&old, one, false, PATIENCE).await.unwrap();
         known(1).await;
         let second = dial(&new, one, false, PATIENCE).await.unwrap();
         known(2).await;
@@ -455,5 +324,72 @@ pub(super) mod tests {
         let closed = acceptor.meters.metrics().closed;
         assert!(closed.contains(&(CloseCause::Broken, 2)), "their peers have gone: {closed:?}");
         accepting.abort();
+    }
+
+    /// To see it fail: never answer on a connection that the peer has made, or leave `Down` out of the
+    /// drop of `Answers`.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_peer_that_cannot_be_dialled_is_answered_on_its_own_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let [one, two] = [1, 2].map(|n| NodeId::new(n).unwrap());
+        let (config, meters) = (LoopConfig::default(), Arc::new(Meters::new(0)));
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let on_link: OnLink = Arc::new(move |event| {
+            let _ = tell.send(event);
+        });
+        // Nobody listens where node 1 has node 2.
+        let (presence, closed) = (Presence::new(), roster(1, [2, 3], "127.0.0.1:1"));
+        let here = Transport::new(&closed, &config, &presence, &on_link, meters.clone());
+        let hears = nobody();
+        here.start(&hears);
+        let answer = |request| Frame::Reply { request, payload: Bytes::new() };
+        assert_eq!(here.send(two, answer(1)), Err(answer(1)));
+        let inbound = here.inbound();
+        let acceptor =
+            Acceptor::new(closed, hears.clone(), presence, inbound, &config, meters.clone());
+        let accepting = tokio::spawn(acceptor.run(listener));
+
+        let ignore: OnLink = Arc::new(|_| {});
+        let (listens, mut replies) = Listener::new();
+        let open = roster(2, [1], &addr);
+        let there = Transport::new(&open, &config, &Presence::new(), &ignore, meters);
+        there.start(&listens);
+        let connected = async {
+            while here.send(two, answer(2)).is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, connected).await.unwrap();
+        let heard = tokio::time::timeout(PATIENCE, replies.recv()).await.unwrap();
+        assert_eq!(heard, Some((one, 2)));
+
+        there.stop();
+        let lost = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
+        assert_eq!(lost, Some(LinkEvent::Down(two)));
+        assert_eq!(here.send(two, answer(3)), Err(answer(3)));
+        accepting.abort();
+    }
+
+    /// To see it fail: take the latest connection whoever has it.
+    #[tokio::test]
+    async fn the_directory_that_a_member_is_bound_to_is_answered_rather_than_another() {
+        let on_link: OnLink = Arc::new(|event| assert_eq!(event, LinkEvent::Down(node(2))));
+        let inbound = Inbound::new(4, on_link);
+        let founding = roster(1, [2], "127.0.0.1:1").load_full();
+        let bound = founding.bound(&[(node(2), DirectoryId::from_bytes([2; 16]))].into());
+        let mut member = inbound.opened(node(2), DirectoryId::from_bytes([2; 16]));
+        let mut other = inbound.opened(node(2), DirectoryId::from_bytes([9; 16]));
+        inbound.send(&bound, node(2), Frame::Alive).unwrap();
+        assert_eq!(member.frames.try_recv(), Ok(Frame::Alive));
+        drop(member);
+        inbound.send(&bound, node(2), Frame::Alive).unwrap();
+        assert_eq!(other.frames.try_recv(), Ok(Frame::Alive));
+        drop(other);
+        assert!(inbound.send(&bound, node(2), Frame::Alive).is_err());
+    }
+
+    fn node(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
     }
 }

@@ -1,23 +1,22 @@
-//! [`Dialler`]: keeps one connection to one peer and empties its queue into it.
+//! [`Dialler`]: keeps one connection to one peer, empties its queue into it, and hears its answers.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use quorate_engine::NodeId;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_util::codec::Encoder as _;
 
-use super::handshake::{self, HandshakeError};
+use super::handshake::{self, Caller, HandshakeError};
+use super::reading::{Ingress, Reading};
 use super::roster::SharedRoster;
 use super::stream::PeerStream;
+use super::writing::write;
 use super::{LinkEvent, OnLink, Presence};
-use crate::frame::{Frame, FrameCodec, FrameError, Refusal, RefusalCode};
+use crate::frame::{Frame, FrameError, Refusal, RefusalCode};
 
 /// First and longest pause between two attempts; doubled each time, with jitter, so that a node
 /// that comes back is found soon and one that stays away costs little.
@@ -33,10 +32,6 @@ const QUICK_ATTEMPTS: u32 = 6;
 /// accepted would be dialled for ever at that pace.
 const QUICK_AFTER: Duration = PAUSE_MAX;
 
-/// Frames and bytes that share one write to the socket.
-const FRAMES_PER_WRITE: usize = 256;
-const BYTES_PER_WRITE: usize = 256 << 10;
-
 pub(super) struct Dialler {
     pub(super) peer: NodeId,
     pub(super) roster: SharedRoster,
@@ -44,6 +39,9 @@ pub(super) struct Dialler {
     pub(super) connected: Arc<AtomicBool>,
     pub(super) presence: Arc<Presence>,
     pub(super) on_link: OnLink,
+    /// Where goes what the peer says on the connection; gone when the node ends.
+    pub(super) ingress: Weak<dyn Ingress>,
+    pub(super) room_bytes: usize,
 }
 
 impl Dialler {
@@ -55,14 +53,14 @@ impl Dialler {
         let mut was_at = None;
         loop {
             match self.connect().await {
-                Ok(stream) => {
+                Ok((peer, stream)) => {
                     tracing::info!(peer = %self.peer, "connected");
                     last_fault = String::new();
                     was_at = stream.peer_addr().ok();
                     self.presence.reached(self.peer);
                     self.connected.store(true, Ordering::Release);
                     let begun = Instant::now();
-                    let ended = pump(stream, &mut frames, self.timeout / 2).await;
+                    let ended = self.converse(&peer, stream, &mut frames).await;
                     self.connected.store(false, Ordering::Release);
                     // What waited for the broken connection must not arrive on the next one:
                     // those who wait for it are told that the link is down.
@@ -112,18 +110,40 @@ impl Dialler {
         }
     }
 
-    async fn connect(&self) -> Result<PeerStream, HandshakeError> {
+    async fn connect(&self) -> Result<(Caller, PeerStream), HandshakeError> {
         dial(&self.roster, self.peer, false, self.timeout).await
+    }
+
+    /// Sends and hears until the queue or the connection ends. `Ok` means that the queue ended. A peer that
+    /// cannot connect to this node, or knows no address of it, has no other connection to answer on.
+    async fn converse(
+        &self,
+        peer: &Caller,
+        stream: PeerStream,
+        frames: &mut mpsc::Receiver<Frame>,
+    ) -> Result<(), HandshakeError> {
+        let closed = || FrameError::Io(ErrorKind::ConnectionReset.into());
+        let Some(ingress) = self.ingress.upgrade() else { return Err(closed().into()) };
+        let (roster, room_bytes) = (self.roster.clone(), self.room_bytes);
+        let reading = Reading { roster, ingress, room_bytes, silence_max: None };
+        let (reader, writer) = tokio::io::split(stream);
+        tokio::select! {
+            written = write(writer, frames, Some(self.timeout / 2)) => Ok(written?),
+            read = reading.run(peer, reader) => {
+                read?;
+                Err(closed().into())
+            }
+        }
     }
 }
 
-/// Connects to a peer and introduces this node.
+/// Connects to a peer and introduces this node. Returns who answered, too.
 pub(super) async fn dial(
     roster: &SharedRoster,
     peer: NodeId,
     snapshot: bool,
     timeout: Duration,
-) -> Result<PeerStream, HandshakeError> {
+) -> Result<(Caller, PeerStream), HandshakeError> {
     let roster = roster.load_full();
     let addr = roster.addr(peer).ok_or(HandshakeError::Protocol)?;
     let connecting = tokio::time::timeout(timeout, connect(addr));
@@ -139,8 +159,8 @@ pub(super) async fn dial(
             .map_err(|error| FrameError::Io(error.into()))?;
     }
     let mut stream = PeerStream::dialled(stream, &roster, peer, timeout).await?;
-    handshake::introduce(&mut stream, &roster, peer, snapshot, timeout).await?;
-    Ok(stream)
+    let peer = handshake::introduce(&mut stream, &roster, peer, snapshot, timeout).await?;
+    Ok((peer, stream))
 }
 
 /// Connects to the first that accepts of all addresses that a name stands for.
@@ -191,47 +211,6 @@ impl Pauses {
     }
 }
 
-/// Sends frames until the queue or the connection ends. `Ok` means that the queue ended.
-async fn pump(
-    stream: PeerStream,
-    frames: &mut mpsc::Receiver<Frame>,
-    silence_max: Duration,
-) -> Result<(), FrameError> {
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let mut waiting = Vec::with_capacity(FRAMES_PER_WRITE);
-    let mut bytes = BytesMut::new();
-    let mut nothing = [0; 1];
-    loop {
-        tokio::select! {
-            taken = frames.recv_many(&mut waiting, FRAMES_PER_WRITE) => {
-                if taken == 0 {
-                    return Ok(());
-                }
-            }
-            // The peer says nothing on this connection: whatever comes is its end.
-            ended = reader.read(&mut nothing) => {
-                ended?;
-                return Err(FrameError::Io(ErrorKind::ConnectionReset.into()));
-            }
-            // Two followers may have nothing to say to each other for days.
-            () = tokio::time::sleep(silence_max) => waiting.push(Frame::Alive),
-        }
-        for frame in waiting.drain(..) {
-            FrameCodec.encode(&frame, &mut bytes)?;
-            if bytes.len() >= BYTES_PER_WRITE {
-                writer.write_all(&bytes).await?;
-                bytes.clear();
-            }
-        }
-        writer.write_all(&bytes).await?;
-        writer.flush().await?;
-        bytes.clear();
-        if bytes.capacity() > 4 * BYTES_PER_WRITE {
-            bytes = BytesMut::new();
-        }
-    }
-}
-
 /// Between half and the whole of `pause`, so that nodes do not dial in step.
 pub(crate) fn jittered(pause: Duration) -> Duration {
     let random = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
@@ -250,8 +229,8 @@ mod tests {
     use crate::config::LoopConfig;
     use crate::meters::Meters;
     use crate::transport::acceptor::Acceptor;
-    use crate::transport::acceptor::tests::{Nobody, roster};
-    use crate::transport::{LinkEvent, Transport};
+    use crate::transport::acceptor::tests::{nobody, roster};
+    use crate::transport::{Inbound, LinkEvent, Transport};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -271,9 +250,9 @@ mod tests {
     fn serve(own: u64, listener: TcpListener, presence: &Arc<Presence>) -> JoinHandle<()> {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let roster = roster(own, [1, 2, 3].map(|n| if n == own { 4 } else { n }), "127.0.0.1:1");
-        let (config, nobody) = (LoopConfig::default(), Arc::new(Nobody));
-        let meters = Arc::new(Meters::new(0));
-        let acceptor = Acceptor::new(roster, nobody, presence.clone(), &config, meters);
+        let (config, meters) = (LoopConfig::default(), Arc::new(Meters::new(0)));
+        let inbound = Inbound::new(1, Arc::new(|event| panic!("{event:?}")));
+        let acceptor = Acceptor::new(roster, nobody(), presence.clone(), inbound, &config, meters);
         tokio::spawn(acceptor.run(listener))
     }
 
@@ -282,6 +261,8 @@ mod tests {
         transport: Transport,
         presence: Arc<Presence>,
         told: UnboundedReceiver<LinkEvent>,
+        /// Kept for the transport.
+        _hears: Arc<dyn Ingress>,
     }
 
     impl Dialling {
@@ -292,14 +273,16 @@ mod tests {
             });
             let (roster, config) = (roster(own, [peer], addr), LoopConfig::default());
             let meters = Arc::new(Meters::new(0));
-            let transport = Transport::start(&roster, &config, &presence, &on_link, meters);
+            let transport = Transport::new(&roster, &config, &presence, &on_link, meters);
+            let hears = nobody();
+            transport.start(&hears);
             let up = async {
                 while transport.send(node(peer), Frame::Alive).is_err() {
                     tokio::task::yield_now().await;
                 }
             };
             tokio::time::timeout(PATIENCE, up).await.unwrap();
-            Dialling { transport, presence, told }
+            Dialling { transport, presence, told, _hears: hears }
         }
 
         async fn told(&mut self) -> LinkEvent {
@@ -363,7 +346,17 @@ mod tests {
         let connected = Arc::default();
         let on_link: OnLink = Arc::new(|event| panic!("{event:?}"));
         let timeout = PATIENCE;
-        let dialler = Dialler { peer: node(1), roster, timeout, connected, presence, on_link };
+        let hears = nobody();
+        let dialler = Dialler {
+            peer: node(1),
+            roster,
+            timeout,
+            connected,
+            presence,
+            on_link,
+            ingress: Arc::downgrade(&hears),
+            room_bytes: 1,
+        };
         for _ in 0..6 {
             let error = dialler.connect().await.unwrap_err();
             assert!(matches!(&error, HandshakeError::NobodyListens(at) if *at == [addr]));

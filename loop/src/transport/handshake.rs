@@ -17,12 +17,12 @@ use crate::frame::{Frame, FrameCodec, FrameError, Hello, Refusal, RefusalCode};
 /// Longest frame of a handshake: whoever connects has not earned a bigger buffer yet.
 const HANDSHAKE_BYTES_MAX: usize = 4 << 10;
 
-/// Who is at the other end of an accepted connection.
+/// Who is at the other end of a connection.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Caller {
     pub(super) node: NodeId,
     pub(super) directory: DirectoryId,
-    /// What it said of itself, and what it wants with the connection.
+    /// What it said of itself; of a connection that it made, also what it wants with it.
     pub(super) hello: Hello,
 }
 
@@ -51,21 +51,24 @@ pub(crate) enum HandshakeError {
     Frame(#[from] FrameError),
 }
 
-/// Introduces this node on a connection that it dialled.
+/// Introduces this node on a connection that it dialled. Returns who answered.
 pub(super) async fn introduce(
     stream: &mut PeerStream,
     roster: &Roster,
     peer: NodeId,
     snapshot: bool,
     timeout: Duration,
-) -> Result<(), HandshakeError> {
+) -> Result<Caller, HandshakeError> {
     let exchange = async {
         send(stream, &Frame::Hello(roster.hello(Some(peer), snapshot))).await?;
         match receive_frame(stream, HANDSHAKE_BYTES_MAX).await? {
             Frame::Welcome(hello) => {
                 // The peer is held to the same rules as one that connects to us.
-                let (node, _) = roster.check(&hello).map_err(HandshakeError::Refused)?;
-                if node == peer { Ok(()) } else { Err(HandshakeError::Protocol) }
+                let (node, directory) = roster.check(&hello).map_err(HandshakeError::Refused)?;
+                match node == peer {
+                    true => Ok(Caller { node, directory, hello }),
+                    false => Err(HandshakeError::Protocol),
+                }
             }
             Frame::Refusal(refusal) => Err(HandshakeError::RefusedByPeer(refusal)),
             _ => Err(HandshakeError::Protocol),

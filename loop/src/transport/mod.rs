@@ -1,32 +1,38 @@
 //! [`Transport`]: ordered streams of frames between the nodes of a cluster, over TCP, with TLS where
 //! the node has certificates.
 //!
-//! Every node dials every other node and sends on the connections that it dialled; it receives on
+//! Every node dials every other node of its table and sends on the connections that it dialled; it receives on
 //! those that it accepted. So there is one ordered stream per peer and direction, each with a
 //! bounded queue of its own, and a slow peer delays nobody else.
 //!
 //! ```text
 //!   loop ──► queue of peer ──► dialler ══ TCP ══► acceptor ──► inbox of the peer's loop
 //! ```
+//!
+//! A peer that has connected and that this node has no connection to is answered on that of the peer
+//! ([`Inbound`]): it has moved, or is in no table yet.
 
 mod acceptor;
 mod calls;
 mod dialler;
 mod handshake;
+mod inbound;
 mod join;
 mod presence;
+mod reading;
 mod receiving;
 mod roster;
 mod sending;
 mod stream;
 mod tls;
 mod transfer;
+mod writing;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -36,16 +42,18 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-pub(crate) use self::acceptor::{Acceptor, Ingress};
+pub(crate) use self::acceptor::Acceptor;
 pub(crate) use self::calls::Calls;
 pub(crate) use self::dialler::jittered;
 pub(crate) use self::handshake::HandshakeError;
+pub(crate) use self::inbound::Inbound;
 #[cfg(test)]
 pub(crate) use self::join::FRAME_BYTES_MAX as JOIN_FRAME_BYTES_MAX;
 pub(crate) use self::join::ask_to_join;
 pub(crate) use self::presence::Presence;
+pub(crate) use self::reading::Ingress;
 pub(crate) use self::receiving::Receiving;
-pub(crate) use self::roster::{Acquaintance, Roster, SharedRoster};
+pub(crate) use self::roster::{Roster, SharedRoster};
 pub(crate) use self::sending::{Outgoing, Sending};
 pub(crate) use self::stream::PeerStream;
 pub(crate) use self::tls::Tls;
@@ -75,10 +83,6 @@ pub(crate) enum LinkEvent {
     Down(NodeId),
     /// The peer's process is gone: see [`Presence`].
     Gone(NodeId),
-    /// A peer has connected that knows members at least as late as this node's.
-    Met(Acquaintance),
-    /// The connection with this number, of a peer that was met, has ended.
-    Parted(u64),
     /// The peer refuses this node.
     Refused {
         by: NodeId,
@@ -100,8 +104,12 @@ pub(crate) struct Transport {
     roster: SharedRoster,
     timeout: Duration,
     queue_max: usize,
+    room_bytes: usize,
     presence: Arc<Presence>,
+    inbound: Arc<Inbound>,
     on_link: OnLink,
+    /// Not held: it sends through this.
+    ingress: OnceLock<Weak<dyn Ingress>>,
     meters: Arc<Meters>,
 }
 
@@ -126,51 +134,56 @@ impl Peer {
 }
 
 impl Transport {
-    /// Starts a dialler for every peer of the roster. Must be called on a tokio runtime.
-    pub(crate) fn start(
+    /// A transport that dials nobody yet. Must be called on a tokio runtime.
+    pub(crate) fn new(
         roster: &SharedRoster,
         config: &LoopConfig,
         presence: &Arc<Presence>,
         on_link: &OnLink,
         meters: Arc<Meters>,
     ) -> Self {
-        let transport = Transport {
+        Transport {
             peers: ArcSwap::default(),
             runtime: Handle::current(),
             roster: roster.clone(),
             timeout: Duration::from_millis(config.connect_timeout_ms),
             queue_max: config.peer_queue_max,
+            room_bytes: config.peer_inbox_bytes_max,
             presence: presence.clone(),
+            inbound: Inbound::new(config.peer_queue_max, on_link.clone()),
             on_link: on_link.clone(),
+            ingress: OnceLock::new(),
             meters,
-        };
-        transport.follow_roster();
-        transport
+        }
+    }
+
+    /// Starts a dialler for every peer of the roster. What the peers answer on its connections goes there,
+    /// for as long as the caller keeps it.
+    pub(crate) fn start(&self, ingress: &Arc<dyn Ingress>) {
+        self.ingress.get_or_init(|| Arc::downgrade(ingress));
+        self.follow_roster();
+    }
+
+    /// The connections that peers make to this node, for the acceptor.
+    pub(crate) fn inbound(&self) -> Arc<Inbound> {
+        self.inbound.clone()
     }
 
     /// Dials whoever is new on the roster, and lets go of those that are not on it any more. One
     /// whose address has changed is found there when its connection has broken.
     pub(crate) fn follow_roster(&self) {
+        let Some(ingress) = self.ingress.get() else { return };
         let old = self.peers.load();
         let kept = |node| old.get(&node).cloned();
         let roster = self.roster.load();
-        let peers =
-            roster.peers().map(|node| (node, kept(node).unwrap_or_else(|| self.dial(node))));
+        let peers = roster
+            .peers()
+            .map(|node| (node, kept(node).unwrap_or_else(|| self.dial(node, ingress))));
         self.peers.store(Arc::new(peers.collect()));
         self.presence.retain(|node| roster.addr(node).is_some());
     }
 
-    /// Ends the connection to a peer, and dials it where the roster has it now, if it does.
-    pub(crate) fn redial(&self, node: NodeId) {
-        let mut peers = (**self.peers.load()).clone();
-        if peers.remove(&node).is_some() {
-            self.peers.store(Arc::new(peers));
-            (self.on_link)(LinkEvent::Down(node));
-            self.follow_roster();
-        }
-    }
-
-    fn dial(&self, node: NodeId) -> Arc<Peer> {
+    fn dial(&self, node: NodeId, ingress: &Weak<dyn Ingress>) -> Arc<Peer> {
         let (queue, frames) = mpsc::channel(self.queue_max);
         let connected = Arc::new(AtomicBool::new(false));
         let dialler = dialler::Dialler {
@@ -180,34 +193,32 @@ impl Transport {
             connected: connected.clone(),
             presence: self.presence.clone(),
             on_link: self.on_link.clone(),
+            ingress: ingress.clone(),
+            room_bytes: self.room_bytes,
         };
         let task = self.runtime.spawn(dialler.run(frames)).abort_handle();
         Arc::new(Peer { queue, connected, task })
     }
 
-    /// Puts a frame into the queue of a peer. Never waits.
+    /// Puts a frame into the queue of a peer: of the connection that this node has dialled, or else of the
+    /// one that the peer has. Never waits.
     ///
     /// # Errors
     ///
-    /// Gives the frame back when the peer is unknown or not connected, or its queue is full: it
-    /// was surely not sent.
+    /// Gives the frame back when the peer is not connected, or its queue is full: it was surely not sent.
     #[expect(clippy::result_large_err, reason = "a frame that was not sent comes back as it was")]
     pub(crate) fn send(&self, to: NodeId, frame: Frame) -> Result<(), Frame> {
-        match self.peers.load().get(&to) {
-            Some(peer) if peer.connected.load(Ordering::Acquire) => {
-                peer.queue.try_send(frame).map_err(|error| {
-                    self.meters.dropped(match error {
-                        mpsc::error::TrySendError::Full(_) => DropCause::QueueFull,
-                        mpsc::error::TrySendError::Closed(_) => DropCause::Disconnected,
-                    });
-                    error.into_inner()
-                })
-            }
-            _ => {
-                self.meters.dropped(DropCause::Disconnected);
-                Err(frame)
-            }
-        }
+        let sent = match self.peers.load().get(&to) {
+            Some(peer) if peer.connected.load(Ordering::Acquire) => peer.queue.try_send(frame),
+            _ => self.inbound.send(&self.roster.load(), to, frame),
+        };
+        sent.map_err(|error| {
+            self.meters.dropped(match error {
+                mpsc::error::TrySendError::Full(_) => DropCause::QueueFull,
+                mpsc::error::TrySendError::Closed(_) => DropCause::Disconnected,
+            });
+            error.into_inner()
+        })
     }
 
     /// The state of every connection that this node dials.

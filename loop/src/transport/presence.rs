@@ -18,8 +18,8 @@ const REFUSALS: u32 = 3;
 /// - three attempts in a row to connect to the very address that was connected were refused. One that
 ///   is reset later, in the handshake, is none, and nor is one that nobody answers: a host that is
 ///   silent may be alive;
-/// - from the first of them on, no connection of the peer to this node was open. All that a peer has
-///   to say comes on one of those, so nothing has arrived either.
+/// - from the first of them on, no connection of the peer to this node was open. What a peer has to
+///   say comes on one of those, or on the one that was closed, so nothing has arrived either.
 ///
 /// It stays gone until a connection in either direction is up, and is found to be gone once at most
 /// for each connection that was. Whoever can reset connections between two nodes can make it so:

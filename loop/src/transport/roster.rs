@@ -1,15 +1,14 @@
 //! [`Roster`]: who this node is, and which nodes it talks to.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use quorate_engine::{ClusterId, DirectoryId, NodeId, check_address};
+use quorate_engine::{ClusterId, DirectoryId, NodeId};
 
 use super::tls::Tls;
 use crate::frame::{Hello, PROTOCOL_VERSION, Refusal, RefusalCode};
-use crate::guard::INDEX_MAX;
 use crate::members::Members;
 
 /// The roster as the transport's tasks see it; the loop replaces it when it learns more.
@@ -26,12 +25,7 @@ pub(crate) struct Roster {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) directory: DirectoryId,
-    /// Where this node is reached, as its operator says.
-    advertise: Option<String>,
-    /// Where this node is reached: as its operator says, or else as its table does.
-    addr: String,
     peers: BTreeMap<NodeId, Peer>,
-    acquaintances: VecDeque<Acquaintance>,
     standing: Standing,
     /// The certificates of this node, where connections are encrypted.
     pub(crate) tls: Option<Tls>,
@@ -46,26 +40,6 @@ struct Peer {
     /// not known.
     directories: BTreeSet<DirectoryId>,
 }
-
-/// A node on an open connection that is not where this node's table has it, or not in the table at all,
-/// and that shows members at least as late: it is answered where it says to be reached, or a node that
-/// has missed a change of the members would learn of none any more. It counts for nothing else, and is
-/// forgotten with its connection, or when this node's table says where it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Acquaintance {
-    /// The connection on which it said so; each has another number.
-    pub(crate) connection: u64,
-    pub(crate) node: NodeId,
-    pub(crate) directory: DirectoryId,
-    /// Where it says to be reached.
-    pub(crate) addr: String,
-    /// The index of the log of group 1 of which it knows the members.
-    pub(crate) members_index: u64,
-}
-
-/// Acquaintances that are kept, the latest: more than could lead or campaign before a node that lags
-/// learns of them.
-const ACQUAINTANCES_MAX: usize = 16;
 
 /// What this node knows of its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,26 +71,10 @@ impl Roster {
         Roster { tls, allow_plaintext, ..self }
     }
 
-    /// The same, of a node that its operator says is reached there, whatever its table has.
-    pub(crate) fn advertised(self, advertise: Option<String>) -> Roster {
-        Roster { addr: advertise.clone().unwrap_or_default(), advertise, ..self }
-    }
-
     /// A roster that knows nobody yet.
     pub(crate) fn outside(cluster: ClusterId, node: NodeId, directory: DirectoryId) -> Roster {
         let (peers, standing) = (BTreeMap::new(), Standing::Outside);
-        Roster {
-            cluster,
-            node,
-            directory,
-            advertise: None,
-            addr: String::new(),
-            peers,
-            acquaintances: VecDeque::new(),
-            standing,
-            tls: None,
-            allow_plaintext: false,
-        }
+        Roster { cluster, node, directory, peers, standing, tls: None, allow_plaintext: false }
     }
 
     /// The same, with the directories of the initial voters as they were heard of.
@@ -139,68 +97,8 @@ impl Roster {
             peer.addr.clone_from(&member.addr);
             peer.directories.insert(member.binding.directory_id);
         }
-        let own = members.of_node(self.node).map(|own| own.addr.clone());
-        let mut roster = Roster {
-            addr: self.advertise.clone().or(own).unwrap_or_default(),
-            peers,
-            standing: Standing::Member { index: members.index() },
-            ..self.clone()
-        };
-        let addr_was = |node| self.peers.get(&node).map(|peer| &peer.addr);
-        let has_moved = |met: &Acquaintance| {
-            self.has_member(met)
-                && roster.has_member(met)
-                && roster.peers.get(&met.node).map(|peer| &peer.addr) == addr_was(met.node)
-        };
-        let needed = |met: &&Acquaintance| met.members_index > members.index() || has_moved(met);
-        roster.acquaintances = self.acquaintances.iter().filter(needed).cloned().collect();
-        roster
-    }
-
-    /// The same, when a node has connected and shown its members. `None` where that tells nothing: who
-    /// knows less than this node is where the table has it, and who knows no more and is in no
-    /// table is nobody.
-    pub(crate) fn acquainted(&self, met: Acquaintance) -> Option<Roster> {
-        let is_member = self.has_member(&met);
-        let is_late =
-            met.members_index > self.index() || (met.members_index == self.index() && is_member);
-        // An index that no log comes to would never be overtaken.
-        let is_possible = met.members_index < INDEX_MAX && met.node != self.node;
-        if self.standing == Standing::Outside || !is_late || !is_possible {
-            return None;
-        }
-        let is_there = self.peers.get(&met.node).is_some_and(|peer| peer.addr == met.addr);
-        if is_there && !(is_member && self.is_acquainted(met.node)) {
-            return None;
-        }
-        if !is_there && check_address(&met.addr).is_err() {
-            return None;
-        }
-        let mut roster = self.clone();
-        roster.acquaintances.retain(|other| other.node != met.node);
-        if !is_there {
-            if roster.acquaintances.len() == ACQUAINTANCES_MAX {
-                roster.acquaintances.pop_front();
-            }
-            roster.acquaintances.push_back(met);
-        }
-        Some(roster)
-    }
-
-    /// The same, when this connection has ended, and who was met on it. `None` if nobody was.
-    pub(crate) fn parted(&self, connection: u64) -> Option<(Roster, NodeId)> {
-        let at = self.acquaintances.iter().position(|met| met.connection == connection)?;
-        let mut roster = self.clone();
-        let met = roster.acquaintances.remove(at)?;
-        Some((roster, met.node))
-    }
-
-    fn has_member(&self, met: &Acquaintance) -> bool {
-        self.peers.get(&met.node).is_some_and(|peer| peer.directories.contains(&met.directory))
-    }
-
-    fn is_acquainted(&self, node: NodeId) -> bool {
-        self.acquaintances.iter().any(|met| met.node == node)
+        let standing = Standing::Member { index: members.index() };
+        Roster { peers, standing, ..self.clone() }
     }
 
     /// Whether a connection without encryption may lead to this host.
@@ -210,25 +108,22 @@ impl Roster {
 
     /// All other nodes that are talked to.
     pub(crate) fn peers(&self) -> impl Iterator<Item = NodeId> {
-        let met = self.acquaintances.iter().map(|met| met.node);
-        self.peers.keys().copied().chain(met.filter(|node| !self.knows(*node)))
+        self.peers.keys().copied()
     }
 
-    fn knows(&self, node: NodeId) -> bool {
+    /// Whether a node is one of those that are talked to.
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
         self.peers.contains_key(&node)
     }
 
-    /// Whether it is the node it claims to be that was dialled: by its certificate, or because it is where
-    /// the table has a member.
-    pub(crate) fn believes(&self, node: NodeId) -> bool {
-        self.tls.is_some() || (self.knows(node) && !self.is_acquainted(node))
+    /// Whether a member on this node is bound to this directory.
+    pub(super) fn binds(&self, node: NodeId, directory: DirectoryId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.directories.contains(&directory))
     }
 
     /// Where a peer is reached.
     pub(crate) fn addr(&self, peer: NodeId) -> Option<&str> {
-        let met = self.acquaintances.iter().find(|met| met.node == peer);
-        let known = || self.peers.get(&peer).map(|peer| peer.addr.as_str());
-        met.map(|met| met.addr.as_str()).or_else(known)
+        self.peers.get(&peer).map(|peer| peer.addr.as_str())
     }
 
     /// The index of the log of group 1 of which this node knows the members; 0 if of none.
@@ -250,7 +145,6 @@ impl Roster {
             snapshot,
             members_index: self.index(),
             joins: false,
-            addr: self.addr.clone(),
         }
     }
 
@@ -351,7 +245,6 @@ mod tests {
 
     use super::*;
     use crate::change::{Change, Step};
-    use crate::members::Member;
 
     fn node(n: u64) -> NodeId {
         NodeId::new(n).unwrap()
@@ -451,93 +344,8 @@ mod tests {
         format!("127.0.0.1:{n}")
     }
 
-    /// Node `n`, which shows the members of this index at `addr`, on the connection 1.
-    fn met(n: u64, directory_id: u64, addr: String, members_index: u64) -> Acquaintance {
-        let (node, directory) = (node(n), directory(directory_id));
-        Acquaintance { connection: 1, node, directory, addr, members_index }
-    }
-
     fn founders() -> Members {
         Members::founding([1, 2, 3].map(|n| (node(n), directory(n + 10), at(n))))
-    }
-
-    fn peers(roster: &Roster) -> Vec<NodeId> {
-        roster.peers().collect()
-    }
-
-    /// To see it fail: have `check` look at acquaintances, keep them all, or forget them at the next table.
-    #[test]
-    fn whoever_shows_later_members_is_answered_and_is_no_member_by_that() {
-        let me = member(1, 11);
-        assert_eq!(me.hello(None, false).addr, at(1));
-        assert!(me.acquainted(met(9, 9, at(9), 1)).is_none(), "it knows no more");
-        assert!(me.acquainted(met(9, 9, "nowhere".to_owned(), 7)).is_none());
-        assert!(me.acquainted(met(9, 9, at(9), INDEX_MAX)).is_none(), "no log comes there");
-        assert!(me.acquainted(met(2, 99, at(2), 7)).is_none(), "that is known");
-        assert!(me.acquainted(met(1, 9, at(8), 7)).is_none(), "it is not this node");
-        let outside = Roster::outside(me.cluster, node(1), directory(11));
-        assert!(outside.acquainted(met(9, 9, at(9), 7)).is_none(), "this node knows nobody");
-        let roster = me.acquainted(met(9, 9, at(9), 7)).unwrap();
-        assert_eq!(peers(&roster), [node(2), node(3), node(9)]);
-        assert_eq!((roster.addr(node(9)), roster.believes(node(9))), (Some("127.0.0.1:9"), false));
-        let hello = Hello { node_id: 9, members_index: 1, ..member(2, 99).hello(None, false) };
-        assert_eq!(code(roster.check(&hello)), RefusalCode::Removed);
-        // A member that has moved is found, and is one member still.
-        assert!(roster.believes(node(2)));
-        let roster = roster.acquainted(met(2, 99, at(22), 7)).unwrap();
-        assert_eq!(peers(&roster), [node(2), node(3), node(9)]);
-        assert_eq!((roster.addr(node(2)), roster.believes(node(2))), (Some("127.0.0.1:22"), false));
-
-        // Until this node knows as much.
-        let all = founders().conf_state().clone();
-        let between = roster.among(&founders().changed(&Change::default(), all.clone(), 6));
-        assert_eq!(between.addr(node(9)), Some("127.0.0.1:9"));
-        let latest = between.among(&founders().changed(&Change::default(), all, 7));
-        assert_eq!((latest.addr(node(9)), latest.addr(node(2))), (None, Some("127.0.0.1:2")));
-
-        let many = |me: Roster, n: u64| me.acquainted(met(n, 9, at(n), 7)).unwrap();
-        let crowded = (10..40).fold(me, many);
-        assert_eq!(peers(&crowded)[2..], (24..40).map(node).collect::<Vec<_>>(), "the latest");
-    }
-
-    /// To see it fail: have `parted` forget by node, or leave it out.
-    #[test]
-    fn an_acquaintance_ends_with_its_connection() {
-        let roster = member(1, 11).acquainted(met(2, 99, at(22), 7)).unwrap();
-        let again = Acquaintance { connection: 2, ..met(2, 99, at(23), 7) };
-        let roster = roster.acquainted(again).unwrap();
-        assert!(roster.parted(1).is_none(), "a newer connection took over");
-        let (roster, node_2) = roster.parted(2).unwrap();
-        assert_eq!((node_2, roster.addr(node(2))), (node(2), Some("127.0.0.1:2")));
-        // Nor does a stranger keep the place of a member that is where it was.
-        let roster = roster.acquainted(met(2, 99, at(22), 7)).unwrap();
-        assert!(roster.acquainted(met(2, 99, at(2), 7)).is_none());
-        let roster = roster.acquainted(met(2, 12, at(2), 1)).unwrap();
-        assert_eq!(roster.addr(node(2)), Some("127.0.0.1:2"));
-    }
-
-    /// To see it fail: ask for later members of everybody, or forget all of that index in `among`.
-    #[test]
-    fn a_member_that_moved_is_answered_where_it_is() {
-        let two = member(2, 12).advertised(Some(at(22))).among(&founders());
-        let Hello { addr, members_index, .. } = two.hello(None, false);
-        assert_eq!((addr.as_str(), members_index), ("127.0.0.1:22", 1));
-        assert!(member(1, 11).acquainted(met(2, 99, addr.clone(), 1)).is_none(), "not a member");
-        let roster = member(1, 11).acquainted(met(2, 12, addr.clone(), 1)).unwrap();
-        assert_eq!(roster.addr(node(2)), Some("127.0.0.1:22"));
-        assert!(!roster.believes(node(2)), "without a certificate it may be anybody");
-        // Changes of others do not say where it is.
-        let all = founders().conf_state().clone();
-        let other = founders().changed(&Change::default(), all.clone(), 2);
-        let roster = roster.among(&other);
-        assert_eq!(roster.addr(node(2)), Some("127.0.0.1:22"));
-        let moved = Member { addr: at(23), ..other.of_node(node(2)).unwrap().clone() };
-        let moved = other.changed(&Change { steps: vec![Step::Update(moved)] }, all, 3);
-        assert_eq!(roster.among(&moved).addr(node(2)), Some("127.0.0.1:23"));
-        // One that founds the cluster still is not too early to meet anybody.
-        let founder = self::roster(1, 7);
-        let founding = founder.acquainted(met(2, 2, at(22), 5)).unwrap();
-        assert_eq!(founding.among(&founders()).addr(node(2)), Some("127.0.0.1:22"));
     }
 
     #[test]

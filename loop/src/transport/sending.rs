@@ -125,7 +125,7 @@ async fn transfer(
     let mut connections = 1;
     loop {
         let attempt = async {
-            let stream = dial(roster, to, true, silence).await?;
+            let (_, stream) = dial(roster, to, true, silence).await?;
             send_on(Link::new(stream, silence), &announcement, &mut source).await
         };
         match attempt.await {

@@ -1,0 +1,112 @@
+//! [`Inbound`]: the connections that peers have made to this node, and the answers on them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quorate_engine::{DirectoryId, NodeId};
+use tokio::sync::mpsc;
+
+use super::roster::Roster;
+use super::{LinkEvent, OnLink};
+use crate::frame::Frame;
+
+/// The open connection of each peer to this node: a newer one replaces it, and so ends the older. Two
+/// directories of one node, while one takes the place of the other, are two peers.
+///
+/// A peer that this node has no connection to is answered on its own: one that has moved and is in the table
+/// with its old address, one that is in no table yet because this node has missed a change of the
+/// members, and one that can connect and cannot be connected to. It is the one that the handshake
+/// let in, and answers end with its connection.
+pub(crate) struct Inbound {
+    streams: Mutex<Streams>,
+    queue_max: usize,
+    on_link: OnLink,
+}
+
+#[derive(Default)]
+struct Streams {
+    next: u64,
+    /// Not more than there are connections.
+    by_peer: BTreeMap<(NodeId, DirectoryId), Stream>,
+}
+
+struct Stream {
+    number: u64,
+    queue: mpsc::Sender<Frame>,
+    is_used: Arc<AtomicBool>,
+}
+
+/// What is to be sent on one connection; dropped with it.
+pub(super) struct Answers {
+    /// Ends when a newer connection takes over.
+    pub(super) frames: mpsc::Receiver<Frame>,
+    inbound: Arc<Inbound>,
+    peer: (NodeId, DirectoryId),
+    number: u64,
+    is_used: Arc<AtomicBool>,
+}
+
+impl Inbound {
+    /// At most `queue_max` frames wait for each connection.
+    pub(super) fn new(queue_max: usize, on_link: OnLink) -> Arc<Inbound> {
+        Arc::new(Inbound { streams: Mutex::default(), queue_max, on_link })
+    }
+
+    /// A peer was let in.
+    pub(super) fn opened(self: &Arc<Self>, node: NodeId, directory: DirectoryId) -> Answers {
+        let (queue, frames) = mpsc::channel(self.queue_max);
+        let (inbound, peer, is_used) = (self.clone(), (node, directory), Arc::default());
+        let mut streams = self.streams();
+        streams.next += 1;
+        let number = streams.next;
+        let stream = Stream { number, queue, is_used: Arc::clone(&is_used) };
+        streams.by_peer.insert(peer, stream);
+        Answers { frames, inbound, peer, number, is_used }
+    }
+
+    /// Answers a node on the connection that it made, of a directory that the roster has it bound to
+    /// rather than of another. Never waits.
+    #[expect(clippy::result_large_err, reason = "a frame that was not sent comes back as it was")]
+    pub(super) fn send(
+        &self,
+        roster: &Roster,
+        to: NodeId,
+        frame: Frame,
+    ) -> Result<(), mpsc::error::TrySendError<Frame>> {
+        let streams = self.streams();
+        let of_node = streams.by_peer.iter().filter(|((node, _), _)| *node == to);
+        let best = of_node
+            .max_by_key(|((node, directory), it)| (roster.binds(*node, *directory), it.number));
+        let Some((_, stream)) = best else {
+            return Err(mpsc::error::TrySendError::Closed(frame));
+        };
+        stream.is_used.store(true, Ordering::Relaxed);
+        stream.queue.try_send(frame)
+    }
+
+    /// How many peers are connected.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.streams().by_peer.len()
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        // Nothing in the critical sections can panic half way.
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        let mut streams = self.inbound.streams();
+        if streams.by_peer.get(&self.peer).is_some_and(|stream| stream.number == self.number) {
+            streams.by_peer.remove(&self.peer);
+        }
+        drop(streams);
+        // Whoever waits for what was sent on it must not wait for ever.
+        if self.is_used.load(Ordering::Relaxed) {
+            (self.inbound.on_link)(LinkEvent::Down(self.peer.0));
+        }
+    }
+}
