@@ -34,6 +34,19 @@ impl Fault {
         )
     }
 
+    /// A request of somebody who is not to be answered, whatever he knows.
+    pub(crate) fn forbidden(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", message, false, FailureOutcome::Rejected)
+    }
+
+    /// A change whose body is not marked as what it must be.
+    pub(crate) fn not_json() -> Self {
+        Self::bad_request(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body is not marked as JSON: send the header `content-type: application/json`",
+        )
+    }
+
     /// The time for the whole request is up.
     pub(crate) fn timed_out() -> Self {
         Self::new(

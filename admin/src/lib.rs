@@ -47,6 +47,9 @@
 //! - An address that is not loopback is served over TLS 1.3 only, and whatever is no `GET` needs a
 //!   client certificate or a bearer token there: see [`Access`]. Reading is open to whoever reaches
 //!   the address.
+//! - A page in a browser changes nothing, also where everybody of the machine may: a change has no
+//!   `Origin`, a `POST` is marked as JSON, and over plain HTTP a `Host` is an address, `localhost`
+//!   or [`AccessConfig::host`].
 
 mod access;
 mod connection;

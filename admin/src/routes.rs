@@ -1,8 +1,8 @@
 //! Owns the routes: which request is answered from what.
 
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -59,7 +59,7 @@ pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(quorum.clone(), in_time))
         // The last layer is the first that a request meets.
-        .layer(middleware::from_fn_with_state(access, authorized))
+        .layer(middleware::from_fn_with_state(access, admitted))
         .with_state(quorum)
 }
 
@@ -68,20 +68,15 @@ fn plans() -> DefaultBodyLimit {
     DefaultBodyLimit::max(PLAN_BYTES_MAX)
 }
 
-/// Lets in what only reads, and of the rest what comes from somebody who may change something.
-async fn authorized(
+/// Lets in who may ask for what is asked.
+async fn admitted(
     State(access): State<Access>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     request: extract::Request,
     next: Next,
 ) -> Result<Response, Fault> {
-    let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let bearer = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-    let bearer = bearer.and_then(|value| value.strip_prefix(b"Bearer "));
-    if only_reads || access.may_change(caller, bearer) {
-        return Ok(next.run(request).await);
-    }
-    Err(Fault::unauthorized())
+    access.admit(caller, request.method(), request.headers())?;
+    Ok(next.run(request).await)
 }
 
 /// Ends what takes longer than any operation may.

@@ -117,6 +117,7 @@ impl Settings {
             tls_key: args.admin_tls_key.clone().or(file.admin_tls_key),
             tls_client_ca: args.admin_tls_client_ca.clone().or(file.admin_tls_client_ca),
             token_file: args.admin_token_file.clone().or(file.admin_token_file),
+            host: Some(admin.host().to_owned()),
         };
         if let Some(engine) = file.engine {
             quorum.engine = section("engine", engine)?;

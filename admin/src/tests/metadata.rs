@@ -123,9 +123,9 @@ async fn what_cannot_be_asked_of_metadata_is_refused_by_name() {
         ("/v1/configs", change(r#""operation":"delete","value":"1""#), 400, "BAD_REQUEST"),
         ("/v1/configs", change(r#""operation":"delete""#), 400, "INVALID_CONFIG"),
         ("/v1/features", r#"{"level":99}"#.into(), 409, "INVALID_UPDATE_VERSION"),
-        ("/v1/brokers/9/fence", String::new(), 404, "BROKER_ID_NOT_REGISTERED"),
-        ("/v1/brokers/9/unregister", String::new(), 404, "BROKER_ID_NOT_REGISTERED"),
-        ("/v1/brokers/one/fence", String::new(), 400, "BAD_REQUEST"),
+        ("/v1/brokers/9/fence", "{}".into(), 404, "BROKER_ID_NOT_REGISTERED"),
+        ("/v1/brokers/9/unregister", "{}".into(), 404, "BROKER_ID_NOT_REGISTERED"),
+        ("/v1/brokers/one/fence", "{}".into(), 400, "BAD_REQUEST"),
         ("/v1/features", " ".repeat(100_000), 413, "BAD_REQUEST"),
     ] {
         let (status, error) = server.refused("POST", path, Some(&body)).await;
