@@ -137,7 +137,7 @@ impl Access {
     /// What the request is answered with instead.
     pub(crate) fn admit(
         &self,
-        caller: Caller,
+        caller: &Caller,
         method: &Method,
         headers: &HeaderMap,
     ) -> Result<(), Fault> {
@@ -174,7 +174,7 @@ impl Access {
     }
 
     /// Whether this caller, with the token it names, may change something.
-    fn may_change(&self, caller: Caller, bearer: Option<&[u8]>) -> bool {
+    fn may_change(&self, caller: &Caller, bearer: Option<&[u8]>) -> bool {
         let knows_the_token = match (&self.token, bearer) {
             (Some(token), Some(bearer)) => bool::from(token.0.ct_eq(bearer)),
             _ => false,

@@ -1,5 +1,7 @@
 //! Owns the routes: which request is answered from what.
 
+use std::time::Duration;
+
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -13,7 +15,7 @@ use tokio::time::timeout;
 use crate::access::Access;
 use crate::connection::Caller;
 use crate::fault::Fault;
-use crate::limits::{BODY_BYTES_MAX, PLAN_BYTES_MAX, request_max};
+use crate::limits::{BODY_BYTES_MAX, LOG_READ_MAX, PLAN_BYTES_MAX, request_max};
 use crate::request::{Body, Path, Query, ReadQuery, broker_id, node_id};
 use crate::views::{
     AllocateProducerIds, ChangeKind, ChangeMembers, Health, LeaderTransferred, Member,
@@ -30,6 +32,7 @@ mod topics;
 
 /// Everything that is served.
 pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
+    let operation_timeout = quorum.config().operation_timeout();
     Router::new()
         .route("/status", get(status))
         .route("/metrics", get(metrics))
@@ -57,7 +60,7 @@ pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(quorum.clone(), in_time))
+        .layer(middleware::from_fn_with_state(operation_timeout, in_time))
         // The last layer is the first that a request meets.
         .layer(middleware::from_fn_with_state(access, admitted))
         .with_state(quorum)
@@ -75,19 +78,27 @@ async fn admitted(
     request: extract::Request,
     next: Next,
 ) -> Result<Response, Fault> {
-    access.admit(caller, request.method(), request.headers())?;
+    access.admit(&caller, request.method(), request.headers())?;
     Ok(next.run(request).await)
 }
 
-/// Ends what takes longer than any operation may.
+/// What reads the log of the node, which takes its time.
+const LOG_READS: [&str; 2] = ["/v1/partitions/history", "/v1/partitions/explain"];
+
+/// Ends what takes longer than any operation may, or any read of the log.
 async fn in_time(
-    State(quorum): State<Quorum>,
+    State(operation_timeout): State<Duration>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     request: extract::Request,
     next: Next,
 ) -> Result<Response, Fault> {
-    timeout(request_max(quorum.config().operation_timeout()), next.run(request))
-        .await
-        .map_err(|_| Fault::timed_out())
+    let operation_max = request_max(operation_timeout);
+    let reads_log = LOG_READS.contains(&request.uri().path());
+    let (limit, _waiting) = match reads_log {
+        true => (operation_max.max(LOG_READ_MAX), Some(caller.wait())),
+        false => (operation_max, None),
+    };
+    timeout(limit, next.run(request)).await.map_err(|_| Fault::timed_out())
 }
 
 async fn no_such_path() -> Fault {
