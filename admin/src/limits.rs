@@ -36,5 +36,8 @@ pub(crate) fn request_max(operation_timeout: Duration) -> Duration {
 /// asks gives up when he likes.
 pub(crate) const LOG_READ_MAX: Duration = Duration::from_secs(300);
 
+/// Answers about the whole state that are made at a time: one of a million partitions has some 200 MB.
+pub(crate) const WHOLE_ANSWERS_MAX: usize = 2;
+
 /// How long open requests may go on when the server is told to stop.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router, extract};
+use axum::{Extension, Json, Router, extract};
 use quorate::{Quorum, Snapshot};
 use tokio::time::timeout;
 
@@ -17,6 +17,7 @@ use crate::connection::Caller;
 use crate::fault::Fault;
 use crate::limits::{BODY_BYTES_MAX, LOG_READ_MAX, PLAN_BYTES_MAX, request_max};
 use crate::request::{Body, Path, Query, ReadQuery, broker_id, node_id};
+use crate::turns::{Turns, beside};
 use crate::views::{
     AllocateProducerIds, ChangeKind, ChangeMembers, Health, LeaderTransferred, Member,
     MemberChange, MembersChanged, ProducerIdBlock, ProducerIds, SetAddress, Status, TransferLeader,
@@ -59,6 +60,7 @@ pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
         .route("/v1/producer-ids", get(producer_ids).post(allocate_producer_ids))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(Extension(Turns::new()))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(operation_timeout, in_time))
         // The last layer is the first that a request meets.
@@ -123,13 +125,6 @@ async fn image(quorum: &Quorum, local: bool) -> Result<Snapshot, Fault> {
         quorum.read_index().await?;
     }
     Ok(quorum.image())
-}
-
-/// Runs what may take a while with much metadata where it delays no other request.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| {
-        Fault::bad_request(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made")
-    })
 }
 
 async fn status(State(quorum): State<Quorum>) -> Result<Json<Status>, Fault> {

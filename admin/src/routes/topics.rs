@@ -1,34 +1,35 @@
 //! Topics: how they are, how they come, grow and go.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Extension, Json};
 use quorate::{Placement, Quorum, TopicSpec};
 
 use crate::fault::Fault;
 use crate::render;
 use crate::request::{Body, Path, Query, ReadQuery, assignment};
-use crate::routes::{beside, image};
-use crate::views::{
-    CreatePartitions, CreateTopic, CreatedTopic, DeletedTopic, PartitionsCreated, Topic,
-    TopicDescription,
-};
+use crate::routes::image;
+use crate::turns::{Turn, Turns};
+use crate::views::{CreatePartitions, CreateTopic, CreatedTopic, DeletedTopic, PartitionsCreated};
 
 pub(super) async fn list(
     State(quorum): State<Quorum>,
+    Extension(turns): Extension<Turns>,
     Query(query): Query<ReadQuery>,
-) -> Result<Json<Vec<Topic>>, Fault> {
+) -> Result<Response, Fault> {
     let snapshot = image(&quorum, query.local).await?;
-    beside(move || Json(render::topics(&snapshot.image))).await
+    let turn = turns.next().await;
+    turn.answer(move || Ok(render::topics(&snapshot.image))).await
 }
 
 pub(super) async fn describe(
     State(quorum): State<Quorum>,
     Path(name): Path<String>,
     Query(query): Query<ReadQuery>,
-) -> Result<Json<TopicDescription>, Fault> {
+) -> Result<Response, Fault> {
     let snapshot = image(&quorum, query.local).await?;
-    beside(move || Ok(Json(render::described(&snapshot.image, &name)?))).await?
+    Turn::free().answer(move || Ok(render::described(&snapshot.image, &name)?)).await
 }
 
 pub(super) async fn create(

@@ -74,6 +74,29 @@ async fn metadata_is_changed_and_shown_in_the_shapes_of_the_contract() {
     assert!(server.get::<Vec<Broker>>("/v1/brokers").await.is_empty());
 }
 
+/// Many at a time: they wait for each other, and all are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whole_states_are_told_in_turns() {
+    let (server, _session) = Server::with_broker().await;
+    let wish = json!({"name": "orders", "partitions": 3, "replication_factor": 1});
+    let _: CreatedTopic = server.post("/v1/topics", wish).await;
+    let paths = ["/v1/topics", "/v1/partitions", "/v1/partitions/what-if?kill=1"];
+    let elect = json!({"election": "preferred", "all": true}).to_string();
+    let server = Arc::new(server);
+    let mut asked = tokio::task::JoinSet::new();
+    for number in 0..24 {
+        let (server, elect) = (Arc::clone(&server), elect.clone());
+        asked.spawn(async move {
+            match paths.get(number % 4) {
+                Some(path) => server.ask("GET", path, None).await,
+                None => server.ask("POST", "/v1/partitions/elect", Some(&elect)).await,
+            }
+        });
+    }
+    let answers = timeout(PATIENCE, asked.join_all()).await.unwrap();
+    assert_eq!(answers.iter().filter(|(status, _)| *status == 200).count(), 24, "{answers:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_asked_of_metadata_is_refused_by_name() {
     let (server, _session) = Server::with_broker().await;
