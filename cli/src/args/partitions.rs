@@ -136,11 +136,19 @@ impl ReassignArgs {
             return Err(bad(format!("it has {length} bytes; split it into several plans")));
         }
         let text = std::fs::read_to_string(file).map_err(unread)?;
-        serde_json::from_str(&text).map_err(|error| {
+        let plan: ReassignPartitions = serde_json::from_str(&text).map_err(|error| {
             let shape =
                 r#"{"version":1,"partitions":[{"topic":"t","partition":0,"replicas":[1]}]}"#;
             bad(format!("{error}; a plan looks like {shape}"))
-        })
+        })?;
+        if plan.version != PLAN_VERSION {
+            let version = plan.version;
+            return Err(bad(format!("version {version} is not known; use {PLAN_VERSION}")));
+        }
+        if plan.partitions.is_empty() {
+            return Err(bad("it moves nothing; name at least one partition".to_owned()));
+        }
+        Ok(plan)
     }
 }
 
@@ -201,6 +209,8 @@ mod tests {
         for (text, sentence) in [
             ("", "a plan looks like {"),
             (r#"{"version":1}"#, "missing field `partitions`"),
+            (r#"{"version":2,"partitions":[]}"#, "version 2 is not known; use 1"),
+            (r#"{"version":1,"partitions":[]}"#, "it moves nothing"),
             (r#"{"version":1,"partitions":[{"topic":"t","partition":-1}]}"#, "-1"),
         ] {
             std::fs::write(&file, text).unwrap();

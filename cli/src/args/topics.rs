@@ -55,7 +55,17 @@ impl CreateArgs {
         let configs = once_each(self.configs.iter().map(Setting::to_change))?;
         let configs = configs.into_iter().filter_map(|it| Some((it.key, it.value?))).collect();
         let (partitions, replication_factor) = match self.replica_assignment.first() {
-            Some(first) => (count(self.replica_assignment.len()), count(first.0.len())),
+            Some(first) => {
+                let len = first.0.len();
+                if self.replica_assignment.iter().any(|replicas| replicas.0.len() != len) {
+                    return Err(Failure::Usage(
+                        "--replica-assignment gives some partitions more brokers than others: give \
+                         each partition of a topic the same number"
+                            .to_owned(),
+                    ));
+                }
+                (count(self.replica_assignment.len()), count(len))
+            }
             // Both are there: the command line was refused otherwise.
             None => (self.partitions.unwrap_or(0), self.replication_factor.unwrap_or(0)),
         };
@@ -168,6 +178,7 @@ mod tests {
             ("", "required arguments were not provided"),
             ("--partitions 1 --replica-assignment 1", "cannot be used with"),
             ("--replica-assignment 1;2", "ids with colons between them"),
+            ("--replica-assignment 1:2,1", "the same number"),
             ("--replica-assignment 1:2,", "ids with colons between them"),
             ("--replica-assignment 1 --config a=1 --config a=2", "config a is given twice"),
             ("--replica-assignment 1 --config a", "a config is KEY=VALUE"),
