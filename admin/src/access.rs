@@ -147,7 +147,7 @@ impl Access {
                  localhost or the name that --admin gives",
             ));
         }
-        if matches!(*method, Method::GET | Method::HEAD) {
+        if only_reads(method) {
             return Ok(());
         }
         if headers.contains_key(ORIGIN) {
@@ -185,6 +185,11 @@ impl Access {
     fn asks_who(&self) -> bool {
         self.takes_certificates || self.token.is_some()
     }
+}
+
+/// Whether a request of this method changes nothing.
+pub(crate) fn only_reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// Whether a content type is JSON; what it says beside that does not matter.

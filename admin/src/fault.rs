@@ -47,8 +47,19 @@ impl Fault {
         )
     }
 
-    /// The time for the whole request is up.
-    pub(crate) fn timed_out() -> Self {
+    /// The time for a whole request is up that only reads.
+    pub(crate) fn read_timed_out() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "REQUEST_TIMED_OUT",
+            "the node did not finish reading in time: try again, or ask another node",
+            true,
+            FailureOutcome::NeverApplied,
+        )
+    }
+
+    /// The time for a whole request is up that was to change something.
+    pub(crate) fn change_timed_out() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "REQUEST_TIMED_OUT",

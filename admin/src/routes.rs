@@ -12,7 +12,7 @@ use axum::{Extension, Json, Router, extract};
 use quorate::{Quorum, Snapshot};
 use tokio::time::timeout;
 
-use crate::access::Access;
+use crate::access::{Access, only_reads};
 use crate::connection::Caller;
 use crate::fault::Fault;
 use crate::limits::{BODY_BYTES_MAX, LOG_READ_MAX, PLAN_BYTES_MAX, request_max};
@@ -100,7 +100,11 @@ async fn in_time(
         true => (operation_max.max(LOG_READ_MAX), Some(caller.wait())),
         false => (operation_max, None),
     };
-    timeout(limit, next.run(request)).await.map_err(|_| Fault::timed_out())
+    let late = match only_reads(request.method()) {
+        true => Fault::read_timed_out(),
+        false => Fault::change_timed_out(),
+    };
+    timeout(limit, next.run(request)).await.map_err(|_| late)
 }
 
 async fn no_such_path() -> Fault {
@@ -215,4 +219,41 @@ async fn allocate_producer_ids(
     let block = quorum.allocate_producer_ids(broker_id(wish.broker_id)).await?;
     let quorate::ProducerIdBlock { first, len, index } = block;
     Ok(Json(ProducerIdBlock { first: first.get(), len: u64::from(len), index }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::connection::Connections;
+    use crate::views::{ApiError, FailureOutcome};
+
+    /// A route that never answers, behind the layer that ends it.
+    #[tokio::test]
+    async fn what_only_reads_was_never_applied_when_its_time_is_up() {
+        let never = || std::future::pending::<()>();
+        let router = Router::new()
+            .route("/", get(never).post(never))
+            .layer(middleware::from_fn_with_state(Duration::ZERO, in_time));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let connections = Connections::new(listener, Duration::from_secs(60), Access::default());
+        let service = router.into_make_service_with_connect_info::<Caller>();
+        tokio::spawn(axum::serve(connections, service).into_future());
+        let cases =
+            [("GET", true, FailureOutcome::NeverApplied), ("POST", false, FailureOutcome::Unknown)];
+        for (method, retryable, outcome) in cases {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            let request =
+                format!("{method} / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            let body = answer.split_once("\r\n\r\n").unwrap().1;
+            let error: ApiError = serde_json::from_str(body).unwrap();
+            assert_eq!((error.retryable, error.outcome), (retryable, outcome), "{method} {answer}");
+        }
+    }
 }
