@@ -1,10 +1,13 @@
 //! [`Access`]: how the admin API is reached, and who may change something through it.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method};
 use subtle::ConstantTimeEq as _;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::CryptoProvider;
@@ -14,6 +17,7 @@ use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier}
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig, version};
 
 use crate::connection::Caller;
+use crate::fault::Fault;
 
 /// The shortest token: shorter ones can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -36,6 +40,9 @@ pub struct AccessConfig {
     /// A file with a secret of 16 bytes and more: whoever names it as a bearer token may change
     /// something. White space around it does not count.
     pub token_file: Option<PathBuf>,
+    /// A name under which a loopback address is dialled, beside `localhost`. Over plain HTTP no
+    /// other name is answered to.
+    pub host: Option<String>,
 }
 
 /// Why the certificates or the token of the admin API cannot be used.
@@ -65,6 +72,7 @@ pub struct Access {
     tls: Option<Arc<ServerConfig>>,
     takes_certificates: bool,
     token: Option<Token>,
+    host: Option<String>,
 }
 
 impl fmt::Debug for Access {
@@ -73,6 +81,7 @@ impl fmt::Debug for Access {
             .field("tls", &self.tls.is_some())
             .field("takes_certificates", &self.takes_certificates)
             .field("token", &self.token.is_some())
+            .field("host", &self.host)
             .finish()
     }
 }
@@ -101,7 +110,8 @@ impl Access {
             }
         };
         let token = config.token_file.as_deref().map(token).transpose()?;
-        Ok(Access { tls, takes_certificates: config.tls_client_ca.is_some(), token })
+        let takes_certificates = config.tls_client_ca.is_some();
+        Ok(Access { tls, takes_certificates, token, host: config.host.clone() })
     }
 
     /// Whether an address may be used: one that others reach needs encryption, and something that
@@ -115,8 +125,56 @@ impl Access {
         self.tls.clone().map(TlsAcceptor::from)
     }
 
+    /// Lets in what only reads, and of the rest what comes from somebody who may change something.
+    ///
+    /// A browser of this machine reaches its loopback addresses for every page that it shows. So
+    /// nothing is taken from a page (which the browser marks with `Origin`), a `POST` is marked as
+    /// JSON (which a page may not do unasked), and over plain HTTP nothing is answered to a name
+    /// that may be the page's own, pointed here. Over TLS the certificate tells the browser as much.
+    ///
+    /// # Errors
+    ///
+    /// What the request is answered with instead.
+    pub(crate) fn admit(
+        &self,
+        caller: &Caller,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<(), Fault> {
+        if self.tls.is_none() && !headers.get(HOST).is_none_or(|host| self.goes_by(host)) {
+            return Err(Fault::forbidden(
+                "the admin API does not answer to this name over plain HTTP: dial 127.0.0.1, \
+                 localhost or the name that --admin gives",
+            ));
+        }
+        if only_reads(method) {
+            return Ok(());
+        }
+        if headers.contains_key(ORIGIN) {
+            return Err(Fault::forbidden(
+                "pages in browsers may change nothing: use the program quorate, or send no Origin",
+            ));
+        }
+        let bearer = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        if !self.may_change(caller, bearer.and_then(|value| value.strip_prefix(b"Bearer "))) {
+            return Err(Fault::unauthorized());
+        }
+        if *method == Method::POST && !headers.get(CONTENT_TYPE).is_some_and(is_json) {
+            return Err(Fault::not_json());
+        }
+        Ok(())
+    }
+
+    /// Whether a `Host` is an address, or one of our names.
+    fn goes_by(&self, host: &HeaderValue) -> bool {
+        let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
+        let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let ours = ["localhost"].into_iter().chain(self.host.as_deref());
+        name.parse::<IpAddr>().is_ok() || ours.into_iter().any(|it| it.eq_ignore_ascii_case(name))
+    }
+
     /// Whether this caller, with the token it names, may change something.
-    pub(crate) fn may_change(&self, caller: Caller, bearer: Option<&[u8]>) -> bool {
+    fn may_change(&self, caller: &Caller, bearer: Option<&[u8]>) -> bool {
         let knows_the_token = match (&self.token, bearer) {
             (Some(token), Some(bearer)) => bool::from(token.0.ct_eq(bearer)),
             _ => false,
@@ -127,6 +185,17 @@ impl Access {
     fn asks_who(&self) -> bool {
         self.takes_certificates || self.token.is_some()
     }
+}
+
+/// Whether a request of this method changes nothing.
+pub(crate) fn only_reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// Whether a content type is JSON; what it says beside that does not matter.
+fn is_json(content_type: &HeaderValue) -> bool {
+    let kind = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
 /// TLS 1.3; a client may show a certificate, and need not for reading.

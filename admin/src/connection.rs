@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,15 +36,38 @@ pub(crate) struct Connections {
 }
 
 /// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Caller {
     /// Whether a certificate of an authority for clients was shown.
     pub(crate) is_verified: bool,
+    /// Whether its connection waits for an answer that has a time limit of its own.
+    waits: Arc<AtomicBool>,
+}
+
+/// For as long as it is there, the silence of a connection does not count.
+pub(crate) struct Waiting(Arc<AtomicBool>);
+
+impl Caller {
+    /// Has the connection wait, however long its answer takes.
+    pub(crate) fn wait(&self) -> Waiting {
+        self.waits.store(true, Ordering::Relaxed);
+        Waiting(Arc::clone(&self.waits))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Connected<IncomingStream<'_, Connections>> for Caller {
     fn connect_info(stream: IncomingStream<'_, Connections>) -> Self {
-        Caller { is_verified: stream.io().stream.has_certificate() }
+        let connection = stream.io();
+        Caller {
+            is_verified: connection.stream.has_certificate(),
+            waits: Arc::clone(&connection.waits),
+        }
     }
 }
 
@@ -124,6 +148,8 @@ pub(crate) struct Connection {
     /// Whether a request has begun to arrive. Its further bytes give it no more time, or one that
     /// trickles in would keep its connection for ever.
     hears: bool,
+    /// Whether an answer with a time limit of its own is under way.
+    waits: Arc<AtomicBool>,
     stuck: Pin<Box<Sleep>>,
     /// Whether a write waits for the other side.
     writing: bool,
@@ -137,6 +163,7 @@ impl Connection {
             silence_max,
             silence: Box::pin(sleep(silence_max)),
             hears: false,
+            waits: Arc::default(),
             stuck: Box::pin(sleep(STUCK_MAX)),
             writing: false,
             _place: place,
@@ -188,10 +215,13 @@ impl AsyncRead for Connection {
             }
             return outcome;
         }
-        match self.silence.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+        while self.silence.as_mut().poll(context).is_ready() {
+            if !self.waits.load(Ordering::Relaxed) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            self.listen_afresh();
         }
+        Poll::Pending
     }
 }
 
@@ -252,5 +282,20 @@ mod tests {
         };
         let ended = tokio::time::timeout(Duration::from_secs(30), trickle).await.unwrap();
         assert_eq!(ended, io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_not_silent_while_its_answer_is_made() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut connections =
+            Connections::new(listener, Duration::from_millis(50), Access::default());
+        let _client = TcpStream::connect(addr).await.unwrap();
+        let (mut served, _) = connections.accept().await;
+        let waiting = Caller { is_verified: false, waits: Arc::clone(&served.waits) }.wait();
+        let heard = tokio::time::timeout(Duration::from_millis(500), served.read_u8()).await;
+        assert!(heard.is_err(), "{heard:?}");
+        drop(waiting);
+        assert_eq!(served.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

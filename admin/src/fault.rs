@@ -34,8 +34,32 @@ impl Fault {
         )
     }
 
-    /// The time for the whole request is up.
-    pub(crate) fn timed_out() -> Self {
+    /// A request of somebody who is not to be answered, whatever he knows.
+    pub(crate) fn forbidden(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", message, false, FailureOutcome::Rejected)
+    }
+
+    /// A change whose body is not marked as what it must be.
+    pub(crate) fn not_json() -> Self {
+        Self::bad_request(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body is not marked as JSON: send the header `content-type: application/json`",
+        )
+    }
+
+    /// The time for a whole request is up that only reads.
+    pub(crate) fn read_timed_out() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "REQUEST_TIMED_OUT",
+            "the node did not finish reading in time: try again, or ask another node",
+            true,
+            FailureOutcome::NeverApplied,
+        )
+    }
+
+    /// The time for a whole request is up that was to change something.
+    pub(crate) fn change_timed_out() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "REQUEST_TIMED_OUT",

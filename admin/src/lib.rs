@@ -42,11 +42,15 @@
 //! - An answer that is no success is a [`views::ApiError`]: it says whether anything may have changed.
 //!   Unknown fields of a request are errors.
 //! - Everything is bounded: connections, their silence, how long a request takes to arrive, bodies,
-//!   the time of a request.
+//!   the time of a request, and how many answers about the whole state (all topics, all partitions,
+//!   `what-if`) or the log are made at a time. Those grow with the state.
 //!
 //! - An address that is not loopback is served over TLS 1.3 only, and whatever is no `GET` needs a
 //!   client certificate or a bearer token there: see [`Access`]. Reading is open to whoever reaches
 //!   the address.
+//! - A page in a browser changes nothing, also where everybody of the machine may: a change has no
+//!   `Origin`, a `POST` is marked as JSON, and over plain HTTP a `Host` is an address, `localhost`
+//!   or [`AccessConfig::host`].
 
 mod access;
 mod connection;
@@ -60,6 +64,7 @@ mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod turns;
 pub mod views;
 
 pub use access::{Access, AccessConfig, AccessError};

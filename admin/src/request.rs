@@ -51,11 +51,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: extract::Request, state: &S) -> Result<Self, Fault> {
         let Json(value) = Json::<T>::from_request(request, state).await.map_err(|rejection| {
             let message = match &rejection {
-                JsonRejection::MissingJsonContentType(_) => {
-                    "the body is not marked as JSON: send the header `content-type: \
-                         application/json`"
-                        .to_owned()
-                }
+                JsonRejection::MissingJsonContentType(_) => return Fault::not_json(),
                 JsonRejection::JsonDataError(_) | JsonRejection::JsonSyntaxError(_) => {
                     format!("{}: correct the body", rejection.body_text())
                 }

@@ -1,20 +1,23 @@
 //! Owns the routes: which request is answered from what.
 
+use std::time::Duration;
+
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router, extract};
+use axum::{Extension, Json, Router, extract};
 use quorate::{Quorum, Snapshot};
 use tokio::time::timeout;
 
-use crate::access::Access;
+use crate::access::{Access, only_reads};
 use crate::connection::Caller;
 use crate::fault::Fault;
-use crate::limits::{BODY_BYTES_MAX, PLAN_BYTES_MAX, request_max};
+use crate::limits::{BODY_BYTES_MAX, LOG_READ_MAX, PLAN_BYTES_MAX, request_max};
 use crate::request::{Body, Path, Query, ReadQuery, broker_id, node_id};
+use crate::turns::{Turns, beside};
 use crate::views::{
     AllocateProducerIds, ChangeKind, ChangeMembers, Health, LeaderTransferred, Member,
     MemberChange, MembersChanged, ProducerIdBlock, ProducerIds, SetAddress, Status, TransferLeader,
@@ -30,6 +33,7 @@ mod topics;
 
 /// Everything that is served.
 pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
+    let operation_timeout = quorum.config().operation_timeout();
     Router::new()
         .route("/status", get(status))
         .route("/metrics", get(metrics))
@@ -56,10 +60,11 @@ pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
         .route("/v1/producer-ids", get(producer_ids).post(allocate_producer_ids))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(Extension(Turns::new()))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(quorum.clone(), in_time))
+        .layer(middleware::from_fn_with_state(operation_timeout, in_time))
         // The last layer is the first that a request meets.
-        .layer(middleware::from_fn_with_state(access, authorized))
+        .layer(middleware::from_fn_with_state(access, admitted))
         .with_state(quorum)
 }
 
@@ -68,31 +73,38 @@ fn plans() -> DefaultBodyLimit {
     DefaultBodyLimit::max(PLAN_BYTES_MAX)
 }
 
-/// Lets in what only reads, and of the rest what comes from somebody who may change something.
-async fn authorized(
+/// Lets in who may ask for what is asked.
+async fn admitted(
     State(access): State<Access>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     request: extract::Request,
     next: Next,
 ) -> Result<Response, Fault> {
-    let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let bearer = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-    let bearer = bearer.and_then(|value| value.strip_prefix(b"Bearer "));
-    if only_reads || access.may_change(caller, bearer) {
-        return Ok(next.run(request).await);
-    }
-    Err(Fault::unauthorized())
+    access.admit(&caller, request.method(), request.headers())?;
+    Ok(next.run(request).await)
 }
 
-/// Ends what takes longer than any operation may.
+/// What reads the log of the node, which takes its time.
+const LOG_READS: [&str; 2] = ["/v1/partitions/history", "/v1/partitions/explain"];
+
+/// Ends what takes longer than any operation may, or any read of the log.
 async fn in_time(
-    State(quorum): State<Quorum>,
+    State(operation_timeout): State<Duration>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     request: extract::Request,
     next: Next,
 ) -> Result<Response, Fault> {
-    timeout(request_max(quorum.config().operation_timeout()), next.run(request))
-        .await
-        .map_err(|_| Fault::timed_out())
+    let operation_max = request_max(operation_timeout);
+    let reads_log = LOG_READS.contains(&request.uri().path());
+    let (limit, _waiting) = match reads_log {
+        true => (operation_max.max(LOG_READ_MAX), Some(caller.wait())),
+        false => (operation_max, None),
+    };
+    let late = match only_reads(request.method()) {
+        true => Fault::read_timed_out(),
+        false => Fault::change_timed_out(),
+    };
+    timeout(limit, next.run(request)).await.map_err(|_| late)
 }
 
 async fn no_such_path() -> Fault {
@@ -117,13 +129,6 @@ async fn image(quorum: &Quorum, local: bool) -> Result<Snapshot, Fault> {
         quorum.read_index().await?;
     }
     Ok(quorum.image())
-}
-
-/// Runs what may take a while with much metadata where it delays no other request.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| {
-        Fault::bad_request(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made")
-    })
 }
 
 async fn status(State(quorum): State<Quorum>) -> Result<Json<Status>, Fault> {
@@ -214,4 +219,41 @@ async fn allocate_producer_ids(
     let block = quorum.allocate_producer_ids(broker_id(wish.broker_id)).await?;
     let quorate::ProducerIdBlock { first, len, index } = block;
     Ok(Json(ProducerIdBlock { first: first.get(), len: u64::from(len), index }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::connection::Connections;
+    use crate::views::{ApiError, FailureOutcome};
+
+    /// A route that never answers, behind the layer that ends it.
+    #[tokio::test]
+    async fn what_only_reads_was_never_applied_when_its_time_is_up() {
+        let never = || std::future::pending::<()>();
+        let router = Router::new()
+            .route("/", get(never).post(never))
+            .layer(middleware::from_fn_with_state(Duration::ZERO, in_time));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let connections = Connections::new(listener, Duration::from_secs(60), Access::default());
+        let service = router.into_make_service_with_connect_info::<Caller>();
+        tokio::spawn(axum::serve(connections, service).into_future());
+        let cases =
+            [("GET", true, FailureOutcome::NeverApplied), ("POST", false, FailureOutcome::Unknown)];
+        for (method, retryable, outcome) in cases {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            let request =
+                format!("{method} / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            let body = answer.split_once("\r\n\r\n").unwrap().1;
+            let error: ApiError = serde_json::from_str(body).unwrap();
+            assert_eq!((error.retryable, error.outcome), (retryable, outcome), "{method} {answer}");
+        }
+    }
 }

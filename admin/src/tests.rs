@@ -89,11 +89,16 @@ impl Server {
         path: &str,
         body: Option<&str>,
     ) -> (u16, Value) {
-        let body = body.unwrap_or_default();
-        let json = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
+        let json = if body.is_some() { "content-type: application/json\r\n" } else { "" };
+        let headers = format!("host: localhost\r\nauthorization: {authorization}\r\n{json}");
+        self.ask_with(&headers, method, path, body.unwrap_or_default()).await
+    }
+
+    /// The same, with these headers and no others.
+    async fn ask_with(&self, headers: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: \
-             {authorization}\r\n{json}content-length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nconnection: close\r\n{headers}content-length: \
+             {}\r\n\r\n{body}",
             body.len()
         );
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
@@ -343,7 +348,7 @@ async fn metrics_are_prometheus_text_and_agree_with_the_status() {
         }
     };
     timeout(PATIENCE, counted).await.unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     // The broker may still be on its way in: until both speak of the same state.
     let agreed = async {
         loop {

@@ -30,7 +30,8 @@ pub use partitions::{
     ReassignPartitions, Reassignment,
 };
 pub use topics::{
-    CreatePartitions, CreateTopic, CreatedTopic, DeletedTopic, PartitionsCreated, TopicDescription,
+    CreatePartitions, CreateTopic, CreateTopics, CreatedTopic, CreatedTopics, DeletedTopic,
+    NewTopics, PartitionsCreated, TopicDescription,
 };
 
 /// `GET /status`: what the asked node knows of itself and its group (the metadata quorum).

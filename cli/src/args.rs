@@ -14,6 +14,7 @@ use crate::hostport::HostPort;
 mod brokers;
 mod configs;
 mod features;
+mod file;
 mod format;
 mod members;
 mod partitions;

@@ -19,6 +19,12 @@ use quorate_admin::views::{ApiError, FailureOutcome};
 /// another could answer a read in.
 const READ_ATTEMPT_MAX: Duration = Duration::from_secs(3);
 
+/// What may take long to answer: the state of all partitions, and what a log tells of one.
+const LONG_READS: [&str; 2] = ["/v1/topics", "/v1/partitions"];
+
+/// Answered at once by any node that is alive.
+const IS_ALIVE: &str = "/health/live";
+
 /// Between two rounds over all addresses. An election takes a second or two.
 const ROUND_PAUSE: Duration = Duration::from_millis(50);
 
@@ -179,7 +185,10 @@ impl Client {
         let for_answer = Some(left + ANSWER_GRACE);
         let sent = match verb {
             Verb::Get => {
-                let limit = left.min(READ_ATTEMPT_MAX);
+                let limit = match LONG_READS.iter().any(|long| path.starts_with(long)) {
+                    true => self.time_to_answer(addr, deadline)?,
+                    false => left.min(READ_ATTEMPT_MAX),
+                };
                 self.agent.get(&url).config().timeout_global(Some(limit)).build().call()
             }
             Verb::Post(body) => {
@@ -207,6 +216,20 @@ impl Client {
             Ok(view) => Err(judge(addr, view)),
             Err(_) => Err(Attempt::Over(foreign(verb, addr, format!("HTTP status {status}")))),
         }
+    }
+
+    /// How long a node may take for a long read: all the time there is, if it is alive. Where no
+    /// other could be asked instead, that does not matter.
+    fn time_to_answer(&self, addr: &HostPort, deadline: Instant) -> Result<Duration, Attempt> {
+        let left = || deadline.saturating_duration_since(Instant::now()).max(wait::PAUSE);
+        if self.addrs.len() > 1 {
+            let url = format!("{}://{addr}{IS_ALIVE}", self.scheme);
+            let limit = Some(left().min(READ_ATTEMPT_MAX));
+            // Whatever it answers.
+            let answer = self.agent.get(&url).config().timeout_global(limit).build().call();
+            answer.map_err(|error| lost_attempt(Verb::Get, addr, &error))?;
+        }
+        Ok(left())
     }
 }
 

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
 use quorate_admin::views::{
-    Broker, BrokerFeatures, ConfigEntry, Member, MissingReplica, Partition, PartitionChange,
-    PartitionResult, Status, Topic, Voter,
+    Broker, BrokerFeatures, ConfigEntry, CreatedTopic, Member, MissingReplica, Partition,
+    PartitionChange, PartitionResult, Status, Topic, Voter,
 };
 use serde::Serialize;
 
@@ -252,6 +252,16 @@ impl Rows for Member {
             dash(self.last_contact_ms),
             self.directory_id.to_string(),
         ]
+    }
+}
+
+impl Rows for CreatedTopic {
+    fn header() -> &'static [&'static str] {
+        &["created", "topic_id", "index"]
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.clone(), self.topic_id.to_string(), self.index.to_string()]
     }
 }
 

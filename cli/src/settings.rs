@@ -59,6 +59,12 @@ struct SettingsFile {
     session_ms: Option<u64>,
     /// Milliseconds that an operation may take; default 10,000.
     operation_timeout_ms: Option<u64>,
+    /// Milliseconds between two looks of the leading node at partitions that nobody leads; default
+    /// 5,000.
+    upkeep_ms: Option<u64>,
+    /// Milliseconds between two runs that give partitions back to their preferred leaders; default
+    /// 300,000, 0 never.
+    balance_ms: Option<u64>,
     /// The settings of the ready loop, as the library documents them.
     #[serde(rename = "loop")]
     group: Option<toml::Table>,
@@ -91,6 +97,8 @@ impl Settings {
             (args.heartbeat_ms.or(file.heartbeat_ms), &mut quorum.heartbeat_ms),
             (args.session_ms.or(file.session_ms), &mut quorum.session_ms),
             (file.operation_timeout_ms, &mut quorum.operation_timeout_ms),
+            (file.upkeep_ms, &mut quorum.upkeep_ms),
+            (file.balance_ms, &mut quorum.balance_ms),
         ];
         for (given, setting) in given {
             *setting = given.unwrap_or(*setting);
@@ -117,6 +125,7 @@ impl Settings {
             tls_key: args.admin_tls_key.clone().or(file.admin_tls_key),
             tls_client_ca: args.admin_tls_client_ca.clone().or(file.admin_tls_client_ca),
             token_file: args.admin_token_file.clone().or(file.admin_token_file),
+            host: Some(admin.host().to_owned()),
         };
         if let Some(engine) = file.engine {
             quorum.engine = section("engine", engine)?;
@@ -234,6 +243,44 @@ mod tests {
         assert!(!plain.broker);
         let over = settings("--session-ms 4000", Some(file)).unwrap();
         assert_eq!(over.quorum.session_ms, 4000);
+    }
+
+    /// To see it fail: take a key out of `SettingsFile`, or add a field to one of the configs.
+    #[test]
+    fn every_setting_of_the_library_can_be_given_in_the_file() {
+        let mut wanted = QuorumConfig::new("d", "127.0.0.1:1".parse().unwrap());
+        wanted.balance_ms = 0;
+        let given = toml::Table::try_from(&wanted).unwrap();
+        let read = |table: &toml::Table| {
+            settings("", Some(&format!("admin = \"127.0.0.1:0\"\n{table}"))).map(|it| it.quorum)
+        };
+        assert_eq!(read(&given), Ok(wanted.clone()));
+        // Each number with another value: none is read and then forgotten.
+        let place = |table: &toml::Table, section: &str| match section {
+            "" => table.clone(),
+            section => table[section].as_table().unwrap().clone(),
+        };
+        let mut changed = 0;
+        for section in ["", "loop", "engine"] {
+            for (key, value) in &place(&given, section) {
+                let Some(number) = value.as_integer() else { continue };
+                let mut keys = place(&given, section);
+                keys.insert(key.clone(), (number + 1).into());
+                let mut table = given.clone();
+                match section {
+                    "" => table = keys,
+                    section => drop(table.insert(section.to_owned(), keys.into())),
+                }
+                match read(&table) {
+                    Ok(read) => assert_ne!(read, wanted, "{key}"),
+                    // One more is out of its bounds: it was looked at, too.
+                    Err(Failure::Usage(said)) => assert!(said.contains(key), "{key}: {said}"),
+                    Err(other) => panic!("{key}: {other}"),
+                }
+                changed += 1;
+            }
+        }
+        assert!(changed > 20, "{changed}");
     }
 
     #[test]

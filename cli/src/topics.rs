@@ -1,8 +1,8 @@
 //! `quorate topics`.
 
 use quorate_admin::views::{
-    AlterConfigs, ConfigsAltered, CreatedTopic, DeletedTopic, PartitionsCreated, Topic,
-    TopicDescription,
+    AlterConfigs, ConfigsAltered, CreatedTopic, CreatedTopics, DeletedTopic, NewTopics,
+    PartitionsCreated, Topic, TopicDescription,
 };
 use serde::Serialize;
 
@@ -15,15 +15,7 @@ use crate::query::{client, list, read};
 /// `quorate topics`, all of it.
 pub(crate) fn run(global: &Global, command: &Topics) -> Result<(), Failure> {
     match command {
-        Topics::Create(args) => {
-            let created: CreatedTopic = client(global)?.post("/v1/topics", &args.request()?)?;
-            let fields = [
-                ("created", created.name.clone()),
-                ("topic_id", created.topic_id.to_string()),
-                ("index", created.index.to_string()),
-            ];
-            output::print_fields(global.output(), &created, &fields)
-        }
+        Topics::Create(args) => create(global, &args.request()?),
         Topics::Ls => list::<Topic>(global, "/v1/topics", None),
         Topics::Describe { name } => describe(global, name),
         Topics::Alter(args) => alter(global, args),
@@ -41,6 +33,24 @@ fn path(name: &str) -> Result<String, Failure> {
         return Err(Failure::Usage("the topic's name is empty: name the topic".to_owned()));
     }
     Ok(format!("/v1/topics/{}", path_segment(name)))
+}
+
+fn create(global: &Global, wanted: &NewTopics) -> Result<(), Failure> {
+    let client = client(global)?;
+    if let NewTopics::Many(_) = wanted {
+        let created: CreatedTopics = client.post("/v1/topics", wanted)?;
+        return match global.output() {
+            Output::Json => output::print_json(&created),
+            Output::Table => output::print_rows(Output::Table, &created.topics),
+        };
+    }
+    let created: CreatedTopic = client.post("/v1/topics", wanted)?;
+    let fields = [
+        ("created", created.name.clone()),
+        ("topic_id", created.topic_id.to_string()),
+        ("index", created.index.to_string()),
+    ];
+    output::print_fields(global.output(), &created, &fields)
 }
 
 fn describe(global: &Global, name: &str) -> Result<(), Failure> {

@@ -93,7 +93,7 @@ fn topics_grow_and_configs_change() {
         (partitions("nobody", "2"), 1, &["UNKNOWN_TOPIC_OR_PARTITION"]),
         (partitions("", "2"), 2, &["empty"]),
         (assigned("1:9"), 1, &["INVALID_REPLICA_ASSIGNMENT"]),
-        (assigned("1:2,1"), 1, &["mend it"]),
+        (assigned("1:2,1"), 2, &["--replica-assignment", "the same number"]),
         (assigned("1;2"), 2, &["1:2:3"]),
         (cluster.run(&["topics", "describe", "nobody"]), 1, &["UNKNOWN_TOPIC_OR_PARTITION"]),
         (alter(&["--topic", "orders"]), 2, &["--set"]),
@@ -108,6 +108,50 @@ fn topics_grow_and_configs_change() {
     let half = ["--config", "retention.ms=5", "--partitions", "1"];
     let output = cluster.run(&[&["topics", "alter", "orders"], &half[..]].concat());
     assert_one_sentence(&output, 1, &["the configs were changed", "INVALID_PARTITIONS"]);
+    cluster.converge();
+}
+
+#[test]
+fn topics_of_a_file_come_together_or_not_at_all() {
+    let cluster = Cluster::running();
+    let file = cluster.scratch().join("topics.json");
+    let write = |topics: &[Value]| {
+        std::fs::write(&file, json!({"topics": topics}).to_string()).unwrap();
+    };
+    let create = ["topics", "create", "--file", file.to_str().unwrap()];
+    let names = || {
+        let topics = cluster.ask(&["topics", "ls"]);
+        let names = topics.as_array().unwrap().iter().map(|topic| topic["name"].clone());
+        names.collect::<Vec<_>>()
+    };
+    let planned = |name: &str| json!({"name": name, "partitions": 2, "replication_factor": 3});
+    let mut assigned = planned("audit");
+    assigned["assignment"] = json!([[1, 2, 3], [2, 3, 1]]);
+    assigned["configs"] = json!({"min.insync.replicas": "2"});
+    write(&[planned("orders"), assigned]);
+    let created = cluster.ask(&create);
+    let topics = created["topics"].as_array().unwrap();
+    let shown: Vec<_> = topics.iter().map(|topic| &topic["name"]).collect();
+    assert_eq!(shown, ["orders", "audit"]);
+    assert!(topics[0]["index"].is_u64() && topics[0]["index"] == topics[1]["index"], "{created}");
+    let audit = cluster.ask(&["topics", "describe", "audit"]);
+    assert_eq!(audit["topic_id"], topics[1]["topic_id"]);
+    assert_eq!(audit["partition_list"][1]["replicas"], json!([2, 3, 1]));
+    assert_eq!(audit["configs"], json!({"min.insync.replicas": "2"}));
+    assert_eq!(names(), ["audit", "orders"]);
+
+    write(&[planned("new"), planned("orders")]);
+    assert_one_sentence(&cluster.run(&create), 1, &["TOPIC_ALREADY_EXISTS", "orders"]);
+    write(&[]);
+    assert_one_sentence(&cluster.run(&create), 2, &["topics.json", "creates nothing"]);
+    std::fs::write(&file, planned("new").to_string()).unwrap();
+    assert_one_sentence(&cluster.run(&create), 2, &["topics.json", "{\"topics\":["]);
+    assert_eq!(names(), ["audit", "orders"]);
+
+    write(&[planned("new")]);
+    let table = program().args(create).args(["--addr", &cluster.addrs()]).output().unwrap();
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("CREATED") && table.contains("new"), "{table}");
     cluster.converge();
 }
 
@@ -176,9 +220,9 @@ fn partitions_are_led_and_moved_as_operators_want() {
     assert_one_sentence(&cluster.run(&reassign), 2, &["plan.json", "\"version\":1"]);
     let bad = r#"{"version":2,"partitions":[]}"#;
     std::fs::write(&plan, bad).unwrap();
-    assert_one_sentence(&cluster.run(&reassign), 1, &["version 2", "use 1"]);
+    assert_one_sentence(&cluster.run(&reassign), 2, &["plan.json", "version 2", "use 1"]);
     write(&[]);
-    assert_one_sentence(&cluster.run(&reassign), 1, &["INVALID_REQUEST"]);
+    assert_one_sentence(&cluster.run(&reassign), 2, &["plan.json", "moves nothing"]);
     write(&vec![partition(&"x".repeat(200), 0, &[1, 2, 3]); 10_001]);
     assert_one_sentence(&cluster.run(&reassign), 1, &["INVALID_REQUEST", "10001"]);
     assert_one_sentence(&elect(&["--topic", "nobody"]), 1, &["UNKNOWN_TOPIC_OR_PARTITION"]);

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Extension, Json};
 use quorate::{BrokerId, ErrorCode, MetadataImage, PartitionKey, Quorum, Rejection};
 use serde::Deserialize;
 
 use crate::fault::Fault;
 use crate::render;
 use crate::request::{Query, broker_id};
-use crate::routes::{beside, image};
-use crate::views::{Explanation, PartitionChange, WhatIf};
+use crate::routes::image;
+use crate::turns::Turns;
+use crate::views::{Explanation, PartitionChange};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,8 +56,9 @@ pub(super) async fn explain(
 
 pub(super) async fn what_if(
     State(quorum): State<Quorum>,
+    Extension(turns): Extension<Turns>,
     Query(query): Query<WhatIfQuery>,
-) -> Result<Json<WhatIf>, Fault> {
+) -> Result<Response, Fault> {
     let ids: Result<BTreeSet<u64>, _> = query.kill.split(',').map(str::parse).collect();
     let ids = ids.map_err(|_| {
         let message = "kill names no brokers: write their ids with commas between them";
@@ -69,7 +72,8 @@ pub(super) async fn what_if(
             format!("broker {id} is not registered: name ones that `brokers ls` shows"),
         )));
     }
-    beside(move || Json(render::what_if(&snapshot.image, &killed))).await
+    let turn = turns.next().await;
+    turn.answer(move || Ok(render::what_if(&snapshot.image, &killed))).await
 }
 
 async fn partition(quorum: &Quorum, query: &PartitionQuery) -> Result<PartitionKey, Fault> {

@@ -1,17 +1,19 @@
 //! Partitions: how they are, who leads them, where they go.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Extension, Json};
 use quorate::{ElectionScope, ElectionType, Quorum, TopicPartition};
 use serde::Deserialize;
 
 use crate::fault::Fault;
 use crate::render;
 use crate::request::{Body, Query, brokers};
-use crate::routes::{beside, image};
+use crate::routes::image;
+use crate::turns::{Turn, Turns};
 use crate::views::{
-    CancelReassignments, ElectLeaders, Election, Partition, PartitionName, PartitionResults,
+    CancelReassignments, ElectLeaders, Election, PartitionName, PartitionResults,
     ReassignPartitions, Reassignment,
 };
 
@@ -31,16 +33,20 @@ pub(super) struct PartitionsQuery {
 
 pub(super) async fn list(
     State(quorum): State<Quorum>,
+    Extension(turns): Extension<Turns>,
     Query(query): Query<PartitionsQuery>,
-) -> Result<Json<Vec<Partition>>, Fault> {
+) -> Result<Response, Fault> {
     let snapshot = image(&quorum, query.local).await?;
-    beside(move || Ok(Json(render::partitions(&snapshot.image, query.topic.as_deref())?))).await?
+    // A topic has so many partitions and no more.
+    let turn = if query.topic.is_none() { turns.next().await } else { Turn::free() };
+    turn.answer(move || Ok(render::partitions(&snapshot.image, query.topic.as_deref())?)).await
 }
 
 pub(super) async fn elect(
     State(quorum): State<Quorum>,
+    Extension(turns): Extension<Turns>,
     Body(wish): Body<ElectLeaders>,
-) -> Result<Json<PartitionResults>, Fault> {
+) -> Result<Response, Fault> {
     let election = match wish.election {
         Election::Preferred => ElectionType::Preferred,
         Election::Unclean => ElectionType::Unclean,
@@ -54,7 +60,9 @@ pub(super) async fn elect(
                             topic and all"));
         }
     };
-    Ok(Json(render::partition_results(quorum.elect_leaders(election, scope).await?)))
+    let turn = if scope == ElectionScope::All { turns.next().await } else { Turn::free() };
+    let elected = quorum.elect_leaders(election, scope).await?;
+    turn.answer(move || Ok(render::partition_results(elected))).await
 }
 
 pub(super) async fn reassign(

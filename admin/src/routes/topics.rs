@@ -1,45 +1,66 @@
 //! Topics: how they are, how they come, grow and go.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use quorate::{Placement, Quorum, TopicSpec};
 
 use crate::fault::Fault;
 use crate::render;
 use crate::request::{Body, Path, Query, ReadQuery, assignment};
-use crate::routes::{beside, image};
+use crate::routes::image;
+use crate::turns::{Turn, Turns};
 use crate::views::{
-    CreatePartitions, CreateTopic, CreatedTopic, DeletedTopic, PartitionsCreated, Topic,
-    TopicDescription,
+    CreatePartitions, CreateTopic, CreateTopics, CreatedTopic, CreatedTopics, DeletedTopic,
+    NewTopics, PartitionsCreated,
 };
 
 pub(super) async fn list(
     State(quorum): State<Quorum>,
+    Extension(turns): Extension<Turns>,
     Query(query): Query<ReadQuery>,
-) -> Result<Json<Vec<Topic>>, Fault> {
+) -> Result<Response, Fault> {
     let snapshot = image(&quorum, query.local).await?;
-    beside(move || Json(render::topics(&snapshot.image))).await
+    let turn = turns.next().await;
+    turn.answer(move || Ok(render::topics(&snapshot.image))).await
 }
 
 pub(super) async fn describe(
     State(quorum): State<Quorum>,
     Path(name): Path<String>,
     Query(query): Query<ReadQuery>,
-) -> Result<Json<TopicDescription>, Fault> {
+) -> Result<Response, Fault> {
     let snapshot = image(&quorum, query.local).await?;
-    beside(move || Ok(Json(render::described(&snapshot.image, &name)?))).await?
+    Turn::free().answer(move || Ok(render::described(&snapshot.image, &name)?)).await
 }
 
 pub(super) async fn create(
     State(quorum): State<Quorum>,
-    Body(wish): Body<CreateTopic>,
-) -> Result<Json<CreatedTopic>, Fault> {
+    Body(wish): Body<NewTopics>,
+) -> Result<Response, Fault> {
+    match wish {
+        NewTopics::One(topic) => {
+            let created = quorum.create_topic(spec(topic)?).await?;
+            Ok(Json(shown(created)).into_response())
+        }
+        NewTopics::Many(CreateTopics { topics }) => {
+            let specs = topics.into_iter().map(spec).collect::<Result<_, Fault>>()?;
+            let created = quorum.create_topics(specs).await?;
+            let topics = created.into_iter().map(shown).collect();
+            Ok(Json(CreatedTopics { topics }).into_response())
+        }
+    }
+}
+
+fn spec(wish: CreateTopic) -> Result<TopicSpec, Fault> {
     let placement = placement(&wish)?;
     let CreateTopic { name, configs, .. } = wish;
-    let created = quorum.create_topic(TopicSpec { name, placement, configs }).await?;
-    let quorate::CreatedTopic { name, id, index } = created;
-    Ok(Json(CreatedTopic { name, topic_id: id.0, index }))
+    Ok(TopicSpec { name, placement, configs })
+}
+
+fn shown(quorate::CreatedTopic { name, id, index }: quorate::CreatedTopic) -> CreatedTopic {
+    CreatedTopic { name, topic_id: id.0, index }
 }
 
 /// Where the partitions go. An assignment says how many there are, and so do two numbers: who means it
@@ -56,8 +77,9 @@ fn placement(wish: &CreateTopic) -> Result<Placement, Fault> {
         return Err(Fault::bad_request(
             StatusCode::BAD_REQUEST,
             format!(
-                "the assignment is not of {partitions} partitions with {replication_factor} \
-                 replicas each: mend it, or the numbers"
+                "the assignment of topic {} is not of {partitions} partitions with \
+                 {replication_factor} replicas each: mend it, or the numbers",
+                wish.name.escape_debug()
             ),
         ));
     }

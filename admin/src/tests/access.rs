@@ -92,6 +92,69 @@ async fn with_a_token_reading_is_open_and_changing_is_not() {
     assert_eq!(status, 400);
 }
 
+/// To see it fail: have `Access::admit` look at the method alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_a_browser_changes_nothing() {
+    let (server, _session) = Server::with_broker().await;
+    let before = server.quorum.image().index;
+    let json = "content-type: application/json\r\n";
+    let here = "host: 127.0.0.1:9201\r\n";
+    let page = format!("{here}origin: https://page.example\r\n");
+    let routes = [
+        ("POST", "/v1/brokers/1/fence"),
+        ("POST", "/v1/brokers/1/unregister"),
+        ("POST", "/v1/topics"),
+        ("POST", "/v1/leader/transfer"),
+        ("DELETE", "/v1/topics/t"),
+        // What a browser asks first, where it asks.
+        ("OPTIONS", "/v1/brokers/1/fence"),
+    ];
+    for (method, path) in routes {
+        for headers in [
+            format!("{page}{json}"),
+            format!("{here}origin: null\r\n{json}"),
+            format!("host: page.example:9201\r\n{json}"),
+            format!("host: localhost.page.example\r\n{json}"),
+            format!("host: 127.0.0.1.page.example\r\n{json}"),
+        ] {
+            let (status, body) = server.ask_with(&headers, method, path, "{}").await;
+            let said = (status, body["error"].as_str(), body["outcome"].as_str());
+            assert_eq!(said, (403, Some("FORBIDDEN"), Some("rejected")), "{path} {headers}");
+        }
+    }
+    // What a page may send without asking first, from a browser that does not say who sends it.
+    for kind in
+        ["", "content-type: text/plain\r\n", "content-type: text/plain;application/json\r\n"]
+    {
+        for (_, path) in &routes[..4] {
+            let headers = format!("{here}{kind}");
+            let (status, body) = server.ask_with(&headers, "POST", path, "{}").await;
+            assert_eq!((status, body["error"].as_str()), (415, Some("BAD_REQUEST")), "{headers}");
+        }
+    }
+    // Nor does it read, under a name of its own.
+    let (status, _) = server.ask_with("host: page.example\r\n", "GET", "/v1/topics", "").await;
+    assert_eq!(status, 403);
+    assert_eq!(server.quorum.image().index, before);
+
+    for host in ["", "host: [::1]:9201\r\n", "host: LOCALHOST:9201\r\n", here] {
+        let headers = format!("{host}content-type: Application/JSON; charset=utf-8\r\n");
+        let (status, body) = server.ask_with(&headers, "POST", "/v1/brokers/1/fence", "{}").await;
+        assert_eq!((status, &body["id"]), (200, &json!(1)), "{headers}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_name_that_the_address_was_given_by_is_answered_to() {
+    let host = Some("node-1.internal".to_owned());
+    let access = Access::load(&AccessConfig { host, ..AccessConfig::default() }).unwrap();
+    let server = Server::start_with(access).await;
+    for (host, expected) in [("node-1.internal:9201", 200), ("node-2.internal:9201", 403)] {
+        let headers = format!("host: {host}\r\n");
+        assert_eq!(server.ask_with(&headers, "GET", "/status", "").await.0, expected, "{host}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_tls_a_certificate_or_a_token_lets_change() {
     let dir = tempfile::tempdir().unwrap();
@@ -104,6 +167,7 @@ async fn over_tls_a_certificate_or_a_token_lets_change() {
         tls_key: Some(node.key.clone()),
         tls_client_ca: Some(client.ca.clone()),
         token_file: Some(token_file(dir.path())),
+        host: None,
     });
     let server = Server::start_with(access.unwrap()).await;
     // Two that say nothing, and one without TLS, keep nobody out.

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::views::{
-    BrokerChanged, ConfigEntry, ConfigSource, ConfigsAltered, Explanation, FeatureLevelSet,
-    Features, PartitionChange, PartitionResults, PartitionsCreated, TopicDescription, WhatIf,
+    BrokerChanged, ConfigEntry, ConfigSource, ConfigsAltered, CreatedTopics, Explanation,
+    FeatureLevelSet, Features, PartitionChange, PartitionResults, PartitionsCreated,
+    TopicDescription, WhatIf,
 };
 
 impl Server {
@@ -74,6 +75,85 @@ async fn metadata_is_changed_and_shown_in_the_shapes_of_the_contract() {
     assert!(server.get::<Vec<Broker>>("/v1/brokers").await.is_empty());
 }
 
+/// To see it fail: have the route create one topic after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_topics_are_created_together_or_not_at_all() {
+    let (server, _session) = Server::with_broker().await;
+    let topic = |name: &str| json!({"name": name, "partitions": 2, "replication_factor": 1});
+    let names = || {
+        let image = server.quorum.image().image;
+        image.topics_by_name().map(|topic| topic.name.to_string()).collect::<Vec<_>>()
+    };
+    let mut assigned = topic("b");
+    assigned["assignment"] = json!([[1], [1]]);
+    assigned["configs"] = json!({"retention.ms": "5"});
+    let wish = json!({"topics": [topic("c"), assigned]});
+    let CreatedTopics { topics } = server.post("/v1/topics", wish).await;
+    let image = server.quorum.image().image;
+    let expected: Vec<CreatedTopic> = ["c", "b"]
+        .map(|name| CreatedTopic {
+            name: name.to_owned(),
+            topic_id: image.topic_by_name(name).unwrap().id.0,
+            index: topics[0].index,
+        })
+        .into();
+    assert_eq!(topics, expected);
+    assert_eq!(names(), ["b", "c"]);
+    let described: TopicDescription = server.get("/v1/topics/b").await;
+    assert_eq!(
+        (described.topic.partitions, &described.topic.configs["retention.ms"]),
+        (2, &"5".to_owned())
+    );
+
+    let mut uneven = topic("uneven");
+    uneven["assignment"] = json!([[1]]);
+    let mut unplaced = topic("unplaced");
+    unplaced["replication_factor"] = json!(2);
+    let mut beside = topic("beside");
+    beside["topics"] = json!([topic("new")]);
+    let with_new = |other: Value| json!({"topics": [topic("new"), other]});
+    for (wish, code, name, words) in [
+        (with_new(topic("c")), 409, "TOPIC_ALREADY_EXISTS", "c"),
+        (with_new(topic("new")), 409, "TOPIC_ALREADY_EXISTS", "new"),
+        (with_new(unplaced), 400, "INVALID_REPLICATION_FACTOR", "unplaced"),
+        (with_new(uneven), 400, "BAD_REQUEST", "topic uneven"),
+        (with_new(json!({"name": "t"})), 400, "BAD_REQUEST", "missing field `partitions`"),
+        (json!({"topics": []}), 400, "INVALID_REQUEST", "name at least one"),
+        (beside, 400, "BAD_REQUEST", "beside `topics`"),
+        (json!({"name": "t", "partitions": 1}), 400, "BAD_REQUEST", "`replication_factor`"),
+        (json!({"name": "t", "topic": []}), 400, "BAD_REQUEST", "unknown field `topic`"),
+    ] {
+        let (status, error) = server.refused("POST", "/v1/topics", Some(&wish.to_string())).await;
+        assert_eq!((status, error.error.as_str()), (code, name), "{wish}: {error:?}");
+        assert!(error.message.contains(words), "{wish}: {error:?}");
+        assert_eq!(error.outcome, FailureOutcome::Rejected, "{error:?}");
+        assert_eq!(names(), ["b", "c"], "{wish}");
+    }
+}
+
+/// Many at a time: they wait for each other, and all are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whole_states_are_told_in_turns() {
+    let (server, _session) = Server::with_broker().await;
+    let wish = json!({"name": "orders", "partitions": 3, "replication_factor": 1});
+    let _: CreatedTopic = server.post("/v1/topics", wish).await;
+    let paths = ["/v1/topics", "/v1/partitions", "/v1/partitions/what-if?kill=1"];
+    let elect = json!({"election": "preferred", "all": true}).to_string();
+    let server = Arc::new(server);
+    let mut asked = tokio::task::JoinSet::new();
+    for number in 0..24 {
+        let (server, elect) = (Arc::clone(&server), elect.clone());
+        asked.spawn(async move {
+            match paths.get(number % 4) {
+                Some(path) => server.ask("GET", path, None).await,
+                None => server.ask("POST", "/v1/partitions/elect", Some(&elect)).await,
+            }
+        });
+    }
+    let answers = timeout(PATIENCE, asked.join_all()).await.unwrap();
+    assert_eq!(answers.iter().filter(|(status, _)| *status == 200).count(), 24, "{answers:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_asked_of_metadata_is_refused_by_name() {
     let (server, _session) = Server::with_broker().await;
@@ -123,9 +203,9 @@ async fn what_cannot_be_asked_of_metadata_is_refused_by_name() {
         ("/v1/configs", change(r#""operation":"delete","value":"1""#), 400, "BAD_REQUEST"),
         ("/v1/configs", change(r#""operation":"delete""#), 400, "INVALID_CONFIG"),
         ("/v1/features", r#"{"level":99}"#.into(), 409, "INVALID_UPDATE_VERSION"),
-        ("/v1/brokers/9/fence", String::new(), 404, "BROKER_ID_NOT_REGISTERED"),
-        ("/v1/brokers/9/unregister", String::new(), 404, "BROKER_ID_NOT_REGISTERED"),
-        ("/v1/brokers/one/fence", String::new(), 400, "BAD_REQUEST"),
+        ("/v1/brokers/9/fence", "{}".into(), 404, "BROKER_ID_NOT_REGISTERED"),
+        ("/v1/brokers/9/unregister", "{}".into(), 404, "BROKER_ID_NOT_REGISTERED"),
+        ("/v1/brokers/one/fence", "{}".into(), 400, "BAD_REQUEST"),
         ("/v1/features", " ".repeat(100_000), 413, "BAD_REQUEST"),
     ] {
         let (status, error) = server.refused("POST", path, Some(&body)).await;

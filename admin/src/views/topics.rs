@@ -7,7 +7,65 @@ use uuid::Uuid;
 
 use super::{ConfigEntry, Partition, Topic};
 
-/// The body of `POST /v1/topics`.
+/// The body of `POST /v1/topics`: one topic, or several that come together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, try_from = "Fields")]
+pub enum NewTopics {
+    /// One, answered with a [`CreatedTopic`].
+    One(CreateTopic),
+    /// Several, answered with [`CreatedTopics`].
+    Many(CreateTopics),
+}
+
+/// The fields of either body. Each of them is read strictly, and what is wrong with it is said, which
+/// serde does not of what it tries as one shape after the other.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    topics: Option<Vec<CreateTopic>>,
+    name: Option<String>,
+    partitions: Option<u32>,
+    replication_factor: Option<u32>,
+    assignment: Option<Vec<Vec<u64>>>,
+    configs: Option<BTreeMap<String, String>>,
+}
+
+impl TryFrom<Fields> for NewTopics {
+    type Error = &'static str;
+
+    fn try_from(fields: Fields) -> Result<Self, Self::Error> {
+        let Fields { topics, name, partitions, replication_factor, assignment, configs } = fields;
+        let Some(topics) = topics else {
+            return Ok(Self::One(CreateTopic {
+                name: name.ok_or("missing field `name`")?,
+                partitions: partitions.ok_or("missing field `partitions`")?,
+                replication_factor: replication_factor
+                    .ok_or("missing field `replication_factor`")?,
+                assignment: assignment.unwrap_or_default(),
+                configs: configs.unwrap_or_default(),
+            }));
+        };
+        let alone = name.is_none()
+            && partitions.is_none()
+            && replication_factor.is_none()
+            && assignment.is_none()
+            && configs.is_none();
+        match alone {
+            true => Ok(Self::Many(CreateTopics { topics })),
+            false => Err("beside `topics` there is a field of one topic"),
+        }
+    }
+}
+
+/// Topics that are created all or none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTopics {
+    /// The topics, with at most 10,000 partitions together.
+    pub topics: Vec<CreateTopic>,
+}
+
+/// A topic that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTopic {
@@ -25,7 +83,7 @@ pub struct CreateTopic {
     pub configs: BTreeMap<String, String>,
 }
 
-/// The answer to `POST /v1/topics`: the topic is committed, and the asked node's image shows it.
+/// The answer to `POST /v1/topics` with one: it is committed, and the asked node's image shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatedTopic {
     /// The topic's name.
@@ -34,6 +92,13 @@ pub struct CreatedTopic {
     pub topic_id: Uuid,
     /// The log index at which it was created.
     pub index: u64,
+}
+
+/// The answer to `POST /v1/topics` with several: all of them are committed, at one index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedTopics {
+    /// The topics, in the order in which they were asked for.
+    pub topics: Vec<CreatedTopic>,
 }
 
 /// The answer to `DELETE /v1/topics/{name}`.

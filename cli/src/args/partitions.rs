@@ -8,13 +8,11 @@ use quorate_admin::views::{
 };
 
 use super::brokers::broker_id;
+use super::file::JsonFile;
 use crate::failure::Failure;
 
 /// The version of a plan of Kafka's tools.
 const PLAN_VERSION: u32 = 1;
-
-/// The longest plan that is read, in bytes; a node takes no longer one.
-const PLAN_BYTES_MAX: u64 = 4 << 20;
 
 /// What can be done with partitions.
 #[derive(Debug, Subcommand)]
@@ -129,18 +127,20 @@ impl ReassignArgs {
             let partitions = partitions.into_iter().collect();
             return Ok(ReassignPartitions { version: PLAN_VERSION, partitions });
         };
-        let bad = |what: String| Failure::Usage(format!("the plan {}: {what}", file.display()));
-        let unread = |error: std::io::Error| bad(format!("{error}; name a readable file"));
-        let length = std::fs::metadata(file).map_err(unread)?.len();
-        if length > PLAN_BYTES_MAX {
-            return Err(bad(format!("it has {length} bytes; split it into several plans")));
+        let file = JsonFile {
+            what: "the plan",
+            example: r#"{"version":1,"partitions":[{"topic":"t","partition":0,"replicas":[1]}]}"#,
+            path: file,
+        };
+        let plan: ReassignPartitions = file.read()?;
+        if plan.version != PLAN_VERSION {
+            let version = plan.version;
+            return Err(file.bad(format!("version {version} is not known; use {PLAN_VERSION}")));
         }
-        let text = std::fs::read_to_string(file).map_err(unread)?;
-        serde_json::from_str(&text).map_err(|error| {
-            let shape =
-                r#"{"version":1,"partitions":[{"topic":"t","partition":0,"replicas":[1]}]}"#;
-            bad(format!("{error}; a plan looks like {shape}"))
-        })
+        if plan.partitions.is_empty() {
+            return Err(file.bad("it moves nothing; name at least one partition"));
+        }
+        Ok(plan)
     }
 }
 
@@ -199,8 +199,10 @@ mod tests {
         std::fs::write(&file, plan).unwrap();
         assert_eq!(reassign(&at).unwrap().partitions[0].replicas, [2, 3]);
         for (text, sentence) in [
-            ("", "a plan looks like {"),
+            ("", "one looks like {"),
             (r#"{"version":1}"#, "missing field `partitions`"),
+            (r#"{"version":2,"partitions":[]}"#, "version 2 is not known; use 1"),
+            (r#"{"version":1,"partitions":[]}"#, "it moves nothing"),
             (r#"{"version":1,"partitions":[{"topic":"t","partition":-1}]}"#, "-1"),
         ] {
             std::fs::write(&file, text).unwrap();

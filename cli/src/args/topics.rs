@@ -1,17 +1,21 @@
 //! What may be written of topics.
 
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use quorate_admin::views::{ConfigChange, ConfigOperation, CreatePartitions, CreateTopic};
+use quorate_admin::views::{
+    ConfigChange, ConfigOperation, CreatePartitions, CreateTopic, CreateTopics, NewTopics,
+};
 
 use super::configs::{Setting, once_each};
+use super::file::JsonFile;
 use crate::failure::Failure;
 
 /// What can be done with topics.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Topics {
-    /// Create a topic
+    /// Create a topic, or several
     Create(CreateArgs),
     /// List the topics
     Ls,
@@ -33,40 +37,76 @@ pub(crate) enum Topics {
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     /// The topic's name
-    name: String,
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    name: Option<String>,
     /// How many partitions it gets
-    #[arg(long, required_unless_present = "replica_assignment")]
+    #[arg(long, required_unless_present_any = ["replica_assignment", "file"])]
+    #[arg(conflicts_with = "file")]
     partitions: Option<u32>,
     /// How many brokers hold each partition
-    #[arg(long, required_unless_present = "replica_assignment")]
+    #[arg(long, required_unless_present_any = ["replica_assignment", "file"])]
+    #[arg(conflicts_with = "file")]
     replication_factor: Option<u32>,
     /// Instead: the brokers of each partition, the preferred leader first, such as 1:2:3,2:3:1
     #[arg(long, value_name = "ID:ID,..", value_delimiter = ',')]
-    #[arg(conflicts_with_all = ["partitions", "replication_factor"])]
+    #[arg(conflicts_with_all = ["partitions", "replication_factor", "file"])]
     replica_assignment: Vec<Replicas>,
     /// A config of the topic, such as min.insync.replicas=2
-    #[arg(long = "config", value_name = "KEY=VALUE")]
+    #[arg(long = "config", value_name = "KEY=VALUE", conflicts_with = "file")]
     configs: Vec<Setting>,
+    /// Instead: several topics, in JSON as over HTTP; all of them are created, or none
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
 }
 
 impl CreateArgs {
-    /// The topic that is wanted.
-    pub(crate) fn request(&self) -> Result<CreateTopic, Failure> {
+    /// The topics that are wanted. Reads their file, if they are in one.
+    pub(crate) fn request(&self) -> Result<NewTopics, Failure> {
+        match &self.file {
+            Some(path) => several(path).map(NewTopics::Many),
+            None => self.one().map(NewTopics::One),
+        }
+    }
+
+    fn one(&self) -> Result<CreateTopic, Failure> {
         let configs = once_each(self.configs.iter().map(Setting::to_change))?;
         let configs = configs.into_iter().filter_map(|it| Some((it.key, it.value?))).collect();
         let (partitions, replication_factor) = match self.replica_assignment.first() {
-            Some(first) => (count(self.replica_assignment.len()), count(first.0.len())),
-            // Both are there: the command line was refused otherwise.
+            Some(first) => {
+                let len = first.0.len();
+                if self.replica_assignment.iter().any(|replicas| replicas.0.len() != len) {
+                    return Err(Failure::Usage(
+                        "--replica-assignment gives some partitions more brokers than others: give \
+                         each partition of a topic the same number"
+                            .to_owned(),
+                    ));
+                }
+                (count(self.replica_assignment.len()), count(len))
+            }
+            // Both are there, and so is the name: the command line was refused otherwise.
             None => (self.partitions.unwrap_or(0), self.replication_factor.unwrap_or(0)),
         };
         Ok(CreateTopic {
-            name: self.name.clone(),
+            name: self.name.clone().unwrap_or_default(),
             partitions,
             replication_factor,
             assignment: lists(&self.replica_assignment),
             configs,
         })
     }
+}
+
+fn several(path: &Path) -> Result<CreateTopics, Failure> {
+    let file = JsonFile {
+        what: "the file of topics",
+        example: r#"{"topics":[{"name":"t","partitions":1,"replication_factor":1}]}"#,
+        path,
+    };
+    let wanted: CreateTopics = file.read()?;
+    if wanted.topics.is_empty() {
+        return Err(file.bad("it creates nothing; name at least one topic"));
+    }
+    Ok(wanted)
 }
 
 /// The options of `topics alter`.
@@ -141,10 +181,17 @@ mod tests {
     use crate::args::testing::{parse, usage_of};
     use crate::args::{Command, Topics};
 
-    fn create(options: &str) -> Result<CreateTopic, Failure> {
-        match parse(&format!("topics create t {options}"))?.command {
+    fn new_topics(options: &str) -> Result<NewTopics, Failure> {
+        match parse(&format!("topics create {options}"))?.command {
             Command::Topics(Topics::Create(args)) => args.request(),
             other => panic!("{other:?}"),
+        }
+    }
+
+    fn create(options: &str) -> Result<CreateTopic, Failure> {
+        match new_topics(&format!("t {options}"))? {
+            NewTopics::One(topic) => Ok(topic),
+            many => panic!("{many:?}"),
         }
     }
 
@@ -168,11 +215,56 @@ mod tests {
             ("", "required arguments were not provided"),
             ("--partitions 1 --replica-assignment 1", "cannot be used with"),
             ("--replica-assignment 1;2", "ids with colons between them"),
+            ("--replica-assignment 1:2,1", "the same number"),
             ("--replica-assignment 1:2,", "ids with colons between them"),
             ("--replica-assignment 1 --config a=1 --config a=2", "config a is given twice"),
             ("--replica-assignment 1 --config a", "a config is KEY=VALUE"),
         ] {
             let said = usage_of(create(options));
+            assert!(said.contains(sentence), "{options}: {said}");
+        }
+    }
+
+    #[test]
+    fn several_topics_are_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("topics.json");
+        let at = format!("--file {}", file.display());
+        let text = r#"{"topics":[
+            {"name":"a","partitions":2,"replication_factor":1,"configs":{"k":"v"}},
+            {"name":"b","partitions":1,"replication_factor":2,"assignment":[[1,2]]}]}"#;
+        std::fs::write(&file, text).unwrap();
+        let topic = |name: &str, partitions, replication_factor| CreateTopic {
+            name: name.into(),
+            partitions,
+            replication_factor,
+            assignment: vec![],
+            configs: Default::default(),
+        };
+        let mut topics = vec![topic("a", 2, 1), topic("b", 1, 2)];
+        topics[0].configs.insert("k".into(), "v".into());
+        topics[1].assignment = vec![vec![1, 2]];
+        assert_eq!(new_topics(&at).unwrap(), NewTopics::Many(CreateTopics { topics }));
+        for (text, sentence) in [
+            ("", "one looks like {"),
+            (r#"{"name":"t","partitions":1,"replication_factor":1}"#, "unknown field `name`"),
+            (r#"{"topics":[{"name":"t","partitions":1}]}"#, "missing field `replication_factor`"),
+            (r#"{"topics":[]}"#, "it creates nothing; name"),
+            (&" ".repeat((4 << 20) + 1), "more than 4194304 bytes; split it"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let said = usage_of(new_topics(&at));
+            assert!(said.contains(sentence) && said.contains("topics.json"), "{sentence}: {said}");
+        }
+        for (options, sentence) in [
+            ("t --file x", "cannot be used with"),
+            ("--file x --partitions 1", "cannot be used with"),
+            ("--file x --replica-assignment 1", "cannot be used with"),
+            ("--file x --config a=1", "cannot be used with"),
+            ("--partitions 1 --replication-factor 1", "required arguments were not provided"),
+            ("--file /nowhere/topics.json", "name a readable file"),
+        ] {
+            let said = usage_of(new_topics(options));
             assert!(said.contains(sentence), "{options}: {said}");
         }
     }

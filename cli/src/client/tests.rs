@@ -13,6 +13,8 @@ const SHORT: Duration = Duration::from_millis(300);
 enum Answer {
     /// Sends this status and body.
     Says(u16, &'static str),
+    /// The same, after this time.
+    SaysAfter(Duration, &'static str),
     /// Closes without a word, after it read the request.
     HangsUp,
 }
@@ -42,7 +44,15 @@ fn node(answers: Vec<Answer>) -> (HostPort, mpsc::Receiver<String>) {
             }
             reader.read_exact(&mut vec![0; body_bytes]).unwrap();
             lines.send(request.trim().to_owned()).unwrap();
-            if let Answer::Says(status, body) = answer {
+            let said = match answer {
+                Answer::Says(status, body) => Some((status, body)),
+                Answer::SaysAfter(pause, body) => {
+                    wait::pause(pause);
+                    Some((200, body))
+                }
+                Answer::HangsUp => None,
+            };
+            if let Some((status, body)) = said {
                 let length = body.len();
                 write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{body}")
                     .unwrap();
@@ -130,6 +140,20 @@ fn a_read_is_sent_again_when_the_connection_breaks() {
     let (addr, lines) = node(vec![Answer::HangsUp, Answer::Says(200, "7")]);
     assert_eq!(Client::new(vec![addr], SHORT).get::<u64>("/v1/topics"), Ok(7));
     assert_eq!(seen(&lines), 2);
+}
+
+/// To see it fail: give every read `READ_ATTEMPT_MAX`.
+#[test]
+fn a_long_read_has_all_the_time_of_a_node_that_is_alive() {
+    // It takes connections, for the system does, and never answers.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute = (HostPort::from(mute.local_addr().unwrap()), mute);
+    let slow = Answer::SaysAfter(READ_ATTEMPT_MAX + Duration::from_millis(500), "7");
+    let (addr, lines) = node(vec![Answer::Says(503, "{}"), slow]);
+    let client = Client::new(vec![mute.0, addr], Duration::from_secs(60));
+    assert_eq!(client.get::<u64>("/v1/partitions/history?topic=t&partition=0"), Ok(7));
+    assert_eq!(lines.recv().unwrap(), format!("GET {IS_ALIVE} HTTP/1.1"));
+    assert!(lines.recv().unwrap().starts_with("GET /v1/partitions/history"));
 }
 
 #[test]
