@@ -6,7 +6,7 @@
 //! changes of the membership not at all.
 
 use bytes::Bytes;
-use quorate_engine::{GroupId, LogId, LogReader, ReadError, SnapshotStore};
+use quorate_engine::{GroupId, LogId, LogReader, ReadError, SnapshotError, SnapshotStore};
 use quorate_statemachine::StateMachine;
 use raft::eraftpb::{Entry, EntryType};
 
@@ -31,8 +31,21 @@ pub enum ReplayError {
     /// There is no snapshot to begin with.
     #[error("group {0} has no snapshot yet: try again")]
     NoSnapshot(GroupId),
-    /// What is on the disk cannot be read, or went away under the reader.
-    #[error("the log of group {group} cannot be replayed: {reason}; try again")]
+    /// What was to be read is superseded by a newer snapshot, again and again. Nothing is lost, and
+    /// nothing is wrong.
+    #[error(
+        "the log of group {group} was compacted while it was gone through ({reason}): try again"
+    )]
+    Overtaken {
+        /// The group.
+        group: GroupId,
+        /// What was missing at last.
+        reason: String,
+    },
+    /// What is on the disk cannot be read.
+    #[error(
+        "the log of group {group} cannot be replayed: {reason}; try again, or ask another node"
+    )]
     Unreadable {
         /// The group.
         group: GroupId,
@@ -75,20 +88,23 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    /// Goes through every command from the last snapshot to index `until`, which is applied, and keeps what
-    /// `pick` makes of each. Reads from the disk: not for a thread that others wait for.
+    /// Goes through every command from the last snapshot to what `applied` says, and keeps what `pick`
+    /// makes of each. Reads from the disk: not for a thread that others wait for.
     pub(crate) fn run<S: StateMachine, T>(
         &self,
-        until: u64,
+        applied: impl Fn() -> u64,
         mut pick: impl FnMut(Replayed<'_, S>) -> Option<T>,
     ) -> Result<Picked<T>, ReplayError> {
         let mut again = 1..ATTEMPTS_MAX;
         loop {
             let mut picked = Vec::new();
+            // Asked anew each time: what overtook the last attempt is a snapshot behind its end.
+            let until = applied();
             match self.attempt::<S>(until, &mut |replayed| picked.extend(pick(replayed))) {
                 Ok(since) => return Ok(Picked { since, picked }),
-                // Perhaps the log was compacted under the reader: there is a newer snapshot then.
-                Err(ReplayError::Unreadable { .. }) if again.next().is_some() => {}
+                // What cannot be read may have been on its way to another file.
+                Err(ReplayError::Overtaken { .. } | ReplayError::Unreadable { .. })
+                    if again.next().is_some() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -101,16 +117,25 @@ impl Replay {
     ) -> Result<u64, ReplayError> {
         // One that was received and is not installed yet is ahead of what is applied.
         let all = self.snapshots.list(self.group).map_err(|error| self.unreadable(&error))?;
-        let id = all.into_iter().filter(|id| id.index <= until).max();
-        let id = id.ok_or(ReplayError::NoSnapshot(self.group))?;
-        let restored = restore::<S>(&self.snapshots, self.group, id);
-        let restored = restored.map_err(|error: RestoreFailure| self.unreadable(&error))?;
+        let first = all.first().ok_or(ReplayError::NoSnapshot(self.group))?;
+        let id = all.iter().rfind(|id| id.index <= until).ok_or_else(|| {
+            let first = first.index;
+            self.overtaken(format!("its snapshot is of index {first}, and {until} is applied"))
+        })?;
+        let restored = restore::<S>(&self.snapshots, self.group, *id);
+        let restored = restored.map_err(|error| match error {
+            RestoreFailure::File(error @ SnapshotError::Missing { .. }) => {
+                self.overtaken(error.to_string())
+            }
+            error => self.unreadable(&error),
+        })?;
         let mut machine = Machine::new(restored);
         let mut next = id.index + 1;
         while next <= until {
             let entries = self.reader.read(self.group, next, until + 1, READ_BYTES_MAX);
             let entries = entries.map_err(|error| match error {
                 ReadError::Closed => ReplayError::ShutDown,
+                ReadError::Gone { .. } => self.overtaken(error.to_string()),
                 error => self.unreadable(&error),
             })?;
             for entry in entries {
@@ -129,6 +154,10 @@ impl Replay {
             }
         }
         Ok(id.index)
+    }
+
+    fn overtaken(&self, reason: String) -> ReplayError {
+        ReplayError::Overtaken { group: self.group, reason }
     }
 
     fn unreadable(&self, error: &dyn std::error::Error) -> ReplayError {

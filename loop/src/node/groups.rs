@@ -161,10 +161,10 @@ impl<S: StateMachine> Node<S> {
         group: GroupId,
         pick: impl FnMut(Replayed<'_, S>) -> Option<T> + Send + 'static,
     ) -> Result<Picked<T>, ReplayError> {
-        let until = self.group(group).ok_or(ReplayError::NoGroup(group))?.image().applied;
+        let live = self.group(group).ok_or(ReplayError::NoGroup(group))?;
         let (reader, snapshots) = (self.0.reader.clone(), self.0.snapshots.clone());
         let replay = Replay { group, reader, snapshots };
-        let run = tokio::task::spawn_blocking(move || replay.run(until, pick));
+        let run = tokio::task::spawn_blocking(move || replay.run(|| live.image().applied, pick));
         run.await.unwrap_or(Err(ReplayError::ShutDown))
     }
 
