@@ -48,7 +48,7 @@ impl Quorum {
             }
             // It was applied, so it can be decoded.
             let command = Command::decode(replayed.command).ok()?;
-            PartitionChange::of(replayed.at.index, &command, before, after)
+            PartitionChange::of(replayed.at.index, partition, &command, before, after)
         };
         let found = self.node().replay(FIRST_GROUP, pick).await?;
         let mut changes = found.picked;

@@ -23,7 +23,7 @@ async fn any_node_tells_which_command_took_a_replica_out() {
 
     for node in cluster.nodes.values() {
         let history = node.partition_history(key).await.unwrap();
-        let told: Vec<String> = history.changes.iter().map(|change| change.reason(key)).collect();
+        let told: Vec<String> = history.changes.iter().map(|change| change.reason()).collect();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].starts_with("the topic was created: replicas "), "{told:?}");
         let left = format!("broker {leader} shuts down: {leader} left the ISR");
