@@ -118,8 +118,7 @@ async fn a_broker_is_told_what_it_gains_leads_follows_and_loses() {
     assert_eq!(told(&image, after), [line("orders", 0, Leaderless, 2)]);
 }
 
-/// To see it fail: have an update told against the image that the last `watch` update came with, and
-/// not against the last one that was told.
+/// To see it fail: have `Assignments::next` leave `seen` as it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_slow_is_told_once_and_misses_nothing() {
     let mut cluster = Cluster::with_brokers(3).await;
