@@ -1,10 +1,10 @@
 //! How a partition came to be as it is: asked of this node's own log.
 
-use quorate_loop::FIRST_GROUP;
-use quorate_loop::{ReplayError, Replayed};
+use quorate_loop::{FIRST_GROUP, Picked, ReplayError, Replayed};
 use quorate_statemachine::{
-    Command, Explanation, Metadata, PartitionChange, PartitionKey, explain,
+    Command, Explanation, Metadata, MetadataImage, PartitionChange, PartitionKey, explain,
 };
+use tokio::time::{Instant, timeout_at};
 
 use crate::quorum::Quorum;
 
@@ -16,7 +16,8 @@ pub const HISTORY_MAX: usize = 1_000;
 pub struct PartitionHistory {
     /// The partition.
     pub partition: PartitionKey,
-    /// What happened up to this index is not told: the log does not reach so far.
+    /// What happened up to this index is not told: the log does not reach so far, or there was more than
+    /// [`HISTORY_MAX`] since.
     pub since: u64,
     /// The changes, the oldest first; at most [`HISTORY_MAX`].
     pub changes: Vec<PartitionChange>,
@@ -25,42 +26,32 @@ pub struct PartitionHistory {
 impl Quorum {
     /// The latest changes of a partition, each with its command and index, as far as this node's log
     /// reaches: to its last snapshot. It reads that and the log behind it from the disk, beside what the
-    /// node does, for at most two callers at a time; others wait.
+    /// node does, for at most two callers at a time; others wait. It takes no longer than the
+    /// operation timeout.
     ///
-    /// Cancel safe.
+    /// Cancel safe: whoever goes leaves the turn to the next as soon as the state is restored.
     ///
     /// # Errors
     ///
-    /// [`ReplayError`], when the disk cannot be read or the node stops; nothing else is concerned.
+    /// [`ReplayError`]: its time is up, the disk cannot be read, or the node stops. Nothing else is
+    /// concerned.
     pub async fn partition_history(
         &self,
         partition: PartitionKey,
     ) -> Result<PartitionHistory, ReplayError> {
-        // It is held until the log was gone through, also where the caller waits no longer.
-        let turn = self.turn_to_replay().await;
-        let pick = move |replayed: Replayed<'_, Metadata>| {
-            let _held = &turn;
-            let before = replayed.before.partition(partition);
-            let after = replayed.after.partition(partition);
-            // Most commands concern others.
-            if before == after {
-                return None;
-            }
-            // It was applied, so it can be decoded.
-            let command = Command::decode(replayed.command).ok()?;
-            PartitionChange::of(replayed.at.index, &command, before, after)
+        let finish = move |Picked { since, picked, .. }: Changes| PartitionHistory {
+            partition,
+            since,
+            changes: picked,
         };
-        let found = self.node().replay(FIRST_GROUP, pick).await?;
-        let mut changes = found.picked;
-        changes.drain(..changes.len().saturating_sub(HISTORY_MAX));
-        Ok(PartitionHistory { partition, since: found.since, changes })
+        self.replay(partition, finish).await
     }
 
     /// Why a partition has the leader that it has, or none, and why replicas are not in its ISR, as this
-    /// node's image has it; with the commands that brought it there, as far as the log reaches. `None`
-    /// where the image has no such partition.
+    /// node had applied it when it was asked; with the commands that brought it there, as far as the log
+    /// reaches. `None` where there was no such partition.
     ///
-    /// Cancel safe.
+    /// Cancel safe, and bounded, as [`Quorum::partition_history`].
     ///
     /// # Errors
     ///
@@ -69,7 +60,42 @@ impl Quorum {
         &self,
         partition: PartitionKey,
     ) -> Result<Option<Explanation>, ReplayError> {
-        let history = self.partition_history(partition).await?;
-        Ok(explain(&self.image().image, partition, &history.changes))
+        // The state in which the changes end, and not a later one, which they would not explain.
+        let finish = move |found: Changes| explain(&found.image, partition, &found.picked);
+        self.replay(partition, finish).await
+    }
+
+    /// Has `finish` look at the latest changes of a partition, on the thread that found them.
+    async fn replay<R: Send + 'static>(
+        &self,
+        partition: PartitionKey,
+        finish: impl FnOnce(Changes) -> R + Send + 'static,
+    ) -> Result<R, ReplayError> {
+        let limit = self.config().operation_timeout();
+        let deadline = Instant::now() + limit;
+        let turn = timeout_at(deadline, self.turn_to_replay()).await;
+        let turn = turn.map_err(|_| ReplayError::TimedOut { group: FIRST_GROUP, limit })?;
+        let pick = move |replayed: Replayed<'_, Metadata>| {
+            let before = replayed.before.partition(partition);
+            let after = replayed.after.partition(partition);
+            // Most commands concern others.
+            if before == after {
+                return None;
+            }
+            // It was applied, so it can be decoded.
+            let command = Command::decode(replayed.command).ok()?;
+            PartitionChange::of(replayed.at.index, partition, &command, before, after)
+        };
+        let finish = move |found: Changes| {
+            let finished = finish(found);
+            // Held until the state is gone, also where the caller waits no longer.
+            drop(turn);
+            finished
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.node().replay(FIRST_GROUP, left, HISTORY_MAX, pick, finish).await
     }
 }
+
+/// The latest changes of one partition, and the state that they lead to.
+type Changes = Picked<MetadataImage, PartitionChange>;

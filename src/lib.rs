@@ -2,8 +2,8 @@
 //! liveness of brokers, committed by Raft before anyone acts on them, and still there after `kill -9`.
 //!
 //! A broker embeds a [`Quorum`]: one node of the quorum, with its loop running. It registers itself and
-//! gets a [`BrokerSession`]; from then on its liveness is the quorum's business, and what it leads and
-//! replicates is told by a [`Watch`].
+//! gets a [`BrokerSession`]; from then on its liveness is the quorum's business. What it leads and follows
+//! is told by its [`Assignments`], and everything else by a [`Watch`].
 //!
 //! ```no_run
 //! use quorate::{BrokerId, Quorum, QuorumConfig, Registration, TopicSpec};
@@ -72,12 +72,14 @@
 //! repeated on it; `desk.rs` what happens there, and `metadata_desk.rs` what only the leader decides;
 //! `duties.rs` and `sessions.rs` who is alive; `upkeep.rs` what is put in order now and then;
 //! `broker_session.rs` the other end of the heartbeats; `metadata_only.rs` what a broker without data plane
-//! does as a leader; `history.rs` how a partition came to be as it is; `membership.rs` and
+//! does as a leader; `watch.rs` what changes, and `assignments.rs` what of that concerns one broker;
+//! `history.rs` how a partition came to be as it is; `membership.rs` and
 //! `membership_desk.rs` who belongs to the quorum, on either end.
 
 // Tests carry the number of the trap that they guard against.
 #![cfg_attr(test, allow(non_snake_case))]
 
+mod assignments;
 mod broker_control;
 mod broker_session;
 mod caller;
@@ -111,6 +113,7 @@ mod wire;
 /// The metadata itself: images, commands, outcomes, and their names.
 pub use quorate_statemachine as metadata;
 
+pub use assignments::{Assignment, AssignmentChange, AssignmentUpdate, Assignments, ReplicaRole};
 pub use broker_control::BrokerChanged;
 pub use broker_session::{BrokerSession, SessionEnd, SessionState};
 pub use config::QuorumConfig;
@@ -136,8 +139,9 @@ pub use quorate_loop::{
 pub use quorate_statemachine::{
     AlterPartition, BrokerEpoch, BrokerId, BrokerSession as RegisteredBroker, ConfigChange,
     ConfigOperation, Delta, ElectionType, ErrorCode, Explanation, FeatureLevel, FeatureRange,
-    Incarnation, Listener, MetadataImage, MissingReplica, PartitionAltered, PartitionChange,
-    PartitionKey, PartitionResult, Rejection, TopicConfigKey, TopicId, WhatIf, what_if,
+    Incarnation, LeaderEpoch, Listener, MetadataImage, MissingReplica, PartitionAltered,
+    PartitionChange, PartitionKey, PartitionResult, Rejection, TopicConfigKey, TopicId, WhatIf,
+    what_if,
 };
 pub use quorum::{ProducerIdBlock, Quorum};
 pub use readiness::NotReady;

@@ -23,6 +23,7 @@ use crate::{
 /// No condition of these tests takes this long on a machine that is not stuck.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+mod assignments;
 mod failover;
 mod history;
 mod membership;

@@ -133,11 +133,18 @@ impl From<ReadError> for Fault {
 
 impl From<ReplayError> for Fault {
     fn from(error: ReplayError) -> Self {
-        let stopped = matches!(error, ReplayError::ShutDown);
-        let name = if stopped { "STOPPED" } else { "LOG_UNREADABLE" };
-        // Another node has a log of its own.
-        let outcome = FailureOutcome::NeverApplied;
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, name, error.to_string(), !stopped, outcome)
+        // Of what can be tried again, another node has a log of its own.
+        let (status, name, retryable) = match error {
+            ReplayError::ShutDown => (StatusCode::SERVICE_UNAVAILABLE, "STOPPED", false),
+            ReplayError::Panicked { .. } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::UnknownServerError.name(), false)
+            }
+            ReplayError::TimedOut { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "REQUEST_TIMED_OUT", true)
+            }
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "LOG_UNREADABLE", true),
+        };
+        Self::new(status, name, error.to_string(), retryable, FailureOutcome::NeverApplied)
     }
 }
 

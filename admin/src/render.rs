@@ -285,8 +285,8 @@ pub(crate) fn history(history: &quorate::PartitionHistory) -> Vec<PartitionChang
             leader_epoch: u64::from(state.leader_epoch.get()),
             partition_epoch: u64::from(state.partition_epoch.get()),
             isr: ids(&state.isr),
-            command: change.command.name().to_owned(),
-            reason: change.reason(history.partition),
+            command: change.command.to_owned(),
+            reason: change.reason(),
         })
     };
     history.changes.iter().filter_map(row).collect()

@@ -8,6 +8,7 @@ mod failover;
 mod full_disk;
 mod groups;
 mod joining;
+mod replay;
 mod sessions;
 mod tally;
 
@@ -222,34 +223,6 @@ async fn everything_that_waits_is_answered_however_much_it_is() {
     sums.sort_unstable();
     assert_eq!(sums, (1..=MANY).collect::<Vec<_>>());
     assert_eq!(node.metrics().inbox_requests, 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_behind_the_last_snapshot_can_be_gone_through_again() {
-    let cluster = Cluster::start(1, LoopConfig { snapshot_entries: 10, ..config() }).await;
-    let group = GroupId::new(1).unwrap();
-    let node = &cluster.nodes[&1];
-    let session = {
-        cluster.leader().await;
-        node.group(group).unwrap().open_session(PATIENCE).await.unwrap()
-    };
-    let mut expected = BTreeMap::new();
-    for amount in 1..=25 {
-        let (index, sum) = cluster.add(1, amount).await;
-        expected.insert(index, (sum - amount, sum));
-        let applied = session.propose(tally::add(100), PATIENCE).await.unwrap();
-        expected.insert(applied.index, (applied.outcome - 100, applied.outcome));
-    }
-    let pick = |replayed: quorate_loop::Replayed<'_, Tally>| {
-        Some((replayed.at.index, (replayed.before.sum, replayed.after.sum)))
-    };
-    let found = node.replay(group, pick).await.unwrap();
-    // Where the worker was slow, the last snapshot is an old one; it never reaches behind the end.
-    let behind: BTreeMap<_, _> = expected.split_off(&(found.since + 1));
-    assert_eq!(found.picked, behind.into_iter().collect::<Vec<_>>());
-    let nowhere = GroupId::new(77).unwrap();
-    let error = node.replay(nowhere, |_| Some(())).await.unwrap_err();
-    assert_eq!(error.to_string(), "this node has no group 77: ask one that has it");
 }
 
 /// To see it fail: have `shutdown` not wait for the task that holds the listener.

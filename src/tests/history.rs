@@ -1,6 +1,7 @@
 //! Why a partition is as it is.
 
 use super::*;
+use crate::ReplayError;
 
 /// To see it fail: have the history tell of all commands.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,7 +24,7 @@ async fn any_node_tells_which_command_took_a_replica_out() {
 
     for node in cluster.nodes.values() {
         let history = node.partition_history(key).await.unwrap();
-        let told: Vec<String> = history.changes.iter().map(|change| change.reason(key)).collect();
+        let told: Vec<String> = history.changes.iter().map(|change| change.reason()).collect();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].starts_with("the topic was created: replicas "), "{told:?}");
         let left = format!("broker {leader} shuts down: {leader} left the ISR");
@@ -36,4 +37,25 @@ async fn any_node_tells_which_command_took_a_replica_out() {
         let nowhere = PartitionKey { partition: 1, ..key };
         assert_eq!(node.explain_partition(nowhere).await.unwrap(), None);
     }
+}
+
+/// To see it fail: have `Quorum::replay` wait for its turn without a limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_does_not_get_a_turn_in_time_is_told() {
+    let mut cluster = Cluster::format(1);
+    let config = QuorumConfig { operation_timeout_ms: 300, ..cluster.config(1) };
+    cluster.nodes.insert(1, Quorum::open(config).await.unwrap());
+    let quorum = &cluster.nodes[&1];
+    quorum.wait(PATIENCE).leader().await.unwrap();
+    let key =
+        PartitionKey { topic: quorate_statemachine::TopicId(uuid::Uuid::max()), partition: 0 };
+    let mut turns = vec![quorum.turn_to_replay().await, quorum.turn_to_replay().await];
+    let limit = quorum.config().operation_timeout();
+    let late = |error| matches!(error, ReplayError::TimedOut { limit: told, .. } if told == limit);
+    let history = timeout(PATIENCE, quorum.partition_history(key)).await.unwrap();
+    assert!(late(history.unwrap_err()));
+    assert!(late(quorum.explain_partition(key).await.unwrap_err()));
+    turns.pop();
+    let history = timeout(PATIENCE, quorum.partition_history(key)).await.unwrap().unwrap();
+    assert_eq!(history.changes, []);
 }

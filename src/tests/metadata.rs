@@ -8,17 +8,17 @@ use crate::{
     FeatureLevel, PartitionResult, Placement, TopicConfigKey, TopicPartition,
 };
 
-fn brokers(ids: &[u32]) -> Vec<BrokerId> {
+pub(super) fn brokers(ids: &[u32]) -> Vec<BrokerId> {
     ids.iter().copied().map(BrokerId).collect()
 }
 
 /// A topic with these replicas of its partitions.
-fn assigned(name: &str, partitions: &[&[u32]]) -> TopicSpec {
+pub(super) fn assigned(name: &str, partitions: &[&[u32]]) -> TopicSpec {
     let partitions = partitions.iter().map(|replicas| brokers(replicas)).collect();
     TopicSpec { placement: Placement::Assigned(partitions), ..TopicSpec::new(name, 0, 0) }
 }
 
-fn named(topic: &str, partition: u32) -> TopicPartition {
+pub(super) fn named(topic: &str, partition: u32) -> TopicPartition {
     TopicPartition { topic: topic.to_owned(), partition }
 }
 

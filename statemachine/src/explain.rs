@@ -38,7 +38,7 @@ pub fn explain(
     let partition = image.partition(key)?;
     let latest = |is_it: &dyn Fn(&PartitionChange) -> bool| history.iter().rfind(|it| is_it(it));
     let since = latest(&|change| change.moved_leader())
-        .map(|change| format!(" since index {}: {}", change.index, change.reason(key)));
+        .map(|change| format!(" since index {}: {}", change.index, change.reason()));
     let why = match partition.leader {
         Some(leader) => format!("broker {leader} leads{}", since.unwrap_or_default()),
         None => {
@@ -51,7 +51,7 @@ pub fn explain(
         let out = latest(&|change| change.took_from_isr(*id));
         let now = absence(image, partition, *id);
         let why = match out {
-            Some(change) => format!("{}; {now}", change.reason(key)),
+            Some(change) => format!("{}; {now}", change.reason()),
             None => now,
         };
         MissingReplica { replica: *id, why, index: out.map(|change| change.index) }
@@ -114,7 +114,13 @@ mod tests {
             let before = cluster.image().partition(key(1, 0)).cloned();
             cluster.accept(command.clone());
             let after = cluster.image().partition(key(1, 0));
-            history.extend(PartitionChange::of(cluster.index, &command, before.as_ref(), after));
+            history.extend(PartitionChange::of(
+                cluster.index,
+                key(1, 0),
+                &command,
+                before.as_ref(),
+                after,
+            ));
             explain(cluster.image(), key(1, 0), &history).expect("there")
         };
         let command = Command::FenceBroker(cluster.session(1));

@@ -14,29 +14,36 @@ pub struct PartitionChange {
     pub before: Option<Partition>,
     /// The partition after; `None` where it was deleted.
     pub after: Option<Partition>,
-    /// The command.
-    pub command: Command,
+    /// The name of the command. Commands name up to 10,000 partitions, so that they are not kept.
+    pub command: &'static str,
+    /// What happened, without what it did to the partition: the beginning of a sentence for people.
+    pub cause: String,
 }
 
 impl PartitionChange {
-    /// What a command at `index` did to the partition, if anything.
+    /// What a command at `index` did to the partition `key`, if anything.
     #[must_use]
     pub fn of(
         index: u64,
+        key: PartitionKey,
         command: &Command,
         before: Option<&Partition>,
         after: Option<&Partition>,
     ) -> Option<Self> {
-        let (before, after) = (before.cloned(), after.cloned());
-        (before != after).then(|| Self { index, before, after, command: command.clone() })
+        (before != after).then(|| Self {
+            index,
+            before: before.cloned(),
+            after: after.cloned(),
+            command: command.name(),
+            cause: cause(command, key),
+        })
     }
 
     /// Why the partition changed, and how: one sentence for people.
     #[must_use]
-    pub fn reason(&self, key: PartitionKey) -> String {
-        let cause = cause(&self.command, key);
-        let effects = self.effects();
-        if effects.is_empty() { cause } else { format!("{cause}: {}", effects.join(", ")) }
+    pub fn reason(&self) -> String {
+        let (cause, effects) = (&self.cause, self.effects());
+        if effects.is_empty() { cause.clone() } else { format!("{cause}: {}", effects.join(", ")) }
     }
 
     /// Whether the broker left the ISR with this change.
@@ -137,10 +144,11 @@ mod tests {
         let before = cluster.image().partition(key(1, 0)).cloned();
         cluster.accept(command.clone());
         let after = cluster.image().partition(key(1, 0));
-        let change = PartitionChange::of(cluster.index, &command, before.as_ref(), after);
+        let change =
+            PartitionChange::of(cluster.index, key(1, 0), &command, before.as_ref(), after);
         let change = change.expect("something differs");
-        assert_eq!(change.index, cluster.index);
-        change.reason(key(1, 0))
+        assert_eq!((change.index, change.command), (cluster.index, command.name()));
+        change.reason()
     }
 
     #[test]
@@ -177,7 +185,7 @@ mod tests {
         let cluster = Cluster::with_topic(&[1], &[1], &[]);
         let state = cluster.image().partition(key(1, 0));
         let fence = Command::FenceBroker(cluster.session(1));
-        assert_eq!(PartitionChange::of(9, &fence, state, state), None);
-        assert_eq!(PartitionChange::of(9, &fence, None, None), None);
+        assert_eq!(PartitionChange::of(9, key(1, 0), &fence, state, state), None);
+        assert_eq!(PartitionChange::of(9, key(1, 0), &fence, None, None), None);
     }
 }

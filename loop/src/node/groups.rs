@@ -1,5 +1,8 @@
 //! The groups of a node: those that it has, those that there are, and how they come and go.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use quorate_engine::{GroupId, NodeId};
 use quorate_statemachine::StateMachine;
 use tokio::sync::oneshot;
@@ -9,7 +12,7 @@ use crate::catalogue::{Catalogue, FIRST_GROUP};
 use crate::catalogue_change::{CatalogueError, CatalogueRequest};
 use crate::core::Input;
 use crate::group::Group;
-use crate::inbox::{ChangeCaller, Closed};
+use crate::inbox::{ChangeCaller, Closed, panic_text};
 use crate::replay::{Picked, Replay, ReplayError, Replayed};
 
 impl<S: StateMachine> Node<S> {
@@ -147,25 +150,46 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Goes once more through what the log of a group on this node has behind its last snapshot, up to what
-    /// is applied now, and keeps what `pick` makes of each command and of the states around it. It
-    /// has a state machine of its own meanwhile, on a thread of its own; the log it reads by the
-    /// thread that reads for Raft too, a few MiB at a time.
+    /// is applied now, and keeps what `pick` makes of each command and of the states around it: the latest
+    /// `keep` of it. What `finish` makes of that is returned. It has a state machine of its own
+    /// meanwhile, on a thread of its own, on which it calls `pick` and `finish`; the log it reads by the
+    /// thread that reads for Raft too, a few MiB at a time. Where compaction overtakes it, it begins anew:
+    /// `pick` may see a command more than once.
     ///
-    /// Cancel safe; the thread goes on to its end.
+    /// Cancel safe. When the future is dropped, or `limit` is over, the thread ends before the next
+    /// command; a snapshot that it is restoring it restores to the end.
     ///
     /// # Errors
     ///
     /// [`ReplayError`]; the group itself goes on.
-    pub async fn replay<T: Send + 'static>(
+    pub async fn replay<T: Send + 'static, R: Send + 'static>(
         &self,
         group: GroupId,
+        limit: Duration,
+        keep: usize,
         pick: impl FnMut(Replayed<'_, S>) -> Option<T> + Send + 'static,
-    ) -> Result<Picked<T>, ReplayError> {
-        let until = self.group(group).ok_or(ReplayError::NoGroup(group))?.image().applied;
+        finish: impl FnOnce(Picked<S::Image, T>) -> R + Send + 'static,
+    ) -> Result<R, ReplayError> {
+        let live = self.group(group).ok_or(ReplayError::NoGroup(group))?;
         let (reader, snapshots) = (self.0.reader.clone(), self.0.snapshots.clone());
-        let replay = Replay { group, reader, snapshots };
-        let run = tokio::task::spawn_blocking(move || replay.run(until, pick));
-        run.await.unwrap_or(Err(ReplayError::ShutDown))
+        let waiting = Arc::new(());
+        let caller = Arc::downgrade(&waiting);
+        let replay = Replay { group, reader, snapshots, caller, limit };
+        let run = tokio::task::spawn_blocking(move || {
+            replay.run(|| live.image().applied, keep, pick).map(finish)
+        });
+        let ended = tokio::time::timeout(limit, run).await;
+        // Whichever way this ends, nobody waits from here on.
+        drop(waiting);
+        match ended {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(error)) => Err(match error.try_into_panic() {
+                Ok(panic) => ReplayError::Panicked { group, reason: panic_text(&*panic) },
+                // The runtime ends.
+                Err(_) => ReplayError::ShutDown,
+            }),
+            Err(_) => Err(ReplayError::TimedOut { group, limit }),
+        }
     }
 
     /// One of the groups on this node; `None` where it is not here. One that has stopped for good is,

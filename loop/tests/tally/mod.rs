@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Condvar, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_statemachine::{
@@ -44,6 +45,45 @@ const GATE: u64 = (1 << 32) - 1;
 static OPEN: Mutex<bool> = Mutex::new(false);
 static OPENED: Condvar = Condvar::new();
 
+/// A sum that no other test comes to: whoever restores a snapshot of it waits for [`let_restore_go_on`],
+/// for [`HOLD_MAX`] at most.
+pub(crate) const HELD_SUM: u64 = (1 << 32) - 2;
+const HOLD_MAX: Duration = Duration::from_secs(60);
+
+/// How far a restore of [`HELD_SUM`] has come.
+#[derive(Clone, Copy, PartialEq)]
+enum Restore {
+    Unasked,
+    Waits,
+    MayGoOn,
+}
+
+static RESTORE: Mutex<Restore> = Mutex::new(Restore::Unasked);
+static RESTORE_MOVED: Condvar = Condvar::new();
+
+/// Waits until somebody restores a snapshot of [`HELD_SUM`]. Not on a thread of the runtime.
+pub(crate) fn until_restore_waits() {
+    let unasked = |restore: &mut Restore| *restore == Restore::Unasked;
+    let waiting = RESTORE_MOVED.wait_timeout_while(RESTORE.lock().unwrap(), HOLD_MAX, unasked);
+    assert!(!waiting.unwrap().1.timed_out(), "nobody restores");
+}
+
+/// Lets it go on.
+pub(crate) fn let_restore_go_on() {
+    *RESTORE.lock().unwrap() = Restore::MayGoOn;
+    RESTORE_MOVED.notify_all();
+}
+
+fn wait_in_restore() {
+    let mut restore = RESTORE.lock().unwrap();
+    if *restore == Restore::Unasked {
+        *restore = Restore::Waits;
+    }
+    RESTORE_MOVED.notify_all();
+    let waits = |restore: &mut Restore| *restore == Restore::Waits;
+    drop(RESTORE_MOVED.wait_timeout_while(restore, HOLD_MAX, waits));
+}
+
 impl StateMachine for Tally {
     type Image = Tally;
     type Outcome = u64;
@@ -82,7 +122,11 @@ impl StateMachine for Tally {
         let mut bytes = Vec::new();
         snapshot.read_to_end(&mut bytes)?;
         let bytes = bytes.try_into().map_err(|_| RestoreError::Truncated { record: 0 })?;
-        Ok(Tally { sum: u64::from_le_bytes(bytes) })
+        let sum = u64::from_le_bytes(bytes);
+        if sum == HELD_SUM {
+            wait_in_restore();
+        }
+        Ok(Tally { sum })
     }
 }
 
