@@ -129,15 +129,22 @@ impl State {
             return Err(ErrorCode::InvalidReplicaAssignment);
         }
         self.check_replicas(target)?;
-        let base = minus(&old.replicas, &old.adding);
-        let gone = minus(&base, &set(target));
-        let replicas = [target, &gone].concat();
-        let isr = &old.isr & &set(&replicas);
-        if isr.is_empty() && !old.isr.is_empty() {
+        if old.is_reassigning() && target == minus(&old.replicas, &old.removing) {
+            // Asked for again.
+            self.change(key, Target::keep(&old));
+            return Ok(self.altered(key, self.settled_elsewhere(key, &old)));
+        }
+        let current = set(&old.replicas);
+        let adding = &set(target) - &current;
+        let removing = &current - &set(target);
+        let replicas = [target, &minus(&old.replicas, &set(target))].concat();
+        if replicas.len() > REPLICAS_MAX {
             return Err(ErrorCode::InvalidReplicaAssignment);
         }
-        let (adding, removing) = (&set(target) - &set(&base), set(&gone));
-        self.change(key, Target { replicas, isr, adding, removing, ..Target::keep(&old) });
+        self.change(key, Target { replicas, adding, removing, ..Target::keep(&old) });
+        let new = self.partition(key).unwrap();
+        assert!(!new.isr.is_empty() || old.isr.is_empty(), "whoever is in sync is lost");
+        assert!(new.elr.is_superset(&old.elr) || !new.isr.is_empty(), "candidates are lost");
         Ok(self.altered(key, self.settled_elsewhere(key, &old)))
     }
 
