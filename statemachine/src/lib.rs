@@ -128,7 +128,7 @@ pub use producer_ids::PRODUCER_IDS_PER_BLOCK;
 pub use register::{BROKER_TEXT_BYTES_MAX, DIRECTORIES_MAX, LISTENERS_MAX};
 pub use snapshot::RECORD_BYTES_MAX;
 pub use topic::Topic;
-pub use topic_config::{TopicConfigKey, TopicConfigs};
+pub use topic_config::{CONFIG_LIST_BYTES_MAX, TopicConfigKey, TopicConfigs};
 pub use topics::REPLICATION_FACTOR_MAX;
 pub use what_if::{WhatIf, what_if};
 pub use wire::DecodeError;

@@ -60,7 +60,8 @@ fn moved(
     }
     // A retry changes nothing: counted as a reassignment of its own it would add nobody, and what the
     // first one adds could not be taken back any more.
-    if partition.is_reassigning() && **wanted == *without(&partition.replicas, &partition.removing) {
+    if partition.is_reassigning() && **wanted == *without(&partition.replicas, &partition.removing)
+    {
         return Ok(Target::of(partition));
     }
     let removing = without(&partition.replicas, wanted);

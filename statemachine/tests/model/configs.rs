@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use quorate_statemachine::{
-    Broker, ConfigChange, ConfigOperation, ConfigResource, ErrorCode, FeatureLevel, Reply, TopicId,
+    Broker, CONFIG_LIST_BYTES_MAX, ConfigChange, ConfigOperation, ConfigResource, ErrorCode,
+    FeatureLevel, Reply, TopicId,
 };
 
 use crate::change::Target;
@@ -146,6 +147,11 @@ impl State {
             };
             let value = match operation {
                 ConfigOperation::Set(value) => value.clone(),
+                ConfigOperation::Append(text) | ConfigOperation::Subtract(text)
+                    if list().is_ok() && text.len() > CONFIG_LIST_BYTES_MAX =>
+                {
+                    return Err(ErrorCode::InvalidConfig);
+                }
                 ConfigOperation::Append(more) => appended(&list()?, more),
                 ConfigOperation::Subtract(less) => subtracted(&list()?, less),
                 ConfigOperation::Delete => {
