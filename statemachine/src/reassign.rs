@@ -49,11 +49,10 @@ fn moved(
 ) -> Result<Target, Rejection> {
     let fault = if !(1..=REPLICATION_FACTOR_MAX).contains(&wanted.len()) {
         Some(format!("has {} brokers: name 1 to {REPLICATION_FACTOR_MAX}", wanted.len()))
-    } else if let Some(id) = first_doubled(wanted) {
-        Some(format!("names broker {id} twice: name it once"))
+    } else if let Some(id) = wanted.iter().find(|id| image.broker(**id).is_none()) {
+        Some(format!("names broker {id}, which is not registered: use registered ones"))
     } else {
-        let unknown = wanted.iter().find(|id| image.broker(**id).is_none());
-        unknown.map(|id| format!("names broker {id}, which is not registered: use registered ones"))
+        first_doubled(wanted).map(|id| format!("names broker {id} twice: name it once"))
     };
     if let Some(fault) = fault {
         return Err(invalid(format!("the new assignment {} of {key} {fault}", list(wanted))));

@@ -26,8 +26,9 @@ use crate::topic::Topic;
 use crate::wire::record::Kind;
 use crate::wire::{self, DecodeError, decode_strict, id_from_wire};
 
-/// The longest record. The largest that can be written, a partition with the highest replication
-/// factor, stays below half of it.
+/// The longest record. The largest that can be written stays below half of it: a partition with as many
+/// replicas as can be, each of them named at most thrice (as replica, in ISR or ELR, and as one that is
+/// added or removed).
 pub const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// How much is gathered before it is handed on: a write for each record would cost more than the

@@ -175,13 +175,13 @@ impl<'a> Batch<'a> {
                 "has {len} replicas, and partition 0 has {factor}: give all of them as many"
             ));
         }
-        if let Some(id) = first_doubled(replicas) {
-            return invalid(format!("names broker {id} twice: name it once"));
-        }
         if let Some(id) = replicas.iter().find(|id| self.image.broker(**id).is_none()) {
             return invalid(format!(
                 "names broker {id}, which is not registered: use registered brokers"
             ));
+        }
+        if let Some(id) = first_doubled(replicas) {
+            return invalid(format!("names broker {id} twice: name it once"));
         }
         let active = ActiveBrokers::all(&self.image.brokers);
         let isr: Brokers = replicas.iter().copied().filter(|id| active.contains(*id)).collect();
