@@ -10,7 +10,9 @@ use crate::broker::ActiveBrokers;
 use crate::brokers::Brokers;
 use crate::elect::{Ballot, Elected, Election};
 use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch};
-use crate::partition::{Partition, Recovery, in_order_of, min_insync_effective, without};
+use crate::partition::{
+    EPOCH_MAX, Partition, Recovery, in_order_of, min_insync_effective, without,
+};
 
 /// What a change aims at. Starts as [`Target::of`] a partition, which aims at no change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +61,11 @@ impl Target {
 /// The next state of `partition`, or `None` if nothing differs.
 ///
 /// The brokers in `target.isr` are replicas that may be in an ISR: callers check this before.
+///
+/// # Panics
+///
+/// Behind [`EPOCH_MAX`]: what a client asks for is refused long before
+/// ([`EPOCHS_RESERVED`](crate::EPOCHS_RESERVED)).
 #[must_use]
 pub fn change(
     partition: &Partition,
@@ -154,16 +161,22 @@ fn eligible(
 }
 
 /// The epochs of a state that differs.
+///
+/// # Panics
+///
+/// Behind [`EPOCH_MAX`], to which only years of fences lead: an epoch that ran over would let a fenced
+/// leader back in, so it must never go unnoticed.
 fn stamp(mut next: Partition, leader_written: bool) -> Partition {
-    // 2^32 changes of one partition, one a millisecond, take 49 days: an epoch that ran over would
-    // let a fenced leader back in, so it must never go unnoticed.
-    let epoch = next.partition_epoch.get().checked_add(1);
-    next.partition_epoch = PartitionEpoch(epoch.expect("a partition epoch never exceeds 32 bits"));
+    next.partition_epoch = PartitionEpoch(following(next.partition_epoch.get()));
     if leader_written {
-        let epoch = next.leader_epoch.get().checked_add(1);
-        next.leader_epoch = LeaderEpoch(epoch.expect("a leader epoch never exceeds 32 bits"));
+        next.leader_epoch = LeaderEpoch(following(next.leader_epoch.get()));
     }
     next
+}
+
+fn following(epoch: u32) -> u32 {
+    assert!(epoch < EPOCH_MAX, "a partition has used up its epochs: create its topic anew");
+    epoch + 1
 }
 
 #[cfg(test)]

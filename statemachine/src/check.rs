@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::broker::{ActiveBrokers, Broker};
 use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, PartitionKey, TopicId};
 use crate::image::MetadataImage;
-use crate::partition::{Partition, Recovery, first_doubled, in_order_of, without};
+use crate::partition::{EPOCH_MAX, Partition, Recovery, first_doubled, in_order_of, without};
 use crate::topic_name::{CollisionKey, validate};
 use crate::topics::REPLICATION_FACTOR_MAX;
 
@@ -108,7 +108,7 @@ impl MetadataImage {
             let min_insync = self.min_insync_replicas(topic);
             for (number, partition) in topic.partitions() {
                 let key = PartitionKey { topic: topic.id, partition: number };
-                require_partition(key, &length_rules(partition))?;
+                require_partition(key, &size_rules(partition))?;
                 require_partition(key, &list_rules(partition))?;
                 require_partition(key, &state_rules(partition, min_insync, &active))?;
             }
@@ -213,11 +213,13 @@ fn require_partition<const N: usize>(
     }
 }
 
-/// What is asked first: a snapshot may hold lists of any length.
-fn length_rules(partition: &Partition) -> Rules<3> {
+/// What is asked first: a snapshot may hold lists and numbers of any size.
+fn size_rules(partition: &Partition) -> Rules<4> {
     let Partition { replicas, isr, elr, adding, removing, .. } = partition;
     let most = replicas.len();
+    let epoch = partition.partition_epoch.get().max(partition.leader_epoch.get());
     [
+        (epoch <= EPOCH_MAX, "an epoch fits 31 bits"),
         (!replicas.is_empty(), "a partition has a replica"),
         (most <= REPLICATION_FACTOR_MAX, "a replication factor fits 15 bits"),
         (
@@ -341,6 +343,8 @@ mod tests {
                 |p| p.replicas = (0..=REPLICATION_FACTOR_MAX as u32).map(BrokerId).collect(),
                 "a replication factor fits 15 bits",
             ),
+            (|p| p.partition_epoch.0 = EPOCH_MAX + 1, "an epoch fits 31 bits"),
+            (|p| p.leader_epoch.0 = EPOCH_MAX + 1, "an epoch fits 31 bits"),
             (|p| p.removing = ids(&[1, 1, 1, 1]), "no more brokers in a list than replicas"),
             (|p| p.replicas = ids(&[1, 2, 3, 1]), "no duplicates"),
             (|p| p.isr = ids(&[1, 1]), "no duplicates"),

@@ -123,7 +123,7 @@ pub use ids::{
 pub use image::MetadataImage;
 pub use machine::Metadata;
 pub use outcome::{Outcome, PartitionAltered, PartitionResult, Reply};
-pub use partition::{Partition, Recovery};
+pub use partition::{EPOCH_MAX, EPOCHS_RESERVED, Partition, Recovery};
 pub use producer_ids::PRODUCER_IDS_PER_BLOCK;
 pub use register::{BROKER_TEXT_BYTES_MAX, DIRECTORIES_MAX, LISTENERS_MAX};
 pub use snapshot::RECORD_BYTES_MAX;

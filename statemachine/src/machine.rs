@@ -198,10 +198,11 @@ impl Step<'_> {
         })
     }
 
-    /// The partition that a request names.
+    /// The partition that a client's request names, for it to change. How this command has left it can be
+    /// asked too.
     pub(crate) fn partition(&self, key: PartitionKey) -> Result<&Partition, Rejection> {
         let topic = self.topic(key.topic)?;
-        topic.partition(key.partition).ok_or_else(|| {
+        let partition = topic.partition(key.partition).ok_or_else(|| {
             let fault = format!(
                 "topic {} has {} partitions and no number {}: wait for metadata",
                 topic.name,
@@ -209,7 +210,18 @@ impl Step<'_> {
                 key.partition
             );
             Rejection::new(ErrorCode::UnknownTopicOrPartition, fault)
-        })
+        })?;
+        if partition.is_spent() && !self.delta.partitions.contains(&key) {
+            return Err(Rejection::new(
+                ErrorCode::InvalidRequest,
+                format!(
+                    "partition {} of topic {} has used up its epochs, and the last ones are for \
+                     when brokers fail: move its records to a topic that is new",
+                    key.partition, topic.name
+                ),
+            ));
+        }
+        Ok(partition)
     }
 
     /// Checks the partitions that one command names: some, not too many, and none of them twice.
@@ -292,8 +304,11 @@ impl Step<'_> {
 #[allow(non_snake_case, reason = "tests of a trap carry its number")]
 mod tests {
     use super::*;
+    use crate::brokers::Brokers;
+    use crate::command::{ElectLeaders, ElectionType, Reassignment};
     use crate::contract::Image;
-    use crate::testing::{Cluster, new_topic, registration};
+    use crate::partition::{EPOCH_MAX, EPOCHS_RESERVED};
+    use crate::testing::{Cluster, ids, key, new_topic, registration};
 
     /// A clock or random ids inside apply made the incident's replicas differ.
     #[test]
@@ -339,6 +354,49 @@ mod tests {
         assert_eq!(cluster.partition().leader, Some(BrokerId(2)));
         cluster.fence(2);
         assert_eq!(cluster.partition().leader, Some(BrokerId(1)));
+    }
+
+    /// To see it fail: have `Step::partition` give every partition that there is.
+    #[test]
+    fn the_last_epochs_are_for_what_must_not_fail() {
+        let last = EPOCH_MAX - EPOCHS_RESERVED;
+        let mut cluster = Cluster::with_topic(&[1, 2, 3], &[1, 2], &[]);
+        let mut partition = cluster.partition().clone();
+        (partition.leader_epoch.0, partition.partition_epoch.0) = (7, last - 1);
+        cluster.replace_partition(partition);
+        cluster.set_isr(&[1]);
+        let shown = |epochs| format!("leader=1 isr=[1] elr=[] last=- epochs=7/{epochs}");
+        assert_eq!(cluster.shown(), shown(last + 1), "the last change that a client may ask for");
+
+        let alter = cluster.alter(&[1, 2]);
+        assert_eq!(cluster.refuse(Command::AlterPartition(alter)), ErrorCode::InvalidRequest);
+        let partition = key(1, 0);
+        let elect = |election| ElectLeaders { election, partitions: vec![partition] };
+        let reassign = |target: Option<Brokers>| Command::AlterReassignments {
+            reassignments: vec![Reassignment { partition, target }],
+        };
+        for command in [
+            Command::ElectLeaders(elect(ElectionType::Preferred)),
+            Command::ElectLeaders(elect(ElectionType::Unclean)),
+            reassign(Some(ids(&[1, 3]))),
+            reassign(None),
+        ] {
+            let applied = cluster.apply(command.clone());
+            assert!(applied.changes.is_empty(), "{command}");
+            match applied.outcome.into_result() {
+                Ok(Reply::LeadersElected { results } | Reply::Reassigned { results }) => {
+                    let refused = results[0].as_ref().expect_err("refused");
+                    assert_eq!(refused.code, ErrorCode::InvalidRequest, "{command}");
+                }
+                other => panic!("{command}: {other:?}"),
+            }
+        }
+        cluster.fence(1);
+        let fenced = format!("leader=- isr=[] elr=[1] last=1 epochs=8/{}", last + 2);
+        assert_eq!(cluster.shown(), fenced);
+        cluster.unfence(1);
+        let unfenced = format!("leader=1 isr=[1] elr=[] last=- epochs=9/{}", last + 3);
+        assert_eq!(cluster.shown(), unfenced);
     }
 
     #[test]

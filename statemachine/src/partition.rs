@@ -18,6 +18,13 @@ pub enum Recovery {
     Recovering,
 }
 
+/// The highest epoch of a partition: Kafka sends epochs as signed 32-bit numbers.
+pub const EPOCH_MAX: u32 = i32::MAX as u32;
+
+/// The last epochs are for what must not fail, a fence before all. From where they begin on, nothing that a
+/// client asks of the partition is done any more: with one fence a second they last for eight years.
+pub const EPOCHS_RESERVED: u32 = 1 << 28;
+
 /// The state of a partition.
 ///
 /// `isr` and `elr` are kept in the order of `replicas`, so that equal sets are equal bytes.
@@ -69,6 +76,12 @@ impl Partition {
     #[must_use]
     pub fn is_reassigning(&self) -> bool {
         !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// Whether only the reserved epochs are left ([`EPOCHS_RESERVED`]).
+    pub(crate) fn is_spent(&self) -> bool {
+        let epoch = self.partition_epoch.get().max(self.leader_epoch.get());
+        epoch > EPOCH_MAX - EPOCHS_RESERVED
     }
 
     /// How many in-sync replicas `acks=all` needs: `min.insync.replicas`, or the replication factor

@@ -7,6 +7,7 @@ use quorate_statemachine::{
     PartitionKey, PartitionResult, Reassignment, Recovery, Rejection, Reply,
 };
 
+use crate::age::LAST_FOR_CLIENTS;
 use crate::change::{Election, Target, minus, set};
 use crate::state::{Partition, Set, State};
 use crate::topics::{PARTITIONS_MAX, REPLICAS_MAX};
@@ -15,7 +16,11 @@ impl State {
     fn find(&self, key: PartitionKey) -> Result<Partition, ErrorCode> {
         let topic = self.topics.get(&key.topic).ok_or(ErrorCode::UnknownTopicId)?;
         let partition = topic.partitions.get(key.partition as usize);
-        partition.cloned().ok_or(ErrorCode::UnknownTopicOrPartition)
+        let partition = partition.cloned().ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        match partition.partition_epoch.0.max(partition.leader_epoch.0) > LAST_FOR_CLIENTS {
+            true => Err(ErrorCode::InvalidRequest),
+            false => Ok(partition),
+        }
     }
 
     fn altered(&self, key: PartitionKey, new_leader_elected: bool) -> PartitionAltered {
