@@ -1,7 +1,8 @@
 //! The one way in which a partition changes: from a target to its next state, with its election.
 //!
-//! Every command that touches a partition, once it is created, goes through [`change`]. So the rules
-//! of ISR, ELR, elections and epochs are in one place, and a command only says what it aims at.
+//! Every command that touches a partition, once it is created, goes through [`change`]; another
+//! `min.insync.replicas` goes through its second step alone ([`with_min_insync`]). So the rules of ISR, ELR,
+//! elections and epochs are in one place, and a command only says what it aims at.
 //!
 //! Sources: KIP-455 (reassignment), KIP-497 (partition epoch), KIP-704 (recovery state), KIP-966
 //! (eligible leader replicas).
@@ -124,6 +125,28 @@ pub fn change(
         recovery,
     };
     (next != *partition).then(|| stamp(next, leader_written))
+}
+
+/// Step 2 alone, for a partition for which another `min.insync.replicas` holds now; `None` if nothing
+/// differs, which is known without a look at its lists where nobody leads or the ELR is empty.
+#[must_use]
+pub(crate) fn with_min_insync(
+    partition: &Partition,
+    min_insync_replicas: u32,
+) -> Option<Partition> {
+    // Without a leader the ISR is empty, and the candidates stay.
+    if partition.leader.is_none() || partition.elr.is_empty() {
+        return None;
+    }
+    let Partition { replicas, isr, .. } = partition;
+    let elr = eligible(
+        partition,
+        replicas,
+        isr,
+        None,
+        partition.min_insync_effective(min_insync_replicas),
+    );
+    (elr != partition.elr).then(|| stamp(Partition { elr, ..partition.clone() }, false))
 }
 
 /// Step 1: a reassignment is complete when every replica that stays is in sync.

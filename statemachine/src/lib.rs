@@ -43,7 +43,7 @@
 //! - Epochs never decrease. A change is a step of the partition epoch, another leader one of the
 //!   leader epoch. Broker epochs are unique and increase.
 //!
-//! What is absent: no partition changes but by `change()`, no hash map is iterated, no error is
+//! What is absent: no partition changes but in `change.rs`, no hash map is iterated, no error is
 //! swallowed, and no state is reachable from which a dead leader would be elected to succeed itself.
 
 mod alter_configs;

@@ -7,7 +7,6 @@ use quorate_statemachine::{
     FeatureLevel, Reply, TopicId,
 };
 
-use crate::change::Target;
 use crate::state::{Configs, State};
 
 const MIN_INSYNC: &str = "min.insync.replicas";
@@ -112,13 +111,26 @@ impl State {
         let mut partitions_changed = 0;
         for (topic, min_insync) in before {
             if self.min_insync(topic) != min_insync {
-                for key in self.keys().into_iter().filter(|key| key.topic == topic) {
-                    let target = Target::keep(self.partition(key).unwrap());
-                    partitions_changed += u64::from(self.change(key, target));
-                }
+                partitions_changed += self.follow_min_insync(topic);
             }
         }
         Ok(Reply::ConfigsAltered { partitions_changed })
+    }
+
+    /// Step 2 of `change`, and nothing else of it; says how many differ.
+    fn follow_min_insync(&mut self, topic: TopicId) -> u64 {
+        let min_insync = self.min_insync(topic);
+        let mut count = 0;
+        for partition in &mut self.topics.get_mut(&topic).unwrap().partitions {
+            let enough = min_insync.min(partition.replicas.len());
+            let led = partition.leader.is_some();
+            if led && partition.isr.len() >= enough && !partition.elr.is_empty() {
+                partition.elr.clear();
+                partition.partition_epoch.0 += 1;
+                count += 1;
+            }
+        }
+        count
     }
 
     fn merged(
