@@ -108,7 +108,7 @@ impl Upkeep {
 
     /// Whether the command was applied.
     async fn propose(&self, command: Command) -> bool {
-        accepted(&propose(&self.node, command.encode()).await)
+        accepted(&propose(&self.node, &command).await)
     }
 
     /// Whether there was nothing to do, or it is done.

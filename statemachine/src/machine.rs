@@ -152,7 +152,8 @@ pub(crate) struct Step<'a> {
 }
 
 impl Step<'_> {
-    fn run(&mut self, command: &Command) -> Result<Reply, Rejection> {
+    pub(crate) fn run(&mut self, command: &Command) -> Result<Reply, Rejection> {
+        self.image.check_level(command)?;
         match command {
             Command::RegisterBroker(register) => register::apply(self, register),
             Command::FenceBroker(session) => liveness::fence(self, *session),
