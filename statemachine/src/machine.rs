@@ -50,12 +50,15 @@ impl StateMachine for Metadata {
         self.apply_command(index, &command)
     }
 
+    /// Without the sentences of rejections, which are for people: their words, and their lengths, may be
+    /// others in another version, and what is kept is to be the same on all replicas.
     fn encode_outcome(outcome: &Outcome) -> Bytes {
-        outcome.encode()
+        outcome.without_sentences().encode()
     }
 
     fn decode_outcome(bytes: &[u8]) -> Result<Outcome, Cause> {
-        Outcome::decode(bytes).map_err(Cause::from)
+        let kept = Outcome::decode(bytes).map_err(Cause::from)?;
+        Ok(kept.with_sentences())
     }
 
     fn image(&self) -> MetadataImage {
