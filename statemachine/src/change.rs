@@ -345,11 +345,26 @@ mod tests {
 
     #[test]
     fn a_reassignment_never_completes_to_an_empty_isr_or_no_replica() {
+        // All are to leave: with nobody that stays, all that stay are in sync. Even where somebody is named
+        // who is no replica, and so would be left in the ISR.
         let from = reassigning(&[1, 2], &[], &[4, 3, 1, 2]);
         assert_eq!(to_isr(&from, &[1, 2], 1, &[1, 2, 3, 4]), "no-op");
-        let from = reassigning(&[1, 2], &[3, 4], &[1, 2]);
-        let next = to_isr(&from, &[1], 2, &[1, 2, 3, 4]);
-        assert_eq!(next, "leader=1 isr=[1] elr=[2] last=- epochs=0/1");
+        let target = Target { isr: ids(&[1, 9]), ..Target::of(&from) };
+        let next = changed(&from, target, 1, &[1, 2, 3, 4, 9]).expect("changes");
+        assert_eq!(show(&next), "leader=1 isr=[1] elr=[] last=- epochs=0/1");
+        assert_eq!((&next.replicas, &next.removing), (&from.replicas, &from.removing));
+        // Of those that stay one is in sync, or none.
+        let from = reassigning(&[1, 2, 3], &[3, 4], &[1, 2]);
+        for (isr, becomes) in [
+            (&[1, 3][..], "leader=1 isr=[3,1] elr=[2] last=- epochs=0/1"),
+            (&[1], "leader=1 isr=[1] elr=[3,2] last=- epochs=0/1"),
+        ] {
+            let target = Target { isr: ids(isr), ..Target::of(&from) };
+            let next = changed(&from, target, 3, &[1, 2, 3, 4]).expect("changes");
+            assert_eq!(show(&next), becomes);
+            assert_eq!(next.replicas, from.replicas);
+            assert_eq!((&next.adding, &next.removing), (&from.adding, &from.removing));
+        }
     }
 
     #[test]
