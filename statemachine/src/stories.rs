@@ -151,6 +151,7 @@ fn the_last_in_sync_dies_and_an_eligible_one_takes_over() {
             ("fence 3", "leader=1 isr=[1,2] elr=[3] last=- epochs=0/1"),
             ("fence 2", "leader=1 isr=[1] elr=[2,3] last=- epochs=0/2"),
             ("fence 1", "leader=- isr=[] elr=[1,2,3] last=1 epochs=1/3"),
+            ("elect unclean", "ELIGIBLE_LEADERS_NOT_AVAILABLE"),
             ("unfence 3", "leader=3 isr=[3] elr=[1,2] last=- epochs=2/4"),
             ("unfence 1", "leader=3 isr=[3] elr=[1,2] last=- epochs=2/4"),
             ("isr 3,1", "leader=3 isr=[1,3] elr=[2] last=- epochs=2/5"),

@@ -358,6 +358,36 @@ mod tests {
     }
 
     #[test]
+    fn partitions_are_added_where_they_were_planned_to_begin_and_only_once() {
+        let mut cluster = Cluster::with_topic(&[1, 2, 3], &[1, 2], &[]);
+        let grow = |topic, first, partitions: &[&[u32]]| {
+            let partitions = partitions.iter().map(|on| ids(on)).collect();
+            Command::CreatePartitions(CreatePartitions {
+                topic: topic_id(topic),
+                first,
+                partitions,
+            })
+        };
+        for (refused, code) in [
+            (grow(2, 1, &[&[1, 2]]), ErrorCode::UnknownTopicId),
+            (grow(1, 0, &[&[1, 2]]), ErrorCode::InvalidPartitions),
+            (grow(1, 2, &[&[1, 2]]), ErrorCode::InvalidPartitions),
+            (grow(1, 1, &[]), ErrorCode::InvalidPartitions),
+            (grow(1, 1, &[&[1, 2], &[3]]), ErrorCode::InvalidReplicaAssignment),
+        ] {
+            assert_eq!(cluster.refuse(refused.clone()), code, "{refused}");
+        }
+        let planned = grow(1, 1, &[&[2, 3], &[3, 1]]);
+        let reply = cluster.accept(planned.clone());
+        assert_eq!(reply, Reply::PartitionsCreated { partitions: 3 });
+        let shown = |number| show(cluster.image().partition(key(1, number)).expect("there"));
+        assert_eq!(shown(1), "leader=2 isr=[2,3] elr=[] last=- epochs=0/0");
+        assert_eq!(shown(2), "leader=3 isr=[3,1] elr=[] last=- epochs=0/0");
+        // Tried again by somebody who was not answered.
+        assert_eq!(cluster.refuse(planned), ErrorCode::InvalidPartitions);
+    }
+
+    #[test]
     fn deletion_is_by_id_and_frees_the_name() {
         let mut cluster = Cluster::with_topic(&[1], &[1], &[]);
         let delete = |number| Command::DeleteTopic { topic: topic_id(number) };
