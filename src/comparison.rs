@@ -83,7 +83,7 @@ impl Comparison {
         match verdict(voters.len(), &notes) {
             Verdict::Agreed(checkpoint) => {
                 let command = Command::CompareState(checkpoint);
-                if accepted(&propose(&self.node, command.encode()).await) {
+                if accepted(&propose(&self.node, &command).await) {
                     self.compared = checkpoint.index;
                 }
             }

@@ -123,7 +123,7 @@ impl Inner {
             RequestKind::Checkpoints(_) => comparison::answer(&node),
             RequestKind::Propose(command) => match Command::decode(&command) {
                 Ok(decided) if is_the_senders_to_decide(&decided) => {
-                    self.in_slot(propose(&node, command)).await
+                    self.in_slot(propose(&node, &decided)).await
                 }
                 Ok(_) | Err(_) => Refusal::Unsupported.into(),
             },
@@ -162,9 +162,14 @@ fn is_the_senders_to_decide(command: &Command) -> bool {
     )
 }
 
-/// Proposes on this node, if it leads.
-pub(crate) async fn propose(node: &Node<Metadata>, command: Bytes) -> Response {
-    match node.propose(command).await {
+/// Proposes on this node, if it leads. What the feature level does not allow is not proposed: a node of an
+/// earlier version would stop at it.
+pub(crate) async fn propose(node: &Node<Metadata>, command: &Command) -> Response {
+    let now = node.image();
+    if let Err(rejection) = now.image.check_level(command) {
+        return rejected(rejection, now.applied);
+    }
+    match node.propose(command.encode()).await {
         Ok(committed) => applied(&committed.outcome, committed.index),
         Err(error) => proposal_failed(&error),
     }

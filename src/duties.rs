@@ -253,7 +253,7 @@ impl Duties {
         let node = self.node.clone();
         self.work.spawn(async move {
             let (broker, incarnation) = (register.broker, register.incarnation);
-            let response = propose(&node, Command::RegisterBroker(register).encode()).await;
+            let response = propose(&node, &Command::RegisterBroker(register)).await;
             Finished::Registration { term, broker, incarnation, reply, response }
         });
     }
@@ -268,7 +268,7 @@ impl Duties {
             Flags::InShutdown => Command::ShutdownBroker(whom),
         };
         self.work.spawn(async move {
-            let response = propose(&node, command.encode()).await;
+            let response = propose(&node, &command).await;
             let applied = accepted(&response);
             if applied {
                 let to = transition.to;

@@ -139,7 +139,7 @@ async fn decide(
             (decision(&now.image), now.applied)
         };
         match decided {
-            Ok(Decision::Propose(command)) => return propose(node, command.encode()).await,
+            Ok(Decision::Propose(command)) => return propose(node, &command).await,
             Ok(Decision::AsItIs(reply)) if confirmed => {
                 return applied(&Outcome::Accepted(reply), index);
             }

@@ -120,7 +120,7 @@ impl Upkeep {
         }
         tracing::info!(?election, partitions = partitions.len(), "electing leaders");
         let command = Command::ElectLeaders(ElectLeaders { election, partitions });
-        accepted(&propose(&self.node, command.encode()).await)
+        accepted(&propose(&self.node, &command).await)
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! Another `min.insync.replicas` decides anew who stays in the ELR of the partitions that it governs.
 
-use crate::change::Target;
+use crate::change::with_min_insync;
 use crate::command::{ConfigChange, ConfigResource};
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{BrokerId, PartitionKey, TopicId};
 use crate::image::MetadataImage;
 use crate::machine::Step;
 use crate::outcome::Reply;
+use crate::partition::Partition;
 use crate::topic::Topic;
 use crate::topic_config::TopicConfigKey;
 
@@ -98,23 +99,27 @@ fn of_topic(step: &mut Step<'_>, id: TopicId, changes: &[ConfigChange]) -> Resul
     }
 }
 
-/// Has the partitions of a topic follow the `min.insync.replicas` that holds for it now.
+/// Has the ELRs of a topic follow the `min.insync.replicas` that holds for it now. Nothing else of its
+/// partitions changes, and those without an ELR are only looked at.
 fn change_partitions(step: &mut Step<'_>, id: TopicId) -> u64 {
-    let count = step.image.topic(id).map_or(0, Topic::partition_count);
-    let mut changed = 0;
-    for partition in 0..count {
-        let key = PartitionKey { topic: id, partition };
-        let target = step.image.partition(key).map(Target::of);
-        changed += u64::from(target.is_some_and(|target| step.change_partition(key, target)));
+    let Some(topic) = step.image.topic(id) else { return 0 };
+    let min_insync = step.image.min_insync_replicas(topic);
+    let changed: Vec<(u32, Partition)> = topic
+        .partitions()
+        .filter_map(|(number, partition)| Some((number, with_min_insync(partition, min_insync)?)))
+        .collect();
+    let count = changed.len() as u64;
+    for (partition, next) in changed {
+        step.put_partition(PartitionKey { topic: id, partition }, next);
     }
-    changed
+    count
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Command, ConfigOperation, Reassignment};
-    use crate::testing::{Cluster, ids, key, topic_id};
+    use crate::command::{Command, ConfigOperation};
+    use crate::testing::{Cluster, ids, topic_id};
 
     fn set(cluster: &mut Cluster, resource: ConfigResource, key: &str, value: &str) -> Reply {
         let operation = ConfigOperation::Set(value.into());
@@ -122,22 +127,27 @@ mod tests {
         cluster.accept(Command::AlterConfigs { resource, changes })
     }
 
+    /// Topic 1 of one partition, led by 1 with 2 in the ELR, as min.insync.replicas is 2; and it moves to 1
+    /// alone, so that whatever runs the whole of `change` completes that.
+    fn cluster() -> Cluster {
+        let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[("min.insync.replicas", "2")]);
+        cluster.set_isr(&[1]);
+        let mut partition = cluster.partition().clone();
+        partition.removing = ids(&[2]);
+        cluster.replace_partition(partition);
+        assert_eq!(cluster.shown(), "leader=1 isr=[1] elr=[2] last=- epochs=0/2");
+        cluster
+    }
+
     #[test]
     fn partitions_are_changed_where_another_min_insync_holds_and_nowhere_else() {
-        let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[]);
-        cluster.set_isr(&[1]);
-        cluster.fence(1);
-        let reassignments = vec![Reassignment { partition: key(1, 0), target: Some(ids(&[1])) }];
-        cluster.accept(Command::AlterReassignments { reassignments });
-        // Elected from the ELR: whatever changes the partition next completes the reassignment.
-        cluster.unfence(1);
+        let mut cluster = cluster();
         let before = cluster.partition().clone();
-        assert!(before.is_reassigning());
-
         let topic = ConfigResource::Topic(topic_id(1));
         for (resource, key, value) in [
             (topic, "segment.bytes", "100"),
-            (topic, "min.insync.replicas", "1"),
+            (topic, "min.insync.replicas", "2"),
+            (topic, "min.insync.replicas", "3"),
             (ConfigResource::Default, "segment.bytes", "100"),
             (ConfigResource::Default, "min.insync.replicas", "1"),
             (ConfigResource::Default, "min.insync.replicas", "2"),
@@ -146,7 +156,23 @@ mod tests {
             assert_eq!(reply, Reply::ConfigsAltered { partitions_changed: 0 }, "{key}={value}");
             assert_eq!(*cluster.partition(), before, "{key}={value}");
         }
-        let reply = set(&mut cluster, topic, "min.insync.replicas", "2");
+        let reply = set(&mut cluster, topic, "min.insync.replicas", "1");
         assert_eq!(reply, Reply::ConfigsAltered { partitions_changed: 1 });
+    }
+
+    /// To see it fail: have `change_partitions` run `change`.
+    #[test]
+    fn only_the_elr_follows_another_min_insync() {
+        let mut cluster = cluster();
+        let before = cluster.partition().clone();
+        set(&mut cluster, ConfigResource::Topic(topic_id(1)), "min.insync.replicas", "1");
+        assert_eq!(cluster.shown(), "leader=1 isr=[1] elr=[] last=- epochs=0/3");
+        assert_eq!(cluster.partition().replicas, before.replicas);
+        assert_eq!(cluster.partition().removing, before.removing, "it goes on to move");
+        // Nobody leads: whoever may lead next stays.
+        cluster.fence(1);
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[1] last=1 epochs=1/4");
+        set(&mut cluster, ConfigResource::Topic(topic_id(1)), "min.insync.replicas", "2");
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[1] last=1 epochs=1/4");
     }
 }

@@ -1,7 +1,8 @@
 //! The one way in which a partition changes: from a target to its next state, with its election.
 //!
-//! Every command that touches a partition, once it is created, goes through [`change`]. So the rules
-//! of ISR, ELR, elections and epochs are in one place, and a command only says what it aims at.
+//! Every command that touches a partition, once it is created, goes through [`change`]; another
+//! `min.insync.replicas` goes through its second step alone ([`with_min_insync`]). So the rules of ISR, ELR,
+//! elections and epochs are in one place, and a command only says what it aims at.
 //!
 //! Sources: KIP-455 (reassignment), KIP-497 (partition epoch), KIP-704 (recovery state), KIP-966
 //! (eligible leader replicas).
@@ -10,7 +11,9 @@ use crate::broker::ActiveBrokers;
 use crate::brokers::Brokers;
 use crate::elect::{Ballot, Elected, Election};
 use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch};
-use crate::partition::{Partition, Recovery, in_order_of, min_insync_effective, without};
+use crate::partition::{
+    EPOCH_MAX, Partition, Recovery, in_order_of, min_insync_effective, without,
+};
 
 /// What a change aims at. Starts as [`Target::of`] a partition, which aims at no change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +62,11 @@ impl Target {
 /// The next state of `partition`, or `None` if nothing differs.
 ///
 /// The brokers in `target.isr` are replicas that may be in an ISR: callers check this before.
+///
+/// # Panics
+///
+/// Behind [`EPOCH_MAX`]: what a client asks for is refused long before
+/// ([`EPOCHS_RESERVED`](crate::EPOCHS_RESERVED)).
 #[must_use]
 pub fn change(
     partition: &Partition,
@@ -119,6 +127,28 @@ pub fn change(
     (next != *partition).then(|| stamp(next, leader_written))
 }
 
+/// Step 2 alone, for a partition for which another `min.insync.replicas` holds now; `None` if nothing
+/// differs, which is known without a look at its lists where nobody leads or the ELR is empty.
+#[must_use]
+pub(crate) fn with_min_insync(
+    partition: &Partition,
+    min_insync_replicas: u32,
+) -> Option<Partition> {
+    // Without a leader the ISR is empty, and the candidates stay.
+    if partition.leader.is_none() || partition.elr.is_empty() {
+        return None;
+    }
+    let Partition { replicas, isr, .. } = partition;
+    let elr = eligible(
+        partition,
+        replicas,
+        isr,
+        None,
+        partition.min_insync_effective(min_insync_replicas),
+    );
+    (elr != partition.elr).then(|| stamp(Partition { elr, ..partition.clone() }, false))
+}
+
 /// Step 1: a reassignment is complete when every replica that stays is in sync.
 fn complete_reassignment(target: Target) -> Target {
     if target.adding.is_empty() && target.removing.is_empty() {
@@ -154,16 +184,22 @@ fn eligible(
 }
 
 /// The epochs of a state that differs.
+///
+/// # Panics
+///
+/// Behind [`EPOCH_MAX`], to which only years of fences lead: an epoch that ran over would let a fenced
+/// leader back in, so it must never go unnoticed.
 fn stamp(mut next: Partition, leader_written: bool) -> Partition {
-    // 2^32 changes of one partition, one a millisecond, take 49 days: an epoch that ran over would
-    // let a fenced leader back in, so it must never go unnoticed.
-    let epoch = next.partition_epoch.get().checked_add(1);
-    next.partition_epoch = PartitionEpoch(epoch.expect("a partition epoch never exceeds 32 bits"));
+    next.partition_epoch = PartitionEpoch(following(next.partition_epoch.get()));
     if leader_written {
-        let epoch = next.leader_epoch.get().checked_add(1);
-        next.leader_epoch = LeaderEpoch(epoch.expect("a leader epoch never exceeds 32 bits"));
+        next.leader_epoch = LeaderEpoch(following(next.leader_epoch.get()));
     }
     next
+}
+
+fn following(epoch: u32) -> u32 {
+    assert!(epoch < EPOCH_MAX, "a partition has used up its epochs: create its topic anew");
+    epoch + 1
 }
 
 #[cfg(test)]
@@ -309,11 +345,26 @@ mod tests {
 
     #[test]
     fn a_reassignment_never_completes_to_an_empty_isr_or_no_replica() {
+        // All are to leave: with nobody that stays, all that stay are in sync. Even where somebody is named
+        // who is no replica, and so would be left in the ISR.
         let from = reassigning(&[1, 2], &[], &[4, 3, 1, 2]);
         assert_eq!(to_isr(&from, &[1, 2], 1, &[1, 2, 3, 4]), "no-op");
-        let from = reassigning(&[1, 2], &[3, 4], &[1, 2]);
-        let next = to_isr(&from, &[1], 2, &[1, 2, 3, 4]);
-        assert_eq!(next, "leader=1 isr=[1] elr=[2] last=- epochs=0/1");
+        let target = Target { isr: ids(&[1, 9]), ..Target::of(&from) };
+        let next = changed(&from, target, 1, &[1, 2, 3, 4, 9]).expect("changes");
+        assert_eq!(show(&next), "leader=1 isr=[1] elr=[] last=- epochs=0/1");
+        assert_eq!((&next.replicas, &next.removing), (&from.replicas, &from.removing));
+        // Of those that stay one is in sync, or none.
+        let from = reassigning(&[1, 2, 3], &[3, 4], &[1, 2]);
+        for (isr, becomes) in [
+            (&[1, 3][..], "leader=1 isr=[3,1] elr=[2] last=- epochs=0/1"),
+            (&[1], "leader=1 isr=[1] elr=[3,2] last=- epochs=0/1"),
+        ] {
+            let target = Target { isr: ids(isr), ..Target::of(&from) };
+            let next = changed(&from, target, 3, &[1, 2, 3, 4]).expect("changes");
+            assert_eq!(show(&next), becomes);
+            assert_eq!(next.replicas, from.replicas);
+            assert_eq!((&next.adding, &next.removing), (&from.adding, &from.removing));
+        }
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::broker::{ActiveBrokers, Broker};
 use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, PartitionKey, TopicId};
 use crate::image::MetadataImage;
-use crate::partition::{Partition, Recovery, first_doubled, in_order_of};
+use crate::partition::{EPOCH_MAX, Partition, Recovery, first_doubled, in_order_of, without};
 use crate::topic_name::{CollisionKey, validate};
+use crate::topics::REPLICATION_FACTOR_MAX;
 
 /// A state, or a step from one state to the next, that must never be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,6 +108,7 @@ impl MetadataImage {
             let min_insync = self.min_insync_replicas(topic);
             for (number, partition) in topic.partitions() {
                 let key = PartitionKey { topic: topic.id, partition: number };
+                require_partition(key, &size_rules(partition))?;
                 require_partition(key, &list_rules(partition))?;
                 require_partition(key, &state_rules(partition, min_insync, &active))?;
             }
@@ -211,15 +213,30 @@ fn require_partition<const N: usize>(
     }
 }
 
+/// What is asked first: a snapshot may hold lists and numbers of any size.
+fn size_rules(partition: &Partition) -> Rules<4> {
+    let Partition { replicas, isr, elr, adding, removing, .. } = partition;
+    let most = replicas.len();
+    let epoch = partition.partition_epoch.get().max(partition.leader_epoch.get());
+    [
+        (epoch <= EPOCH_MAX, "an epoch fits 31 bits"),
+        (!replicas.is_empty(), "a partition has a replica"),
+        (most <= REPLICATION_FACTOR_MAX, "a replication factor fits 15 bits"),
+        (
+            [isr, elr, adding, removing].iter().all(|set| set.len() <= most),
+            "no more brokers in a list than replicas",
+        ),
+    ]
+}
+
 /// What holds of the lists of a partition, whoever is active.
-fn list_rules(partition: &Partition) -> Rules<9> {
+fn list_rules(partition: &Partition) -> Rules<8> {
     let Partition { replicas, isr, elr, adding, removing, .. } = partition;
     let all = [replicas, isr, elr, adding, removing];
-    let within = |set: &[BrokerId]| set.iter().all(|id| replicas.contains(id));
-    let disjoint = |a: &[BrokerId], b: &[BrokerId]| a.iter().all(|id| !b.contains(id));
+    let disjoint = |a: &[BrokerId], b: &[BrokerId]| without(a, b).len() == a.len();
+    let within = |set: &[BrokerId]| without(set, replicas).is_empty();
     let ordered = |set: &[BrokerId]| *in_order_of(replicas, set) == *set;
     [
-        (!replicas.is_empty(), "a partition has a replica"),
         (all.iter().all(|set| first_doubled(set).is_none()), "no duplicates"),
         (within(isr), "isr within replicas"),
         (within(elr), "elr within replicas"),
@@ -322,6 +339,13 @@ mod tests {
         type Break = fn(&mut Partition);
         let breaks: &[(Break, &str)] = &[
             (|p| p.replicas = ids(&[]), "a partition has a replica"),
+            (
+                |p| p.replicas = (0..=REPLICATION_FACTOR_MAX as u32).map(BrokerId).collect(),
+                "a replication factor fits 15 bits",
+            ),
+            (|p| p.partition_epoch.0 = EPOCH_MAX + 1, "an epoch fits 31 bits"),
+            (|p| p.leader_epoch.0 = EPOCH_MAX + 1, "an epoch fits 31 bits"),
+            (|p| p.removing = ids(&[1, 1, 1, 1]), "no more brokers in a list than replicas"),
             (|p| p.replicas = ids(&[1, 2, 3, 1]), "no duplicates"),
             (|p| p.isr = ids(&[1, 1]), "no duplicates"),
             (|p| p.isr = ids(&[1, 2, 4]), "isr within replicas"),

@@ -48,7 +48,8 @@ pub trait StateMachine: Sized + Send + 'static {
     ) -> Result<Applied<Self::Outcome, Self::Changes>, ApplyError>;
 
     /// The bytes of an outcome, as the table of client sessions keeps it for whoever asks again. Equal
-    /// outcomes give equal bytes, on every replica.
+    /// outcomes give equal bytes, on every replica, and their length decides which sessions expire: what may
+    /// be said otherwise by another version, as words for people, is no part of them.
     fn encode_outcome(outcome: &Self::Outcome) -> Bytes;
 
     /// Reads the bytes of an outcome, also those that an earlier version wrote.

@@ -95,15 +95,19 @@ impl Changes<MetadataImage> for Delta {
 impl Delta {
     fn topic_between(&mut self, before: &MetadataImage, topic: &Topic) {
         let key = |partition| PartitionKey { topic: topic.id, partition };
-        let Some(old) = before.topic(topic.id) else {
+        let old = before.topic(topic.id);
+        if old.is_some_and(|old| std::ptr::eq(old, topic)) {
+            return;
+        }
+        let Some(old) = old.filter(|old| may_become(old, topic)) else {
+            if old.is_some() {
+                self.topics_deleted.insert(topic.id);
+            }
             self.topics_created.insert(topic.id);
             self.partitions.extend((0..topic.partition_count()).map(key));
             return;
         };
-        if std::ptr::eq(old, topic) {
-            return;
-        }
-        if old.configs != topic.configs || old.name != topic.name {
+        if old.configs != topic.configs {
             self.topics_changed.insert(topic.id);
         }
         for (number, partition) in topic.partitions() {
@@ -112,6 +116,17 @@ impl Delta {
             }
         }
     }
+}
+
+/// Whether the one can have become the other by changes. If not it was deleted, and created again under
+/// its id: a name stays, partitions stay, and each change of one is a step of its epoch.
+fn may_become(old: &Topic, new: &Topic) -> bool {
+    old.name == new.name
+        && old.partitions().all(|(number, before)| {
+            new.partition(number).is_some_and(|after| {
+                before == after || before.partition_epoch < after.partition_epoch
+            })
+        })
 }
 
 #[cfg(test)]
@@ -157,6 +172,38 @@ mod tests {
         apply(&mut cluster, delete, &mut collapsed);
         assert!(collapsed.topics_deleted.contains(&topic_id(1)));
         assert!(collapsed.topics_created.is_empty() && collapsed.partitions.is_empty());
+    }
+
+    /// What a snapshot skips: the topic is there before and after, and it is another one.
+    #[test]
+    fn a_topic_that_was_created_anew_under_its_id_is_told_from_one_that_changed() {
+        let mut cluster = Cluster::of(&[1, 2]);
+        let create = |name: &str, partitions: &[&[u32]]| Command::CreateTopics {
+            topics: vec![new_topic(1, name, partitions)],
+        };
+        cluster.accept(create("t", &[&[1, 2], &[2, 1]]));
+        cluster.set_isr(&[1]);
+        let before = cluster.image().clone();
+        cluster.set_isr(&[1, 2]);
+        let changed = Delta { partitions: [key(1, 0)].into(), ..Delta::default() };
+        assert_eq!(Delta::between(&before, cluster.image()), changed);
+        for (name, partitions) in [
+            ("u", &[&[1, 2][..], &[2, 1]][..]),
+            ("t", &[&[1, 2]]),
+            ("t", &[&[1, 2], &[2, 1]]),
+            ("t", &[&[1, 2], &[2, 1], &[1, 2]]),
+        ] {
+            cluster.accept(Command::DeleteTopic { topic: topic_id(1) });
+            cluster.accept(create(name, partitions));
+            let count = u32::try_from(partitions.len()).expect("few");
+            let anew = Delta {
+                topics_created: [topic_id(1)].into(),
+                topics_deleted: [topic_id(1)].into(),
+                partitions: (0..count).map(|number| key(1, number)).collect(),
+                ..Delta::default()
+            };
+            assert_eq!(Delta::between(&before, cluster.image()), anew, "{name} {partitions:?}");
+        }
     }
 
     #[test]

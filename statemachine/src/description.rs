@@ -6,7 +6,7 @@ use crate::command::{
     AlterPartition, BrokerSession, Command, ConfigChange, ConfigOperation, ConfigResource,
     CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment, RegisterBroker,
 };
-use crate::ids::{BrokerId, list};
+use crate::ids::{BrokerId, whole_list};
 use crate::partition::Recovery;
 
 impl Command {
@@ -105,7 +105,7 @@ impl Display for RegisterBroker {
 impl Display for NewTopic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {} on", self.name, self.id)?;
-        let partitions: Vec<String> = self.partitions.iter().map(|on| list(on)).collect();
+        let partitions: Vec<String> = self.partitions.iter().map(|on| whole_list(on)).collect();
         separated(f, &partitions)?;
         for (number, (key, value)) in self.configs.iter().enumerate() {
             write!(f, "{} {key:?}={value:?}", if number == 0 { " with" } else { "," })?;
@@ -118,7 +118,7 @@ impl Display for AlterPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sender, partition, leader_epoch, partition_epoch, isr, recovery } = self;
         let isr: Vec<BrokerId> = isr.iter().map(|member| member.broker).collect();
-        write!(f, "alter partition {partition}: ISR {}", list(&isr))?;
+        write!(f, "alter partition {partition}: ISR {}", whole_list(&isr))?;
         match recovery {
             Recovery::Recovered => {}
             Recovery::Recovering => f.write_str(", recovering")?,
@@ -131,7 +131,7 @@ impl Display for AlterPartition {
 impl Display for CreatePartitions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "create partitions of {} from {} on:", self.topic, self.first)?;
-        let partitions: Vec<String> = self.partitions.iter().map(|on| list(on)).collect();
+        let partitions: Vec<String> = self.partitions.iter().map(|on| whole_list(on)).collect();
         separated(f, &partitions)
     }
 }
@@ -152,7 +152,7 @@ impl Display for ElectLeaders {
 impl Display for Reassignment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
-            Some(target) => write!(f, "{} to {}", self.partition, list(target)),
+            Some(target) => write!(f, "{} to {}", self.partition, whole_list(target)),
             None => write!(f, "{} back", self.partition),
         }
     }

@@ -3,7 +3,7 @@
 use crate::history::PartitionChange;
 use crate::ids::{BrokerId, PartitionKey, list};
 use crate::image::MetadataImage;
-use crate::partition::Partition;
+use crate::partition::{Partition, Recovery};
 
 /// Why a partition is as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,10 @@ pub fn explain(
     let since = latest(&|change| change.moved_leader())
         .map(|change| format!(" since index {}: {}", change.index, change.reason()));
     let why = match partition.leader {
-        Some(leader) => format!("broker {leader} leads{}", since.unwrap_or_default()),
+        Some(leader) => {
+            let since = since.unwrap_or_default();
+            format!("broker {leader} leads{since}{}", recovering(partition))
+        }
         None => {
             let since = since.unwrap_or_default();
             format!("nobody leads{since}; {}", remedy(image, partition))
@@ -59,13 +62,32 @@ pub fn explain(
     Some(Explanation { leader: partition.leader, why, missing: missing.collect() })
 }
 
+/// What is to be known of a leader that has not recovered.
+fn recovering(partition: &Partition) -> &'static str {
+    match partition.recovery {
+        Recovery::Recovered => "",
+        Recovery::Recovering => {
+            "; it is recovering: it may lack records that were acknowledged before it led, and takes nobody \
+             into the ISR until it says that it has recovered"
+        }
+    }
+}
+
 /// What would give a partition a leader again.
 fn remedy(image: &MetadataImage, partition: &Partition) -> String {
     if !partition.elr.is_empty() {
         let elr = list(&partition.elr);
-        return format!("start one of {elr}: each of them has all that was acknowledged");
+        let has = match partition.recovery {
+            Recovery::Recovered => "each of them has all that was acknowledged",
+            Recovery::Recovering => {
+                "each has all that was acknowledged since an unclean election, and may lack what was before"
+            }
+        };
+        return format!("start one of {elr}: {has}");
     }
-    if let Some(last) = partition.last_known_leader {
+    // Whoever comes with the id of a broker that was unregistered has no claim any more.
+    let last = partition.last_known_leader.filter(|id| image.broker(*id).is_some());
+    if let Some(last) = last {
         return format!(
             "start broker {last}, which led last: it may lack records, and nobody is known to lack none"
         );
@@ -76,7 +98,11 @@ fn remedy(image: &MetadataImage, partition: &Partition) -> String {
             "no replica is known to have all that was acknowledged: bring back a disk that does, or \
              accept the loss with an unclean election, which would have broker {id} lead"
         ),
-        None => format!("start one of its brokers {}", list(&partition.replicas)),
+        None => format!(
+            "no replica is known to have all that was acknowledged: start one of the brokers {} that does, \
+             or any of them and accept the loss with an unclean election",
+            list(&partition.replicas)
+        ),
     }
 }
 
@@ -91,6 +117,8 @@ fn absence(image: &MetadataImage, partition: &Partition, id: BrokerId) -> String
         "its broker is shutting down: start it again"
     } else if partition.leader.is_none() {
         "its broker is active, and there is no leader to take it in"
+    } else if partition.recovery == Recovery::Recovering {
+        "its broker is active, and the leader has to recover before it takes anybody in"
     } else if partition.adding.contains(&id) {
         "it is new, and has yet to copy what the leader has"
     } else {
@@ -102,7 +130,7 @@ fn absence(image: &MetadataImage, partition: &Partition, id: BrokerId) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Command;
+    use crate::command::{Command, ElectLeaders, ElectionType};
     use crate::testing::{Cluster, key};
 
     #[test]
@@ -151,6 +179,47 @@ mod tests {
         let out: Vec<_> = told.missing.iter().map(|it| (it.replica.get(), it.index)).collect();
         assert_eq!(out, [(1, Some(8)), (2, Some(10)), (3, Some(11))]);
         assert!(told.missing[0].why.ends_with("there is no leader to take it in"));
+    }
+
+    #[test]
+    fn a_leader_that_may_lack_records_is_told_as_such() {
+        let mut cluster = Cluster::with_topic(&[1, 2, 3], &[1, 2], &[("min.insync.replicas", "2")]);
+        let told = |cluster: &Cluster| explain(cluster.image(), key(1, 0), &[]).expect("there");
+        cluster.fence(2);
+        cluster.restart(2, 2, &[]);
+        cluster.fence(1);
+        cluster.unfence(2);
+        let elect = ElectLeaders { election: ElectionType::Unclean, partitions: vec![key(1, 0)] };
+        cluster.accept(Command::ElectLeaders(elect));
+        cluster.unfence(1);
+        let led = told(&cluster);
+        assert!(
+            led.why.starts_with("broker 2 leads; it is recovering: it may lack"),
+            "{}",
+            led.why
+        );
+        assert_eq!(
+            led.missing[0].why,
+            "its broker is active, and the leader has to recover before it takes anybody in"
+        );
+        cluster.fence(2);
+        let why = told(&cluster).why;
+        assert!(why.contains("start one of [2]: each has all"), "{why}");
+        assert!(why.ends_with("may lack what was before"), "{why}");
+    }
+
+    /// Whoever comes back with its id comes with disks that nobody knows.
+    #[test]
+    fn a_last_leader_that_is_not_registered_is_nobody_to_start() {
+        let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[]);
+        cluster.set_isr(&[1]);
+        cluster.accept(Command::UnregisterBroker { broker: BrokerId(1) });
+        assert_eq!(cluster.shown(), "leader=- isr=[] elr=[] last=1 epochs=1/2");
+        let why = explain(cluster.image(), key(1, 0), &[]).expect("there").why;
+        assert!(why.ends_with("an unclean election, which would have broker 2 lead"), "{why}");
+        cluster.fence(2);
+        let why = explain(cluster.image(), key(1, 0), &[]).expect("there").why;
+        assert!(why.contains("start one of the brokers [1, 2] that does"), "{why}");
     }
 
     #[test]

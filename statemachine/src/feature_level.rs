@@ -2,11 +2,106 @@
 //!
 //! That every voter supports it is known where membership lives, and checked there by the leader. A
 //! replica that does not know the level after all stops when it applies the command.
+//!
+//! A level is what a cluster of several versions has in common. So each kind of command and each config
+//! key says from which level on it may be used, and a later version adds some without a replica of an
+//! earlier one ever meeting what it does not know: it is refused until the level is finalized, before it
+//! is proposed and once more where it is applied ([`MetadataImage::check_level`]).
 
+use crate::command::Command;
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::FeatureLevel;
+use crate::image::MetadataImage;
 use crate::machine::Step;
 use crate::outcome::Reply;
+use crate::topic_config::TopicConfigKey;
+
+impl Command {
+    /// The feature level from which on a command of this kind may be in the log.
+    #[must_use]
+    pub const fn minimum_level(&self) -> FeatureLevel {
+        // No default: a command that is added has a level of its own.
+        match self {
+            Self::RegisterBroker(_)
+            | Self::FenceBroker(_)
+            | Self::UnfenceBroker(_)
+            | Self::ShutdownBroker(_)
+            | Self::UnregisterBroker { .. }
+            | Self::CreateTopics { .. }
+            | Self::DeleteTopic { .. }
+            | Self::AlterPartition(_)
+            | Self::AllocateProducerIds(_)
+            | Self::SetFeatureLevel { .. }
+            | Self::CreatePartitions(_)
+            | Self::ElectLeaders(_)
+            | Self::AlterReassignments { .. }
+            | Self::AlterConfigs { .. }
+            | Self::CompareState(_) => MetadataImage::FEATURE_LEVEL_GENESIS,
+        }
+    }
+
+    /// The names of the config keys in it, as they were given.
+    fn config_keys(&self) -> Vec<&str> {
+        match self {
+            Self::CreateTopics { topics } => {
+                let configs = topics.iter().flat_map(|topic| &topic.configs);
+                configs.map(|(key, _)| key.as_str()).collect()
+            }
+            Self::AlterConfigs { changes, .. } => {
+                changes.iter().map(|change| change.key.as_str()).collect()
+            }
+            _ => vec![],
+        }
+    }
+}
+
+impl TopicConfigKey {
+    /// The feature level from which on the key may be set.
+    #[must_use]
+    pub const fn minimum_level(self) -> FeatureLevel {
+        match self {
+            Self::CleanupPolicy
+            | Self::CompressionType
+            | Self::MaxMessageBytes
+            | Self::MessageTimestampType
+            | Self::MinInsyncReplicas
+            | Self::RetentionBytes
+            | Self::RetentionMs
+            | Self::SegmentBytes
+            | Self::UncleanLeaderElectionEnable => MetadataImage::FEATURE_LEVEL_GENESIS,
+        }
+    }
+}
+
+impl MetadataImage {
+    /// Whether the finalized level allows a command, and the config keys that it names. A leader asks before
+    /// it proposes one: an earlier version that meets it in the log stops.
+    ///
+    /// # Errors
+    ///
+    /// UNSUPPORTED_VERSION.
+    pub fn check_level(&self, command: &Command) -> Result<(), Rejection> {
+        self.require_level(command.name(), command.minimum_level())?;
+        let keys = command.config_keys().into_iter().filter_map(TopicConfigKey::from_name);
+        for key in keys {
+            self.require_level(key.name(), key.minimum_level())?;
+        }
+        Ok(())
+    }
+
+    fn require_level(&self, what: &str, minimum: FeatureLevel) -> Result<(), Rejection> {
+        let level = self.feature_level;
+        if level >= minimum {
+            return Ok(());
+        }
+        Err(Rejection::new(
+            ErrorCode::UnsupportedVersion,
+            format!(
+                "{what} takes feature level {minimum}, and the cluster is at {level}: set it first"
+            ),
+        ))
+    }
+}
 
 pub(crate) fn set(step: &mut Step<'_>, level: FeatureLevel) -> Result<Reply, Rejection> {
     let current = step.image.feature_level;
@@ -45,11 +140,48 @@ fn invalid(message: String) -> Rejection {
 mod tests {
     use super::*;
     use crate::broker::FeatureRange;
-    use crate::command::{Command, RegisterBroker};
-    use crate::testing::{Cluster, registration};
+    use crate::command::{ConfigChange, ConfigOperation, ConfigResource, RegisterBroker};
+    use crate::command_wire::tests::every_command;
+    use crate::testing::{Cluster, new_topic, registration};
 
     fn set(level: u32) -> Command {
         Command::SetFeatureLevel { level: FeatureLevel(level) }
+    }
+
+    /// To see it fail: leave `check_level` out of `Step::run`.
+    #[test]
+    fn below_its_level_a_command_is_refused_and_changes_nothing() {
+        for command in every_command() {
+            let mut image = Cluster::of(&[1]).image().clone();
+            assert_eq!(image.check_level(&command), Ok(()), "{command}");
+            // The level below all: nothing is allowed there.
+            image.set_feature_level(FeatureLevel(0));
+            let before = image.clone();
+            let mut step = Step { index: 9, image: &mut image, delta: crate::Delta::default() };
+            let refused = step.run(&command).expect_err("refused");
+            assert_eq!(refused.code, ErrorCode::UnsupportedVersion, "{command}");
+            let whole = "takes feature level 1, and the cluster is at 0: set it first";
+            assert_eq!(refused.message, format!("{} {whole}", command.name()));
+            assert_eq!(image, before);
+        }
+    }
+
+    #[test]
+    fn the_config_keys_of_a_command_have_levels_too() {
+        let mut topic = new_topic(1, "t", &[&[1]]);
+        topic.configs = vec![("retention.ms".into(), "1".into())];
+        let create = Command::CreateTopics { topics: vec![topic] };
+        assert_eq!(create.config_keys(), ["retention.ms"]);
+        let operation = ConfigOperation::Delete;
+        let changes = vec![ConfigChange { key: "segment.bytes".into(), operation }];
+        let alter = Command::AlterConfigs { resource: ConfigResource::Default, changes };
+        assert_eq!(alter.config_keys(), ["segment.bytes"]);
+        let image = MetadataImage::genesis();
+        for key in TopicConfigKey::ALL {
+            assert_eq!(image.require_level(key.name(), key.minimum_level()), Ok(()));
+        }
+        let refused = image.require_level("new.key", FeatureLevel(2)).expect_err("a later one");
+        assert_eq!(refused.code, ErrorCode::UnsupportedVersion);
     }
 
     #[test]

@@ -124,8 +124,36 @@ impl Display for PartitionKey {
     }
 }
 
-/// `[1, 2, 3]`, for messages.
+/// How many brokers a message names: it is relayed between nodes, and whoever sent them may send any number.
+const LISTED_MAX: usize = 16;
+
+/// `[1, 2, 3]`, for messages; of a long list its beginning.
 pub(crate) fn list(brokers: &[BrokerId]) -> String {
+    let (shown, more) = brokers.split_at(brokers.len().min(LISTED_MAX));
+    let mut ids: Vec<String> = shown.iter().map(ToString::to_string).collect();
+    if !more.is_empty() {
+        ids.push(format!("and {} more", more.len()));
+    }
+    format!("[{}]", ids.join(", "))
+}
+
+/// `[1, 2, 3]`, however many they are.
+pub(crate) fn whole_list(brokers: &[BrokerId]) -> String {
     let ids: Vec<String> = brokers.iter().map(ToString::to_string).collect();
     format!("[{}]", ids.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_a_few_brokers_of_many() {
+        let brokers: Vec<BrokerId> = (1..=18).map(BrokerId).collect();
+        let sixteen = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16";
+        assert_eq!(list(&brokers[..16]), format!("[{sixteen}]"));
+        assert_eq!(list(&brokers), format!("[{sixteen}, and 2 more]"));
+        assert_eq!(whole_list(&brokers), format!("[{sixteen}, 17, 18]"));
+        assert_eq!(list(&[]), "[]");
+    }
 }

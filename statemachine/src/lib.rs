@@ -43,7 +43,7 @@
 //! - Epochs never decrease. A change is a step of the partition epoch, another leader one of the
 //!   leader epoch. Broker epochs are unique and increase.
 //!
-//! What is absent: no partition changes but by `change()`, no hash map is iterated, no error is
+//! What is absent: no partition changes but in `change.rs`, no hash map is iterated, no error is
 //! swallowed, and no state is reachable from which a dead leader would be elected to succeed itself.
 
 mod alter_configs;
@@ -123,12 +123,12 @@ pub use ids::{
 pub use image::MetadataImage;
 pub use machine::Metadata;
 pub use outcome::{Outcome, PartitionAltered, PartitionResult, Reply};
-pub use partition::{Partition, Recovery};
+pub use partition::{EPOCH_MAX, EPOCHS_RESERVED, Partition, Recovery};
 pub use producer_ids::PRODUCER_IDS_PER_BLOCK;
 pub use register::{BROKER_TEXT_BYTES_MAX, DIRECTORIES_MAX, LISTENERS_MAX};
 pub use snapshot::RECORD_BYTES_MAX;
 pub use topic::Topic;
-pub use topic_config::{TopicConfigKey, TopicConfigs};
+pub use topic_config::{CONFIG_LIST_BYTES_MAX, TopicConfigKey, TopicConfigs};
 pub use topics::REPLICATION_FACTOR_MAX;
 pub use what_if::{WhatIf, what_if};
 pub use wire::DecodeError;

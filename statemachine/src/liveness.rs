@@ -68,7 +68,7 @@ fn put_if_changed(step: &mut Step<'_>, broker: Broker) {
 #[allow(non_snake_case, reason = "tests of a trap carry its number")]
 mod tests {
     use super::*;
-    use crate::command::Command;
+    use crate::command::{Command, ConfigChange, ConfigOperation, ConfigResource};
     use crate::ids::BrokerEpoch;
     use crate::testing::{Cluster, ids, key, new_topic, show, topic_id};
 
@@ -193,6 +193,22 @@ mod tests {
         cluster.restart(2, 2, &[1]);
         cluster.unfence(2);
         assert_eq!(cluster.shown(), "leader=- isr=[] elr=[] last=- epochs=2/4");
+    }
+
+    #[test]
+    fn what_was_set_for_a_broker_goes_with_it() {
+        let mut cluster = Cluster::of(&[1, 2]);
+        for id in [1, 2] {
+            let operation = ConfigOperation::Set("100".into());
+            let changes = vec![ConfigChange { key: "segment.bytes".into(), operation }];
+            let resource = ConfigResource::Broker(BrokerId(id));
+            cluster.accept(Command::AlterConfigs { resource, changes });
+        }
+        cluster.accept(Command::UnregisterBroker { broker: BrokerId(1) });
+        assert_eq!(cluster.image().broker_configs(BrokerId(1)), None);
+        assert!(cluster.image().broker_configs(BrokerId(2)).is_some());
+        cluster.restart(1, 2, &[1]);
+        assert_eq!(cluster.image().broker_configs(BrokerId(1)), None, "another one of its name");
     }
 
     /// ISR only in memory, all replicas required, or none known: the incident's three ways to be

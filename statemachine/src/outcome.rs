@@ -11,7 +11,7 @@ use crate::ids::{
     BrokerEpoch, BrokerId, FeatureLevel, LeaderEpoch, PartitionEpoch, ProducerId, TopicId,
 };
 use crate::partition::{Partition, Recovery};
-use crate::wire::{self, DecodeError, id_from_wire, id_to_wire};
+use crate::wire::{self, DecodeError, decode_strict, id_from_wire, id_to_wire};
 
 /// The outcome of an applied command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +159,35 @@ impl Outcome {
         }
     }
 
+    /// The same, with no sentence in any rejection.
+    pub(crate) fn without_sentences(&self) -> Self {
+        let mut wordless = self.clone();
+        for rejection in wordless.rejections() {
+            rejection.message.clear();
+        }
+        wordless
+    }
+
+    /// The same, with something to read where a rejection has no sentence.
+    pub(crate) fn with_sentences(mut self) -> Self {
+        for rejection in self.rejections().into_iter().filter(|it| it.message.is_empty()) {
+            rejection.message =
+                "it was refused when it was applied, and why is not kept: ask again as a new command"
+                    .into();
+        }
+        self
+    }
+
+    fn rejections(&mut self) -> Vec<&mut Rejection> {
+        match self {
+            Self::Rejected(rejection) => vec![rejection],
+            Self::Accepted(Reply::LeadersElected { results } | Reply::Reassigned { results }) => {
+                results.iter_mut().filter_map(|result| result.as_mut().err()).collect()
+            }
+            Self::Accepted(_) => vec![],
+        }
+    }
+
     /// The outcome's bytes, as they go between nodes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
@@ -178,7 +207,8 @@ impl Outcome {
     /// Bytes that are no outcome, or one of a later version. The command was applied all the same.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         use wire::outcome::Kind;
-        let kind = wire::Outcome::decode(bytes)?.kind.ok_or(DecodeError::Unknown)?;
+        let outcome: wire::Outcome = decode_strict(bytes)?;
+        let kind = outcome.kind.ok_or(DecodeError::Unknown)?;
         if let Kind::Rejected(rejection) = kind {
             return rejection_from_wire(rejection).map(Self::Rejected);
         }
@@ -364,6 +394,29 @@ pub(crate) mod tests {
         assert!(matches!(Outcome::decode(&[0x0a, 9]), Err(DecodeError::Malformed(_))));
         // Rejected with the number 14 (zigzag 28), which the quorum never answers with.
         assert_eq!(Outcome::decode(&[0x0a, 2, 8, 28]), Err(DecodeError::Unknown));
+        // With a field more, a later version means more by it.
+        for outcome in every_outcome() {
+            let later = [&outcome.encode()[..], &[0x9a, 0x06, 0x00]].concat();
+            assert_eq!(Outcome::decode(&later), Err(DecodeError::Unknown), "{outcome:?}");
+        }
+    }
+
+    /// What is kept decides how many outcomes a session may hold, so that it must not hang on words.
+    #[test]
+    fn the_words_of_a_rejection_are_not_kept() {
+        use crate::contract::StateMachine as _;
+        use crate::machine::Metadata;
+        for outcome in every_outcome() {
+            let mut reworded = outcome.clone();
+            for rejection in reworded.rejections() {
+                rejection.message.push_str(", as another version says it: at length");
+            }
+            let kept = Metadata::encode_outcome(&outcome);
+            assert_eq!(Metadata::encode_outcome(&reworded), kept, "{outcome:?}");
+            let mut again = Metadata::decode_outcome(&kept).expect("what was kept can be read");
+            assert!(again.rejections().iter().all(|rejection| rejection.message.contains(": ")));
+            assert_eq!(again.without_sentences(), outcome.without_sentences());
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A partition: who keeps it, who leads it, who may lead it next.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::brokers::Brokers;
@@ -15,6 +17,13 @@ pub enum Recovery {
     /// The leader was elected without that guarantee, and has not said yet that it has recovered.
     Recovering,
 }
+
+/// The highest epoch of a partition: Kafka sends epochs as signed 32-bit numbers.
+pub const EPOCH_MAX: u32 = i32::MAX as u32;
+
+/// The last epochs are for what must not fail, a fence before all. From where they begin on, nothing that a
+/// client asks of the partition is done any more: with one fence a second they last for eight years.
+pub const EPOCHS_RESERVED: u32 = 1 << 28;
 
 /// The state of a partition.
 ///
@@ -69,6 +78,12 @@ impl Partition {
         !self.adding.is_empty() || !self.removing.is_empty()
     }
 
+    /// Whether only the reserved epochs are left ([`EPOCHS_RESERVED`]).
+    pub(crate) fn is_spent(&self) -> bool {
+        let epoch = self.partition_epoch.get().max(self.leader_epoch.get());
+        epoch > EPOCH_MAX - EPOCHS_RESERVED
+    }
+
     /// How many in-sync replicas `acks=all` needs: `min.insync.replicas`, or the replication factor
     /// where that is lower.
     #[must_use]
@@ -82,17 +97,67 @@ pub(crate) fn min_insync_effective(min_insync_replicas: u32, replication_factor:
     usize::try_from(min_insync_replicas).unwrap_or(usize::MAX).min(replication_factor).max(1)
 }
 
+/// Up to so many brokers a scan beats a search; no replication factor is higher but by mistake.
+const SCANNED_MAX: usize = 32;
+
+/// A list of brokers in which others are looked up.
+enum Members<'a> {
+    Scanned(&'a [BrokerId]),
+    Searched(BTreeSet<BrokerId>),
+}
+
+impl<'a> Members<'a> {
+    fn of(list: &'a [BrokerId]) -> Self {
+        match list.len() {
+            0..=SCANNED_MAX => Self::Scanned(list),
+            _ => Self::Searched(list.iter().copied().collect()),
+        }
+    }
+
+    fn contains(&self, id: BrokerId) -> bool {
+        match self {
+            Self::Scanned(list) => list.contains(&id),
+            Self::Searched(set) => set.contains(&id),
+        }
+    }
+}
+
 /// The brokers of `set` that are in `replicas`, in the order of `replicas`.
 pub(crate) fn in_order_of(replicas: &[BrokerId], set: &[BrokerId]) -> Brokers {
-    replicas.iter().copied().filter(|id| set.contains(id)).collect()
+    let set = Members::of(set);
+    replicas.iter().copied().filter(|id| set.contains(*id)).collect()
 }
 
 /// `set` without `removed`, in its order.
 pub(crate) fn without(set: &[BrokerId], removed: &[BrokerId]) -> Brokers {
-    set.iter().copied().filter(|id| !removed.contains(id)).collect()
+    let removed = Members::of(removed);
+    set.iter().copied().filter(|id| !removed.contains(*id)).collect()
 }
 
-/// Whether a broker is named twice. Lists are as long as a replication factor: a scan beats a set.
+/// The first broker that is named a second time.
 pub(crate) fn first_doubled(set: &[BrokerId]) -> Option<BrokerId> {
-    set.iter().enumerate().find(|(at, id)| set[..*at].contains(id)).map(|(_, id)| *id)
+    if set.len() <= SCANNED_MAX {
+        return set.iter().enumerate().find(|(at, id)| set[..*at].contains(id)).map(|(_, id)| *id);
+    }
+    let mut seen = BTreeSet::new();
+    set.iter().copied().find(|id| !seen.insert(*id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_are_as_short_ones() {
+        for len in [3, SCANNED_MAX as u32, SCANNED_MAX as u32 + 1, 1_000] {
+            let list: Vec<BrokerId> = (0..len).rev().map(BrokerId).collect();
+            let even: Vec<BrokerId> = list.iter().copied().filter(|id| id.get() % 2 == 0).collect();
+            let odd: Vec<BrokerId> = list.iter().copied().filter(|id| id.get() % 2 == 1).collect();
+            assert_eq!(*in_order_of(&list, &even), *even);
+            assert_eq!(*without(&list, &even), *odd);
+            assert_eq!(first_doubled(&list), None);
+            let doubled = [&list[..], &[list[1], list[0]]].concat();
+            assert_eq!(first_doubled(&doubled), Some(list[1]), "the first one that comes again");
+        }
+    }
 }

@@ -4,15 +4,19 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
-use crate::command::{AlterPartition, BrokerSession, Command, NewTopic};
-use crate::contract::{Changes as _, Image, StateMachine};
+use crate::command::{
+    AlterPartition, BrokerSession, Checkpoint, Command, ConfigChange, ConfigOperation,
+    ConfigResource, CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment,
+};
+use crate::contract::{Changes as _, Image, StateHash, StateMachine};
 use crate::delta::Delta;
 use crate::ids::{BrokerEpoch, BrokerId, FeatureLevel, PartitionKey};
 use crate::image::MetadataImage;
 use crate::machine::Metadata;
 use crate::outcome::Outcome;
 use crate::partition::Recovery;
-use crate::testing::{Cluster, incarnation, registration, topic_id};
+use crate::testing::{Cluster, incarnation, key, registration, topic_id};
+use crate::topic::Topic;
 
 /// Few of everything, so that commands meet.
 const BROKERS: u32 = 5;
@@ -65,6 +69,59 @@ enum Wish {
     FeatureLevel {
         level: u32,
     },
+    /// More partitions; `off` is planned for another count of them.
+    Grow {
+        topic: u128,
+        partitions: Vec<Vec<u32>>,
+        off: bool,
+    },
+    Elect {
+        topic: u128,
+        partition: u32,
+        unclean: bool,
+    },
+    Reassign {
+        topic: u128,
+        partition: u32,
+        target: Option<Vec<u32>>,
+    },
+    Configs {
+        resource: ConfigResource,
+        key: &'static str,
+        operation: ConfigOperation,
+    },
+    /// With what the leader noted.
+    Compare,
+}
+
+fn config() -> impl Strategy<Value = Wish> {
+    let resource = prop_oneof![
+        3 => (1..=TOPICS).prop_map(|topic| ConfigResource::Topic(topic_id(topic))),
+        1 => Just(ConfigResource::Default),
+        1 => (1..=BROKERS).prop_map(|broker| ConfigResource::Broker(BrokerId(broker))),
+    ];
+    let list = || "delete".to_owned();
+    let change = prop_oneof![
+        4 => (0u32..=3).prop_map(|min| {
+            ("min.insync.replicas", ConfigOperation::Set(min.to_string()))
+        }),
+        1 => Just(("min.insync.replicas", ConfigOperation::Delete)),
+        1 => Just(("retention.ms", ConfigOperation::Set("100".to_owned()))),
+        1 => Just(("cleanup.policy", ConfigOperation::Append(list()))),
+        1 => Just(("cleanup.policy", ConfigOperation::Subtract(list()))),
+    ];
+    (resource, change).prop_map(|(resource, (key, operation))| Wish::Configs {
+        resource,
+        key,
+        operation,
+    })
+}
+
+/// One to three brokers in any order.
+fn replicas() -> impl Strategy<Value = Vec<u32>> {
+    (1usize..=3).prop_flat_map(|factor| {
+        proptest::sample::subsequence((1..=BROKERS).collect::<Vec<_>>(), factor).prop_shuffle()
+    })
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
@@ -85,6 +142,7 @@ fn wish() -> impl Strategy<Value = Wish> {
     // Mostly of the partitions that are there from the start.
     let topic = prop_oneof![6 => 1..=2u128, 1 => 1..=TOPICS];
     let partition = prop_oneof![6 => 0..=1u32, 1 => 0..=3u32];
+    let at = (topic.clone(), partition.clone());
     let alter = (topic, partition, any::<u8>(), off.clone(), off, prop::bool::weighted(0.1));
     prop_oneof![
         2 => (broker.clone(), 1u32..=4, vec(1u32..=4, 0..=3))
@@ -100,6 +158,14 @@ fn wish() -> impl Strategy<Value = Wish> {
         }),
         1 => broker.prop_map(|broker| Wish::ProducerIds { broker }),
         1 => (0..=2u32).prop_map(|level| Wish::FeatureLevel { level }),
+        1 => (1..=TOPICS, vec(replicas(), 1..=2), prop::bool::weighted(0.1))
+            .prop_map(|(topic, partitions, off)| Wish::Grow { topic, partitions, off }),
+        4 => (at.clone(), any::<bool>())
+            .prop_map(|((topic, partition), unclean)| Wish::Elect { topic, partition, unclean }),
+        6 => (at, prop::option::weighted(0.7, replicas()))
+            .prop_map(|((topic, partition), target)| Wish::Reassign { topic, partition, target }),
+        4 => config(),
+        1 => Just(Wish::Compare),
     ]
 }
 
@@ -155,6 +221,30 @@ fn command(cluster: &Cluster, wish: Wish) -> Command {
             Command::AllocateProducerIds(session(cluster, broker, false))
         }
         Wish::FeatureLevel { level } => Command::SetFeatureLevel { level: FeatureLevel(level) },
+        Wish::Grow { topic, partitions, off } => {
+            let id = topic_id(topic);
+            let count = cluster.image().topic(id).map_or(0, Topic::partition_count);
+            let partitions = partitions.iter().map(|on| crate::testing::ids(on)).collect();
+            let first = count + u32::from(off);
+            Command::CreatePartitions(CreatePartitions { topic: id, first, partitions })
+        }
+        Wish::Elect { topic, partition, unclean } => Command::ElectLeaders(ElectLeaders {
+            election: if unclean { ElectionType::Unclean } else { ElectionType::Preferred },
+            partitions: vec![key(topic, partition)],
+        }),
+        Wish::Reassign { topic, partition, target } => {
+            let target = target.map(|on| crate::testing::ids(&on));
+            let reassignments = vec![Reassignment { partition: key(topic, partition), target }];
+            Command::AlterReassignments { reassignments }
+        }
+        Wish::Configs { resource, key, operation } => {
+            let changes = vec![ConfigChange { key: key.into(), operation }];
+            Command::AlterConfigs { resource, changes }
+        }
+        Wish::Compare => {
+            let nothing = Checkpoint { algorithm: 0, index: 1, hash: StateHash::new(1) };
+            Command::CompareState(cluster.image().checkpoints().last().copied().unwrap_or(nothing))
+        }
     }
 }
 
@@ -198,12 +288,15 @@ fn restored(image: &MetadataImage) -> Metadata {
 proptest! {
     #![proptest_config(Config { cases: 1_000, failure_persistence: None, ..Config::default() })]
 
-    /// `Cluster::apply` checks every invariant, and that a delta names what differs, after each.
+    /// A log of random commands, with snapshots at random points of it: whoever is restored from one, and
+    /// applies what is behind it once more, ends with the same bytes. `Cluster::apply` checks every
+    /// invariant, and that a delta names what differs, after each.
     #[test]
     fn replicas_agree_with_restarts_from_snapshots_in_the_middle(
         warm in prop::bool::weighted(0.9),
         wishes in vec(wish(), 1..120),
         restart_at in 0usize..120,
+        snapshot_at in proptest::collection::btree_set(0usize..120, 0..4),
         watch_from in 0usize..120,
     ) {
         let mut cluster = Cluster::default();
@@ -211,9 +304,14 @@ proptest! {
         let wishes = if warm { warm_up().chain(wishes).collect() } else { wishes };
         let mut watched: Option<(MetadataImage, Delta)> = None;
         let mut accepted = 0;
+        let mut log = Vec::new();
+        let mut snapshots = Vec::new();
         for (at, wish) in wishes.into_iter().enumerate() {
             if at == restart_at {
                 follower = restored(&follower.image());
+            }
+            if snapshot_at.contains(&at) {
+                snapshots.push((at, bytes(cluster.image())));
             }
             if at == watch_from {
                 watched = Some((cluster.image().clone(), Delta::default()));
@@ -223,6 +321,7 @@ proptest! {
             accepted += usize::from(matches!(applied.outcome, Outcome::Accepted(_)));
             let followed = follower.apply(cluster.index, &command.encode()).expect("known");
             prop_assert_eq!(&followed, &applied);
+            log.push((cluster.index, command.encode(), applied.clone()));
             if let Some((_, delta)) = &mut watched {
                 delta.merge(applied.changes);
             }
@@ -232,6 +331,14 @@ proptest! {
         prop_assert_eq!(bytes(image), bytes(&follower.image()));
         prop_assert_eq!(image.state_hash(), follower.image().state_hash());
         prop_assert_eq!(&restored(image).image(), image);
+        for (from, snapshot) in snapshots {
+            let mut again = Metadata::restore(&mut &snapshot[..]).expect("written just now");
+            for (index, command, applied) in &log[from..] {
+                prop_assert_eq!(&again.apply(*index, command).expect("known"), applied);
+            }
+            prop_assert_eq!(bytes(&again.image()), bytes(image));
+            prop_assert_eq!(again.image().state_hash(), image.state_hash());
+        }
         if let Some((from, delta)) = watched {
             let differs = Delta::between(&from, image);
             prop_assert!(differs.brokers.is_subset(&delta.brokers));

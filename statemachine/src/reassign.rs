@@ -1,8 +1,9 @@
 //! AlterReassignments: moves partitions to other brokers, or takes that back (KIP-455).
 //!
 //! While a partition moves, its replicas are those it is to have and then those that will leave. When
-//! all that stay are in sync, `change` completes it. A reassignment that replaces another one begins
-//! where that one began, as if it had been cancelled first; but whoever is in both stays in sync.
+//! all that stay are in sync, `change` completes it. Until then nobody leaves: a reassignment that
+//! replaces another one begins at all replicas that there are, those being added among them, since any
+//! of them may hold what was acknowledged.
 
 use crate::brokers::Brokers;
 use crate::change::Target;
@@ -12,7 +13,7 @@ use crate::ids::{PartitionKey, list};
 use crate::image::MetadataImage;
 use crate::machine::Step;
 use crate::outcome::{PartitionAltered, PartitionResult, Reply};
-use crate::partition::{Partition, first_doubled, in_order_of, without};
+use crate::partition::{Partition, first_doubled, without};
 use crate::topics::REPLICATION_FACTOR_MAX;
 
 pub(crate) fn apply(
@@ -31,7 +32,7 @@ fn reassign(
     let partition = step.partition(*key)?;
     let before = partition.leader;
     let target = match target {
-        Some(replicas) => moved(step.image, *key, partition, replicas)?,
+        Some(wanted) => moved(step.image, *key, partition, wanted)?,
         None => cancelled(*key, partition)?,
     };
     step.change_partition(*key, target);
@@ -48,24 +49,30 @@ fn moved(
 ) -> Result<Target, Rejection> {
     let fault = if !(1..=REPLICATION_FACTOR_MAX).contains(&wanted.len()) {
         Some(format!("has {} brokers: name 1 to {REPLICATION_FACTOR_MAX}", wanted.len()))
-    } else if let Some(id) = first_doubled(wanted) {
-        Some(format!("names broker {id} twice: name it once"))
+    } else if let Some(id) = wanted.iter().find(|id| image.broker(**id).is_none()) {
+        Some(format!("names broker {id}, which is not registered: use registered ones"))
     } else {
-        let unknown = wanted.iter().find(|id| image.broker(**id).is_none());
-        unknown.map(|id| format!("names broker {id}, which is not registered: use registered ones"))
+        first_doubled(wanted).map(|id| format!("names broker {id} twice: name it once"))
     };
     if let Some(fault) = fault {
         return Err(invalid(format!("the new assignment {} of {key} {fault}", list(wanted))));
     }
-    let base = without(&partition.replicas, &partition.adding);
-    let removing = without(&base, wanted);
-    let replicas: Brokers = wanted.iter().chain(&removing).copied().collect();
-    let isr = in_order_of(&replicas, &partition.isr);
-    if isr.is_empty() && !partition.isr.is_empty() {
-        return Err(leaderless(key, partition));
+    // A retry changes nothing: counted as a reassignment of its own it would add nobody, and what the
+    // first one adds could not be taken back any more.
+    if partition.is_reassigning() && **wanted == *without(&partition.replicas, &partition.removing)
+    {
+        return Ok(Target::of(partition));
     }
-    let adding = without(wanted, &base);
-    Ok(Target { replicas, isr, adding, removing, ..Target::of(partition) })
+    let removing = without(&partition.replicas, wanted);
+    let adding = without(wanted, &partition.replicas);
+    let replicas: Brokers = wanted.iter().chain(&removing).copied().collect();
+    if replicas.len() > REPLICATION_FACTOR_MAX {
+        return Err(invalid(format!(
+            "{key} would have {} replicas while it moves: wait until it has moved, or cancel that",
+            replicas.len()
+        )));
+    }
+    Ok(Target { replicas, adding, removing, ..Target::of(partition) })
 }
 
 fn cancelled(key: PartitionKey, partition: &Partition) -> Result<Target, Rejection> {
@@ -77,7 +84,11 @@ fn cancelled(key: PartitionKey, partition: &Partition) -> Result<Target, Rejecti
     }
     let isr = without(&partition.isr, &partition.adding);
     if isr.is_empty() {
-        return Err(leaderless(key, partition));
+        return Err(invalid(format!(
+            "{key} would have no replica in sync, its ISR is {}: wait until one that stays has \
+             caught up",
+            list(&partition.isr)
+        )));
     }
     Ok(Target {
         replicas: without(&partition.replicas, &partition.adding),
@@ -86,13 +97,6 @@ fn cancelled(key: PartitionKey, partition: &Partition) -> Result<Target, Rejecti
         removing: Brokers::default(),
         ..Target::of(partition)
     })
-}
-
-fn leaderless(key: PartitionKey, partition: &Partition) -> Rejection {
-    invalid(format!(
-        "{key} would have no replica in sync, its ISR is {}: wait until one that stays has caught up",
-        list(&partition.isr)
-    ))
 }
 
 fn invalid(message: String) -> Rejection {

@@ -27,8 +27,9 @@ use crate::topic::Topic;
 use crate::wire::record::Kind;
 use crate::wire::{self, DecodeError, decode_strict, id_from_wire};
 
-/// The longest record. The largest that can be written, a partition with the highest replication
-/// factor, stays below half of it.
+/// The longest record. The largest that can be written stays below half of it: a partition with as many
+/// replicas as can be, each of them named at most thrice (as replica, in ISR or ELR, and as one that is
+/// added or removed).
 pub const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// How much is gathered before it is handed on: a write for each record would cost more than the
@@ -156,7 +157,7 @@ pub(crate) fn read(stream: &mut dyn Read) -> Result<MetadataImage, RestoreError>
                 }
                 image.put_topic(topic);
             }
-            Kind::End(count) if count + 1 == records.read => break,
+            Kind::End(count) if count.checked_add(1) == Some(records.read) => break,
             _ => return Err(records.malformed("a record that cannot come here")),
         }
     }
@@ -234,7 +235,11 @@ impl RecordReader<'_> {
             let mut byte = [0u8];
             self.stream.read_exact(&mut byte).map_err(|error| truncated(self.read, error))?;
             let bits = u64::from(byte[0] & 0x7f);
-            len |= bits.checked_shl(at * 7).unwrap_or(u64::MAX);
+            let shifted = bits << (at * 7);
+            if shifted >> (at * 7) != bits {
+                break;
+            }
+            len |= shifted;
             if byte[0] & 0x80 == 0 {
                 if byte[0] == 0 && at > 0 {
                     break;
@@ -394,8 +399,12 @@ mod tests {
         assert!(matches!(error, RestoreError::RecordTooLong { record: 1, len: u64::MAX, .. }));
         let error = restore(&[0xff; 11]).expect_err("no varint");
         assert!(matches!(error, RestoreError::Malformed { record: 0, .. }));
-        let error = restore(&[0x82, 0x00, 8, 1]).expect_err("a varint with a needless byte");
-        assert!(matches!(error, RestoreError::Malformed { record: 0, .. }));
+        // The second is 2 if the bits beyond 64 are lost.
+        let beyond = [&[0x82][..], &[0x80; 8], &[2, 8, 1]].concat();
+        for (bytes, case) in [(&[0x82, 0x00, 8, 1][..], "a needless byte"), (&beyond, "65 bits")] {
+            let error = restore(bytes).expect_err(case);
+            assert!(matches!(error, RestoreError::Malformed { record: 0, .. }), "{case}");
+        }
     }
 
     fn topic(id: u128, name: &str, partitions: u32, configs: &[(&str, &str)]) -> Kind {
@@ -436,6 +445,7 @@ mod tests {
         restore(&stream(whole)).expect("in order");
         for (case, tail) in [
             ("wrong count", vec![Kind::End(3)]),
+            ("highest count", vec![Kind::End(u64::MAX)]),
             ("broker twice", vec![broker(1), broker(1)]),
             ("brokers descend", vec![broker(2), broker(1)]),
             ("broker after topic", vec![topic(1, "a", 1, &[]), part(), broker(1)]),

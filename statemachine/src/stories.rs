@@ -151,6 +151,7 @@ fn the_last_in_sync_dies_and_an_eligible_one_takes_over() {
             ("fence 3", "leader=1 isr=[1,2] elr=[3] last=- epochs=0/1"),
             ("fence 2", "leader=1 isr=[1] elr=[2,3] last=- epochs=0/2"),
             ("fence 1", "leader=- isr=[] elr=[1,2,3] last=1 epochs=1/3"),
+            ("elect unclean", "ELIGIBLE_LEADERS_NOT_AVAILABLE"),
             ("unfence 3", "leader=3 isr=[3] elr=[1,2] last=- epochs=2/4"),
             ("unfence 1", "leader=3 isr=[3] elr=[1,2] last=- epochs=2/4"),
             ("isr 3,1", "leader=3 isr=[1,3] elr=[2] last=- epochs=2/5"),
@@ -185,6 +186,8 @@ fn a_reassignment_is_completed() {
         &[
             ("reassign 3,4", "[3, 4, 1, 2] leader=1 isr=[1,2] elr=[] last=- epochs=0/1"),
             ("isr 1,2,3", "[3, 4, 1, 2] leader=1 isr=[3,1,2] elr=[] last=- epochs=0/2"),
+            // Asked for once more: nothing changes.
+            ("reassign 3,4", "[3, 4, 1, 2] leader=1 isr=[3,1,2] elr=[] last=- epochs=0/2"),
             // The leader leaves, and another is elected with the same change.
             ("isr 1,2,3,4", "leader=3 isr=[3,4] elr=[] last=- epochs=1/3"),
             ("cancel", "NO_REASSIGNMENT_IN_PROGRESS"),
@@ -201,14 +204,43 @@ fn a_reassignment_is_cancelled_or_replaced_by_another() {
         1,
         &[
             ("reassign 3,2", "[3, 2, 1] leader=1 isr=[2,1] elr=[] last=- epochs=0/1"),
+            ("reassign 3,2", "[3, 2, 1] leader=1 isr=[2,1] elr=[] last=- epochs=0/1"),
             // A replica leaves, so the leader is written again.
             ("cancel", "leader=1 isr=[2,1] elr=[] last=- epochs=1/2"),
             ("reassign 3,1", "[3, 1, 2] leader=1 isr=[1,2] elr=[] last=- epochs=1/3"),
-            // From where the first began: 3 goes at once.
-            ("reassign 4,1", "[4, 1, 2] leader=1 isr=[1,2] elr=[] last=- epochs=2/4"),
-            ("isr 1,2,4", "leader=1 isr=[4,1] elr=[] last=- epochs=3/5"),
+            ("isr 1,2,3", "leader=1 isr=[3,1] elr=[] last=- epochs=2/4"),
+            ("reassign 2,1", "[2, 1, 3] leader=1 isr=[1,3] elr=[] last=- epochs=2/5"),
+            // All that are replicas now count, 2 among them, though it is new.
+            ("reassign 4,1", "[4, 1, 2, 3] leader=1 isr=[1,3] elr=[] last=- epochs=2/6"),
+            ("cancel", "leader=1 isr=[1,3] elr=[] last=- epochs=3/7"),
+            // And a cancellation keeps it.
+            ("reassign 2,1", "[2, 1, 3] leader=1 isr=[1,3] elr=[] last=- epochs=3/8"),
+            ("isr 1,2", "leader=1 isr=[2,1] elr=[] last=- epochs=4/9"),
             ("reassign 9", "INVALID_REPLICA_ASSIGNMENT"),
             ("reassign 1,1", "INVALID_REPLICA_ASSIGNMENT"),
+        ],
+    );
+}
+
+/// The first brings 3 and 4 in and is about to end; 1 and 2 fail while the second one is asked for. To
+/// see it fail: begin the second at the replicas before the first.
+#[test]
+fn a_reassignment_over_another_keeps_whoever_holds_the_data() {
+    play(
+        &[1, 2, 3, 4, 5],
+        &[1, 2],
+        1,
+        &[
+            ("reassign 3,4", "[3, 4, 1, 2] leader=1 isr=[1,2] elr=[] last=- epochs=0/1"),
+            ("isr 1,3", "[3, 4, 1, 2] leader=1 isr=[3,1] elr=[] last=- epochs=0/2"),
+            ("fence 1", "[3, 4, 1, 2] leader=3 isr=[3] elr=[] last=- epochs=1/3"),
+            // Only 3 has it all, and the second reassignment wants others.
+            ("reassign 5,2", "[5, 2, 3, 4, 1] leader=3 isr=[3] elr=[] last=- epochs=1/4"),
+            ("fence 3", "[5, 2, 3, 4, 1] leader=- isr=[] elr=[3] last=3 epochs=2/5"),
+            // Nobody leads, and the candidate stays through another one.
+            ("reassign 5", "[5, 2, 3, 4, 1] leader=- isr=[] elr=[3] last=3 epochs=2/6"),
+            ("unfence 3", "[5, 2, 3, 4, 1] leader=3 isr=[3] elr=[] last=- epochs=3/7"),
+            ("isr 3,5", "leader=5 isr=[5] elr=[] last=- epochs=4/8"),
         ],
     );
 }

@@ -27,7 +27,8 @@ impl Topic {
         u32::try_from(self.partitions.len()).unwrap_or(u32::MAX)
     }
 
-    /// How many replicas each partition has, but for those that are being reassigned.
+    /// How many replicas the first partition has, or is to have where it moves: so many get new ones. A
+    /// reassignment may have given others another number.
     #[must_use]
     pub fn replication_factor(&self) -> usize {
         self.partition(0).map_or(0, |first| first.replicas.len() - first.removing.len())

@@ -142,7 +142,42 @@ impl TopicConfigKey {
         let value = value.escape_debug().take(VALUE_SHOWN_CHARS_MAX).collect::<String>();
         Err(invalid(format!("`{value}` is no value for {}: use {wanted}", self.name())))
     }
+
+    /// The list with more values, each of which the key may have: so it stays short, and to look through
+    /// it for each of them costs little.
+    fn appended(self, list: &str, more: &str) -> Result<String, Rejection> {
+        self.check_length(more)?;
+        let mut all: Vec<&str> = values(list).collect();
+        for value in values(more) {
+            self.validate(value)?;
+            if !all.contains(&value) {
+                all.push(value);
+            }
+        }
+        Ok(all.join(","))
+    }
+
+    /// The list without some values. Those that are not in it may be any.
+    fn subtracted(self, list: &str, less: &str) -> Result<String, Rejection> {
+        self.check_length(less)?;
+        let kept = values(list).filter(|value| !values(less).any(|gone| gone == *value));
+        Ok(kept.collect::<Vec<_>>().join(","))
+    }
+
+    fn check_length(self, list: &str) -> Result<(), Rejection> {
+        if list.len() <= CONFIG_LIST_BYTES_MAX {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "the values for {} have {} bytes: use at most {CONFIG_LIST_BYTES_MAX}",
+            self.name(),
+            list.len()
+        )))
+    }
 }
+
+/// The longest text of values to append to a list, or to subtract from it, in bytes.
+pub const CONFIG_LIST_BYTES_MAX: usize = 1_024;
 
 /// How much of a bad value goes into a message, which is relayed between nodes.
 const VALUE_SHOWN_CHARS_MAX: usize = 100;
@@ -204,8 +239,8 @@ impl TopicConfigs {
     ///
     /// # Errors
     ///
-    /// INVALID_CONFIG for an unknown key, a key given twice, a list operation on what is no list, or a
-    /// result that the key may not have.
+    /// INVALID_CONFIG for an unknown key, a key given twice, a list operation on what is no list or with
+    /// more than [`CONFIG_LIST_BYTES_MAX`] bytes, or a value or result that the key may not have.
     pub fn altered<'a>(
         &self,
         changes: &[ConfigChange],
@@ -233,8 +268,8 @@ impl TopicConfigs {
                     continue;
                 }
                 ConfigOperation::Set(value) => value.clone(),
-                ConfigOperation::Append(values) => appended(list()?, values),
-                ConfigOperation::Subtract(values) => subtracted(list()?, values),
+                ConfigOperation::Append(values) => key.appended(list()?, values)?,
+                ConfigOperation::Subtract(values) => key.subtracted(list()?, values)?,
             };
             configs.insert(key, key.validate(&value)?);
         }
@@ -245,21 +280,6 @@ impl TopicConfigs {
 /// The values of a list, without spaces.
 fn values(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|value| !value.is_empty())
-}
-
-fn appended(list: &str, more: &str) -> String {
-    let mut all: Vec<&str> = values(list).collect();
-    for value in values(more) {
-        if !all.contains(&value) {
-            all.push(value);
-        }
-    }
-    all.join(",")
-}
-
-fn subtracted(list: &str, less: &str) -> String {
-    let kept = values(list).filter(|value| !values(less).any(|gone| gone == *value));
-    kept.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -359,8 +379,14 @@ mod tests {
         let policy = Ok(TopicConfigs::from_entries([("cleanup.policy", "delete")]).expect("valid"));
         assert_eq!(altered(&[], &[change("cleanup.policy", append(" delete ,delete"))]), policy);
         assert_eq!(altered(&[], &[change("cleanup.policy", subtract("compact"))]), policy);
+        let longest = ",".repeat(CONFIG_LIST_BYTES_MAX);
+        assert_eq!(altered(&[], &[change("cleanup.policy", append(&longest))]), policy);
+        assert_eq!(altered(&[], &[change("cleanup.policy", subtract(&longest))]), policy);
         for refused in [
             change("cleanup.policy", append("compact")),
+            change("cleanup.policy", append("delete,compact,delete")),
+            change("cleanup.policy", append(&",".repeat(CONFIG_LIST_BYTES_MAX + 1))),
+            change("cleanup.policy", subtract(&"x".repeat(CONFIG_LIST_BYTES_MAX + 1))),
             change("cleanup.policy", subtract("delete")),
             change("retention.ms", append("1")),
             change("retention.ms", subtract("1")),

@@ -175,13 +175,13 @@ impl<'a> Batch<'a> {
                 "has {len} replicas, and partition 0 has {factor}: give all of them as many"
             ));
         }
-        if let Some(id) = first_doubled(replicas) {
-            return invalid(format!("names broker {id} twice: name it once"));
-        }
         if let Some(id) = replicas.iter().find(|id| self.image.broker(**id).is_none()) {
             return invalid(format!(
                 "names broker {id}, which is not registered: use registered brokers"
             ));
+        }
+        if let Some(id) = first_doubled(replicas) {
+            return invalid(format!("names broker {id} twice: name it once"));
         }
         let active = ActiveBrokers::all(&self.image.brokers);
         let isr: Brokers = replicas.iter().copied().filter(|id| active.contains(*id)).collect();
@@ -355,6 +355,36 @@ mod tests {
         }
         let names: Vec<&str> = cluster.image().topics_by_name().map(|topic| &*topic.name).collect();
         assert_eq!(names, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn partitions_are_added_where_they_were_planned_to_begin_and_only_once() {
+        let mut cluster = Cluster::with_topic(&[1, 2, 3], &[1, 2], &[]);
+        let grow = |topic, first, partitions: &[&[u32]]| {
+            let partitions = partitions.iter().map(|on| ids(on)).collect();
+            Command::CreatePartitions(CreatePartitions {
+                topic: topic_id(topic),
+                first,
+                partitions,
+            })
+        };
+        for (refused, code) in [
+            (grow(2, 1, &[&[1, 2]]), ErrorCode::UnknownTopicId),
+            (grow(1, 0, &[&[1, 2]]), ErrorCode::InvalidPartitions),
+            (grow(1, 2, &[&[1, 2]]), ErrorCode::InvalidPartitions),
+            (grow(1, 1, &[]), ErrorCode::InvalidPartitions),
+            (grow(1, 1, &[&[1, 2], &[3]]), ErrorCode::InvalidReplicaAssignment),
+        ] {
+            assert_eq!(cluster.refuse(refused.clone()), code, "{refused}");
+        }
+        let planned = grow(1, 1, &[&[2, 3], &[3, 1]]);
+        let reply = cluster.accept(planned.clone());
+        assert_eq!(reply, Reply::PartitionsCreated { partitions: 3 });
+        let shown = |number| show(cluster.image().partition(key(1, number)).expect("there"));
+        assert_eq!(shown(1), "leader=2 isr=[2,3] elr=[] last=- epochs=0/0");
+        assert_eq!(shown(2), "leader=3 isr=[3,1] elr=[] last=- epochs=0/0");
+        // Tried again by somebody who was not answered.
+        assert_eq!(cluster.refuse(planned), ErrorCode::InvalidPartitions);
     }
 
     #[test]

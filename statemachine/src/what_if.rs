@@ -9,6 +9,7 @@ use crate::command::{BrokerSession, Command};
 use crate::ids::{BrokerId, PartitionKey};
 use crate::image::MetadataImage;
 use crate::machine::Metadata;
+use crate::partition::{Partition, Recovery};
 
 /// What would become of the partitions; each list in order of topic id and number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,7 +20,8 @@ pub struct WhatIf {
     /// them.
     pub under_min_isr: Vec<PartitionKey>,
     /// Whoever surely has all that was acknowledged of these would be gone: their data is lost unless
-    /// one of the brokers comes back with its disks.
+    /// one of the brokers comes back with its disks. Where the leader is recovering nobody surely has it, so
+    /// that any replica that dies may be the one that does.
     pub data_at_risk: Vec<PartitionKey>,
 }
 
@@ -48,14 +50,22 @@ pub fn what_if(image: &MetadataImage, killed: &BTreeSet<BrokerId>) -> WhatIf {
             if partition.isr.len() < partition.min_insync_effective(min_insync) {
                 found.under_min_isr.push(key);
             }
-            if let Some(before) = image.partition(key)
-                && !before.isr.iter().chain(&before.elr).any(|holder| lives(image, killed, *holder))
-            {
+            if image.partition(key).is_some_and(|before| is_at_risk(image, killed, before)) {
                 found.data_at_risk.push(key);
             }
         }
     }
     found
+}
+
+fn is_at_risk(image: &MetadataImage, killed: &BTreeSet<BrokerId>, before: &Partition) -> bool {
+    match before.recovery {
+        Recovery::Recovered => {
+            let mut holders = before.isr.iter().chain(&before.elr);
+            !holders.any(|holder| lives(image, killed, *holder))
+        }
+        Recovery::Recovering => before.replicas.iter().any(|replica| killed.contains(replica)),
+    }
 }
 
 fn lives(image: &MetadataImage, killed: &BTreeSet<BrokerId>, id: BrokerId) -> bool {
@@ -65,7 +75,8 @@ fn lives(image: &MetadataImage, killed: &BTreeSet<BrokerId>, id: BrokerId) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Cluster, key, new_topic};
+    use crate::command::{ElectLeaders, ElectionType};
+    use crate::testing::{Cluster, key, new_topic, show};
 
     fn killed(ids: &[u32]) -> BTreeSet<BrokerId> {
         ids.iter().copied().map(BrokerId).collect()
@@ -97,6 +108,17 @@ mod tests {
         // One is fenced already and in the ELR: it does not come back by asking.
         cluster.fence(1);
         assert_eq!(what_if(cluster.image(), &killed(&[2])), expected);
+        // Elected uncleanly: it may lack what the one that died has, and the third may have some of it.
+        let elect = ElectLeaders { election: ElectionType::Unclean, partitions: vec![key(2, 0)] };
+        cluster.restart(1, 2, &[]);
+        cluster.unfence(1);
+        cluster.fence(2);
+        cluster.accept(Command::ElectLeaders(elect));
+        let recovering = cluster.image().partition(key(2, 0)).expect("there");
+        assert_eq!(show(recovering), "leader=1 isr=[1] elr=[] last=- epochs=2/4 RECOVERING");
+        let at_risk = |ids: &[u32]| what_if(cluster.image(), &killed(ids)).data_at_risk;
+        assert_eq!(at_risk(&[2]), [key(2, 0)], "dead already, and not to be thrown away");
+        assert_eq!(at_risk(&[3]), [key(1, 0), key(3, 0)], "topic 2 has no replica there");
         // What is not there cannot die.
         assert_eq!(what_if(&before, &killed(&[9])), WhatIf::default());
     }

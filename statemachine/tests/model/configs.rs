@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use quorate_statemachine::{
-    Broker, ConfigChange, ConfigOperation, ConfigResource, ErrorCode, FeatureLevel, Reply, TopicId,
+    Broker, CONFIG_LIST_BYTES_MAX, ConfigChange, ConfigOperation, ConfigResource, ErrorCode,
+    FeatureLevel, Reply, TopicId,
 };
 
-use crate::change::Target;
 use crate::state::{Configs, State};
 
 const MIN_INSYNC: &str = "min.insync.replicas";
@@ -111,13 +111,26 @@ impl State {
         let mut partitions_changed = 0;
         for (topic, min_insync) in before {
             if self.min_insync(topic) != min_insync {
-                for key in self.keys().into_iter().filter(|key| key.topic == topic) {
-                    let target = Target::keep(self.partition(key).unwrap());
-                    partitions_changed += u64::from(self.change(key, target));
-                }
+                partitions_changed += self.follow_min_insync(topic);
             }
         }
         Ok(Reply::ConfigsAltered { partitions_changed })
+    }
+
+    /// Step 2 of `change`, and nothing else of it; says how many differ.
+    fn follow_min_insync(&mut self, topic: TopicId) -> u64 {
+        let min_insync = self.min_insync(topic);
+        let mut count = 0;
+        for partition in &mut self.topics.get_mut(&topic).unwrap().partitions {
+            let enough = min_insync.min(partition.replicas.len());
+            let led = partition.leader.is_some();
+            if led && partition.isr.len() >= enough && !partition.elr.is_empty() {
+                partition.elr.clear();
+                partition.partition_epoch.0 += 1;
+                count += 1;
+            }
+        }
+        count
     }
 
     fn merged(
@@ -146,6 +159,11 @@ impl State {
             };
             let value = match operation {
                 ConfigOperation::Set(value) => value.clone(),
+                ConfigOperation::Append(text) | ConfigOperation::Subtract(text)
+                    if list().is_ok() && text.len() > CONFIG_LIST_BYTES_MAX =>
+                {
+                    return Err(ErrorCode::InvalidConfig);
+                }
                 ConfigOperation::Append(more) => appended(&list()?, more),
                 ConfigOperation::Subtract(less) => subtracted(&list()?, less),
                 ConfigOperation::Delete => {

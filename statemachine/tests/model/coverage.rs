@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 
 use quorate_statemachine::{Command, ErrorCode, PartitionResult, Recovery, Rejection, Reply};
 
+use crate::age::LAST_FOR_CLIENTS;
 use crate::state::{Set, State};
 
 /// What the state machine never answers: the quorum's leader does, before it proposes.
@@ -42,7 +43,7 @@ const ROWS: [&str; 18] = [
 ];
 
 /// What can become of a partition.
-const EVENTS: [&str; 12] = [
+const EVENTS: [&str; 13] = [
     "led by another of its ISR",
     "led by one of its ELR",
     "led by the last known leader",
@@ -55,6 +56,7 @@ const EVENTS: [&str; 12] = [
     "reassignment begun",
     "reassignment replaced",
     "recovered",
+    "changed beyond the epochs for clients",
 ];
 
 /// The row of [`Coverage::count_changes`].
@@ -111,6 +113,7 @@ impl Coverage {
                 !old.is_reassigning() && new.is_reassigning(),
                 old.is_reassigning() && new.is_reassigning() && old.adding != new.adding,
                 old.recovery == Recovery::Recovering && new.recovery == Recovery::Recovered,
+                old.partition_epoch.0 > LAST_FOR_CLIENTS,
             ];
             for (event, _) in EVENTS.iter().zip(met).filter(|(_, met)| *met) {
                 self.add(PARTITIONS, event);

@@ -7,6 +7,7 @@ use quorate_statemachine::{
     PartitionKey, PartitionResult, Reassignment, Recovery, Rejection, Reply,
 };
 
+use crate::age::LAST_FOR_CLIENTS;
 use crate::change::{Election, Target, minus, set};
 use crate::state::{Partition, Set, State};
 use crate::topics::{PARTITIONS_MAX, REPLICAS_MAX};
@@ -15,7 +16,11 @@ impl State {
     fn find(&self, key: PartitionKey) -> Result<Partition, ErrorCode> {
         let topic = self.topics.get(&key.topic).ok_or(ErrorCode::UnknownTopicId)?;
         let partition = topic.partitions.get(key.partition as usize);
-        partition.cloned().ok_or(ErrorCode::UnknownTopicOrPartition)
+        let partition = partition.cloned().ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        match partition.partition_epoch.0.max(partition.leader_epoch.0) > LAST_FOR_CLIENTS {
+            true => Err(ErrorCode::InvalidRequest),
+            false => Ok(partition),
+        }
     }
 
     fn altered(&self, key: PartitionKey, new_leader_elected: bool) -> PartitionAltered {
@@ -132,15 +137,22 @@ impl State {
             return Err(ErrorCode::InvalidReplicaAssignment);
         }
         self.check_replicas(target)?;
-        let base = minus(&old.replicas, &old.adding);
-        let gone = minus(&base, &set(target));
-        let replicas = [target, &gone].concat();
-        let isr = &old.isr & &set(&replicas);
-        if isr.is_empty() && !old.isr.is_empty() {
+        if old.is_reassigning() && target == minus(&old.replicas, &old.removing) {
+            // Asked for again.
+            self.change(key, Target::keep(&old));
+            return Ok(self.altered(key, self.settled_elsewhere(key, &old)));
+        }
+        let current = set(&old.replicas);
+        let adding = &set(target) - &current;
+        let removing = &current - &set(target);
+        let replicas = [target, &minus(&old.replicas, &set(target))].concat();
+        if replicas.len() > REPLICAS_MAX {
             return Err(ErrorCode::InvalidReplicaAssignment);
         }
-        let (adding, removing) = (&set(target) - &set(&base), set(&gone));
-        self.change(key, Target { replicas, isr, adding, removing, ..Target::keep(&old) });
+        self.change(key, Target { replicas, adding, removing, ..Target::keep(&old) });
+        let new = self.partition(key).unwrap();
+        assert!(!new.isr.is_empty() || old.isr.is_empty(), "whoever is in sync is lost");
+        assert!(new.elr.is_superset(&old.elr) || !new.isr.is_empty(), "candidates are lost");
         Ok(self.altered(key, self.settled_elsewhere(key, &old)))
     }
 

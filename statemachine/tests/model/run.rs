@@ -8,6 +8,7 @@ use quorate_statemachine::{
     TopicConfigKey,
 };
 
+use crate::age::aged;
 use crate::coverage::Coverage;
 use crate::generator::Generator;
 use crate::random::Random;
@@ -63,6 +64,9 @@ impl Run {
     /// Goes on by as many commands.
     pub(crate) fn go(mut self, commands: u64, coverage: &mut Coverage) {
         for _ in 0..commands {
+            if self.random.chance(1) {
+                self.age();
+            }
             let checkpoint = self.image.checkpoints().last().copied();
             let command = Generator::new(&mut self.random, &self.model, checkpoint).command();
             self.index += 1;
@@ -134,6 +138,21 @@ impl Run {
             assert_eq!(restored.state_hash(), hash, "the hash of a snapshot, read again");
             self.watcher.look(&self.model, &self.image);
         }
+    }
+
+    /// All go on from a state whose partitions have been changed very often.
+    fn age(&mut self) {
+        let bytes = aged(&snapshot(&self.image), &mut self.random);
+        let restored = || Metadata::restore(&mut &bytes[..]).unwrap();
+        (self.machine, self.replica) = (restored(), restored());
+        self.image = self.machine.image();
+        self.hash = self.image.state_hash();
+        self.model = State::of(&self.image);
+        self.watcher = Watcher {
+            model: self.model.clone(),
+            image: self.image.clone(),
+            collapsed: Delta::default(),
+        };
     }
 
     /// A feature level that brokers have and this version does not ends a replica.

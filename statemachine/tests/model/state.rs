@@ -81,6 +81,18 @@ impl Partition {
     }
 }
 
+impl Topic {
+    /// Whether a later topic of the same id is not this one any more: it was deleted meanwhile.
+    fn is_another_than(&self, later: &Self) -> bool {
+        let restarted = |(old, new): (&Partition, &Partition)| {
+            old != new && old.partition_epoch >= new.partition_epoch
+        };
+        self.name != later.name
+            || self.partitions.len() > later.partitions.len()
+            || self.partitions.iter().zip(&later.partitions).any(restarted)
+    }
+}
+
 impl State {
     /// The state before the first command.
     pub(crate) fn genesis() -> Self {
@@ -155,18 +167,28 @@ impl State {
                 delta.brokers.insert(id);
             }
         }
+        delta.topics_deleted = before
+            .topics
+            .iter()
+            .filter(|(id, old)| self.topics.get(id).is_none_or(|new| old.is_another_than(new)))
+            .map(|(id, _)| *id)
+            .collect();
         for (id, topic) in &self.topics {
             match before.topics.get(id) {
-                None => delta.topics_created.insert(*id),
-                Some(old) if old.configs != topic.configs || old.name != topic.name => {
-                    delta.topics_changed.insert(*id)
+                Some(old) if !old.is_another_than(topic) => {
+                    if old.configs != topic.configs {
+                        delta.topics_changed.insert(*id);
+                    }
                 }
-                Some(_) => false,
-            };
+                _ => {
+                    delta.topics_created.insert(*id);
+                }
+            }
         }
-        delta.topics_deleted =
-            before.topics.keys().filter(|id| !self.topics.contains_key(id)).copied().collect();
-        let differs = |key: &PartitionKey| self.partition(*key) != before.partition(*key);
+        let differs = |key: &PartitionKey| {
+            delta.topics_created.contains(&key.topic)
+                || self.partition(*key) != before.partition(*key)
+        };
         delta.partitions = self.keys().into_iter().filter(differs).collect();
         delta
     }

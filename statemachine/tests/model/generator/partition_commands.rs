@@ -6,6 +6,7 @@ use quorate_statemachine::{
 };
 
 use super::{Generator, topic_id};
+use crate::change::minus;
 use crate::state::Partition;
 use crate::topics::PARTITIONS_MAX;
 
@@ -129,9 +130,10 @@ impl Generator<'_> {
         let factor = self.random.within(1, 4);
         let target = self.replicas(factor);
         let Some(partition) = self.state.partition(key) else { return target };
-        match self.random.below(4) {
-            0 => self.random.some_of(&partition.replicas, factor),
-            1 => {
+        match self.random.below(8) {
+            0 => minus(&partition.replicas, &partition.removing),
+            1 | 2 => self.random.some_of(&partition.replicas, factor),
+            3 | 4 => {
                 let kept = *self.random.of(&partition.replicas);
                 let mut mixed = target;
                 mixed.retain(|id| *id != kept);

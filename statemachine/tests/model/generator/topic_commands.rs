@@ -1,7 +1,8 @@
 //! Topics and configs: names that collide, replicas that are not there, values that may not be.
 
 use quorate_statemachine::{
-    BrokerId, Brokers, ConfigChange, ConfigOperation, ConfigResource, CreatePartitions, NewTopic,
+    BrokerId, Brokers, CONFIG_LIST_BYTES_MAX, ConfigChange, ConfigOperation, ConfigResource,
+    CreatePartitions, NewTopic,
 };
 
 use super::{Generator, TOPICS, topic_id};
@@ -140,10 +141,14 @@ impl Generator<'_> {
         };
         let operation = match self.random.chance(list) {
             true => {
-                let values = *self.random.of(&["delete", "compact", " delete , delete", "", ","]);
+                let short = ["delete", "compact", " delete , delete", "", ",", "delete,compact"];
+                let values = match self.random.chance(50) {
+                    true => ",".repeat(CONFIG_LIST_BYTES_MAX + self.random.below(2)),
+                    false => (*self.random.of(&short)).to_owned(),
+                };
                 match self.random.chance(500) {
-                    true => ConfigOperation::Append(values.to_owned()),
-                    false => ConfigOperation::Subtract(values.to_owned()),
+                    true => ConfigOperation::Append(values),
+                    false => ConfigOperation::Subtract(values),
                 }
             }
             false if self.random.chance(300) => ConfigOperation::Delete,
