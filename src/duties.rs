@@ -21,14 +21,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::departures::Departures;
-use crate::desk::{accepted, confirm, propose, rejected_with};
+use crate::desk::{CALLS_MAX, REGISTRATIONS_MAX, accepted, confirm, propose, rejected_with};
 use crate::sessions::{BeatFault, Flags, Heartbeat, Registered, Sessions, Transition};
 use crate::wire::{
     BeatResponse, HeartbeatRequest, Refusal, RegisterRequest, Response, ResponseKind,
 };
 
-/// Proposals of the duties that are under way at a time: one for each of a thousand brokers.
-const WORK_MAX: usize = 1_024;
+/// While so many proposals of the duties are under way nobody is registered. Transitions are bounded by
+/// the brokers, for each has one at a time.
+const WORK_MAX: usize = REGISTRATIONS_MAX;
 
 /// Pause before a new leader asks again for the confirmation that it leads.
 const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -160,7 +161,7 @@ impl Duties {
     }
 
     fn take_waiting(&mut self) {
-        for _ in 0..crate::desk::CALLS_MAX {
+        for _ in 0..CALLS_MAX {
             match self.calls.try_recv() {
                 Ok(call) => self.take(call),
                 Err(_) => return,
