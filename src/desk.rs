@@ -1,6 +1,7 @@
 //! Owns the place where requests to the quorum leader arrive, on every node.
 //!
-//! What needs the leader's sessions goes on to its [duties](crate::duties); what only the leader may
+//! What needs the leader's sessions goes on to its [duties](crate::duties), also a command that came
+//! as it is; what only the leader may
 //! decide about metadata to the [metadata desk](crate::metadata_desk), and about members to the
 //! [membership desk](crate::membership_desk). Everything else is proposed as it came. The loop below
 //! does not forward proposals, so a node that has lost its leadership by then gets `NotLeader` from its
@@ -35,8 +36,8 @@ use crate::{membership_desk, metadata_desk};
 /// refused before, nor its own for their sake alone.
 const REQUESTS_MAX: usize = quorate_loop::CALLS_MAX;
 
-/// Registrations that a leader works on at a time: one for each of a thousand brokers. Beyond it nodes
-/// are told `Overloaded`.
+/// Registrations, and their ends, that a leader works on at a time: one for each of a thousand brokers.
+/// Beyond it nodes are told `Overloaded`.
 pub(crate) const REGISTRATIONS_MAX: usize = 1_024;
 
 /// Heartbeats and registrations that wait for the duties: all registrations, and as many heartbeats as
@@ -147,6 +148,10 @@ impl Inner {
                 self.in_slot(metadata_desk::set_feature_level(&node, level)).await
             }
             RequestKind::Propose(command) => match Command::decode(&command) {
+                Ok(Command::UnregisterBroker { broker }) => {
+                    let unregistering = self.to_duties(|reply| Call::Unregister(broker, reply));
+                    in_place(&self.registrations, unregistering).await
+                }
                 Ok(decided) if is_the_senders_to_decide(&decided) => {
                     self.in_slot(propose(&node, command)).await
                 }
@@ -185,7 +190,6 @@ fn is_the_senders_to_decide(command: &Command) -> bool {
         Command::DeleteTopic { .. }
             | Command::AlterPartition(_)
             | Command::AllocateProducerIds(_)
-            | Command::UnregisterBroker { .. }
             | Command::ElectLeaders(_)
             | Command::AlterReassignments { .. }
             | Command::AlterConfigs { .. }

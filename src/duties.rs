@@ -38,6 +38,7 @@ const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(50);
 pub(crate) enum Call {
     Heartbeat(HeartbeatRequest, oneshot::Sender<Response>),
     Register(RegisterRequest, oneshot::Sender<Response>),
+    Unregister(BrokerId, oneshot::Sender<Response>),
 }
 
 /// The duties of one node, while it leads and while it does not.
@@ -76,6 +77,10 @@ enum Finished {
         term: u64,
         broker: BrokerId,
         incarnation: Incarnation,
+        reply: oneshot::Sender<Response>,
+        response: Response,
+    },
+    Unregistration {
         reply: oneshot::Sender<Response>,
         response: Response,
     },
@@ -177,6 +182,10 @@ impl Duties {
                 Ok(register) => return self.register(register, reply),
                 Err(response) => (reply, response),
             },
+            Call::Unregister(broker, reply) => match self.release(broker) {
+                Ok(()) => return self.unregister(broker, reply),
+                Err(response) => (reply, response),
+            },
         };
         // Whoever asked may be gone by now.
         let _ = reply.send(response);
@@ -226,9 +235,7 @@ impl Duties {
         let Ok(Command::RegisterBroker(mut register)) = Command::decode(&request.command) else {
             return Err(Refusal::Unsupported.into());
         };
-        if self.work.len() >= WORK_MAX {
-            return Err(Refusal::Overloaded.into());
-        }
+        self.check_room()?;
         let now = self.now();
         let image = self.node.image();
         let sessions = self.sessions().ok_or(Refusal::NotLeader)?;
@@ -257,6 +264,35 @@ impl Duties {
             let response = propose(&node, Command::RegisterBroker(register).encode()).await;
             Finished::Registration { term, broker, incarnation, reply, response }
         });
+    }
+
+    /// Checks that nobody is left whom an unregistration would stop.
+    fn release(&mut self, broker: BrokerId) -> Result<(), Response> {
+        self.check_room()?;
+        let now = self.now();
+        let sessions = self.sessions().ok_or(Refusal::NotLeader)?;
+        let index = sessions.index();
+        sessions.unregister(now, broker).map_err(|alive| {
+            let message = format!(
+                "broker {broker} is alive, or was a moment ago, and its process would end with its \
+                 registration: stop it first, and ask again {:.1?} after it has stopped",
+                alive.ends_in
+            );
+            rejected_with(ErrorCode::InvalidRequest, message, index)
+        })
+    }
+
+    fn unregister(&mut self, broker: BrokerId, reply: oneshot::Sender<Response>) {
+        let node = self.node.clone();
+        self.work.spawn(async move {
+            let command = Command::UnregisterBroker { broker };
+            let response = propose(&node, command.encode()).await;
+            Finished::Unregistration { reply, response }
+        });
+    }
+
+    fn check_room(&self) -> Result<(), Response> {
+        if self.work.len() < WORK_MAX { Ok(()) } else { Err(Refusal::Overloaded.into()) }
     }
 
     fn propose_transition(&mut self, transition: Option<Transition>) {
@@ -302,6 +338,9 @@ impl Duties {
                 if let Some(sessions) = self.sessions_of(term) {
                     sessions.registered(broker, incarnation);
                 }
+                let _ = reply.send(response);
+            }
+            Ok(Finished::Unregistration { reply, response }) => {
                 let _ = reply.send(response);
             }
             // A task of ours panicked, which is a bug; the duties go on.

@@ -421,9 +421,9 @@ async fn a_second_process_waits_for_the_first_ones_session_and_the_first_does_no
     assert!(second.epoch() > registered);
     timeout(PATIENCE, second.active()).await.unwrap().unwrap();
 
-    // Unregistered by an operator: the session ends, and does not register again.
+    // Unregistered, by a leader that took it for dead: the session ends, and does not register again.
     let command = quorate_statemachine::Command::UnregisterBroker { broker: BrokerId(1) };
-    quorum.propose(command).await.unwrap();
+    quorum.node().propose(command.encode()).await.unwrap();
     let mut state = second.watch();
     let ended = SessionState::Ended(SessionEnd::Unregistered);
     timeout(PATIENCE, state.wait_for(|state| *state == ended)).await.unwrap().unwrap();
