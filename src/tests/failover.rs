@@ -98,3 +98,25 @@ async fn a_topic_whose_placement_a_fence_has_overtaken_is_placed_elsewhere() {
         timeout(PATIENCE, client).await.unwrap().unwrap();
     }
 }
+
+/// The epoch of a broker is looked up by a leader that was confirmed to lead. To see it fail: propose the
+/// fence before that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_cannot_be_confirmed_fences_nobody() {
+    let mut cluster = Cluster::start_with_endless_sessions().await;
+    let leader = cluster.leader().await;
+    // Its process is no node's, so that nobody is fenced because the others go.
+    cluster.join(leader).await;
+    let quorum = cluster.nodes[&leader].clone();
+    let before = quorum.status().last_index;
+    let others: Vec<_> = (1..=3).filter(|n| *n != leader).collect();
+    let [one, two] = [others[0], others[1]].map(|n| cluster.nodes.remove(&n).unwrap());
+    tokio::join!(one.shut_down(), two.shut_down());
+    let broker = u32::try_from(leader).unwrap();
+    let request = Request::from(RequestKind::FenceBroker(broker)).encode_to_vec();
+    let asking = quorum.node().call(quorum.identity().node_id, request.into());
+    let answer = Response::decode(timeout(PATIENCE, asking).await.unwrap().unwrap()).unwrap();
+    assert_eq!(answer, Refusal::NotLeader.into());
+    assert_eq!(quorum.status().last_index, before);
+    assert!(!is_fenced(&quorum.image().image, leader));
+}
