@@ -21,7 +21,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::departures::Departures;
-use crate::desk::{CALLS_MAX, REGISTRATIONS_MAX, accepted, confirm, propose, rejected_with};
+use crate::desk::{
+    CALLS_MAX, REGISTRATIONS_MAX, accepted, confirm, propose, rejected, rejected_with,
+};
+use crate::registration::check_directories;
 use crate::sessions::{BeatFault, Flags, Heartbeat, Registered, Sessions, Transition};
 use crate::wire::{
     BeatResponse, HeartbeatRequest, Refusal, RegisterRequest, Response, ResponseKind,
@@ -240,6 +243,7 @@ impl Duties {
         let image = self.node.image();
         let sessions = self.sessions().ok_or(Refusal::NotLeader)?;
         let index = sessions.index();
+        check_directories(&register).map_err(|rejection| rejected(rejection, index))?;
         sessions.register(now, register.broker, register.incarnation).map_err(|duplicate| {
             let broker = register.broker;
             let message = format!(
