@@ -43,15 +43,19 @@ impl Quorum {
         }
     }
 
-    /// Removes the registration of a broker that will not come back, from every ISR and ELR too. Its
-    /// partitions keep it as a replica until they are reassigned. The session of a broker that is alive
-    /// ends by it.
+    /// Removes the registration of a broker that has stopped and will not come back, from every ISR and
+    /// ELR too. Its partitions keep it as a replica until they are reassigned.
+    ///
+    /// A broker that is alive is refused, also while it is fenced: its session would end by it, and with
+    /// that its process, which may be a voter's. One that was silent for a whole session, and is only cut
+    /// off, ends when it hears of it.
     ///
     /// Not cancel safe: the broker may be unregistered afterwards.
     ///
     /// # Errors
     ///
-    /// [`WriteError`]: BROKER_ID_NOT_REGISTERED, also when it was this that was asked for before.
+    /// [`WriteError`]: INVALID_REQUEST while the broker's session lives or it is not fenced;
+    /// BROKER_ID_NOT_REGISTERED, also when it was this that was asked for before.
     pub async fn unregister_broker(&self, broker: BrokerId) -> Result<BrokerChanged, WriteError> {
         let done = self.propose_as_is(&Command::UnregisterBroker { broker }).await?;
         match done.reply {

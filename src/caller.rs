@@ -231,6 +231,7 @@ fn refused(refusal: i32) -> Failure {
         Ok(Refusal::NotLeader) => Failure::NoEffect(Unavailable::NotLeader),
         // It hands over to one that has room, if there is one.
         Ok(Refusal::StorageFull) => Failure::NoEffect(Unavailable::StorageFull),
+        Ok(Refusal::Overtaken) => Failure::NoEffect(Unavailable::Overtaken),
         Ok(Refusal::ChangePending) => Failure::NoEffect(Unavailable::ChangePending),
         // Sending it again at once is the last thing that helps: it is for the caller to decide.
         Ok(Refusal::Overloaded) => Failure::Final(WriteError::Unavailable {
@@ -327,6 +328,10 @@ mod tests {
         assert!(matches!(
             refused(Refusal::ChangePending as i32),
             Failure::NoEffect(Unavailable::ChangePending)
+        ));
+        assert!(matches!(
+            refused(Refusal::Overtaken as i32),
+            Failure::NoEffect(Unavailable::Overtaken)
         ));
         for (refusal, kind) in [
             (Refusal::Overloaded as i32, ErrorKind::Retryable),

@@ -1,10 +1,15 @@
 //! Owns the place where requests to the quorum leader arrive, on every node.
 //!
-//! What needs the leader's sessions goes on to its [duties](crate::duties); what only the leader may
+//! What needs the leader's sessions goes on to its [duties](crate::duties), also a command that came
+//! as it is; what only the leader may
 //! decide about metadata to the [metadata desk](crate::metadata_desk), and about members to the
-//! [membership desk](crate::membership_desk). Everything else is proposed as it came. The loop below does not forward proposals, so a node that has lost its leadership by then gets
-//! `NotLeader` from its own loop, and nothing happens: there is no gap between the check of
-//! leadership and its use.
+//! [membership desk](crate::membership_desk). Everything else is proposed as it came. The loop below
+//! does not forward proposals, so a node that has lost its leadership by then gets `NotLeader` from its
+//! own loop, and nothing happens: there is no gap between the check of leadership and its use.
+//!
+//! Requests of peers are bounded before they come here ([`quorate_loop::CALLS_MAX`]), and here once more
+//! together with those of this node itself. However many there are, heartbeats have places that nothing
+//! else takes: a leader that is busy must not take its brokers for dead.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,12 +31,18 @@ use crate::wire::{
 };
 use crate::{comparison, membership_desk, metadata_desk};
 
-/// Requests that a leader works on at a time, heartbeats not counted. Beyond it nodes are told
-/// `Overloaded`; it is far above what one log can commit within the time of a request.
-const REQUESTS_MAX: usize = 8_192;
+/// Requests that a leader works on at a time, its own node's too; heartbeats and registrations are not
+/// counted. Beyond it nodes are told `Overloaded`. As many may come from peers, so that they are not
+/// refused before, nor its own for their sake alone.
+const REQUESTS_MAX: usize = quorate_loop::CALLS_MAX;
 
-/// Heartbeats and registrations that wait for the duties: several for each of a thousand brokers.
-pub(crate) const CALLS_MAX: usize = 4_096;
+/// Registrations, and their ends, that a leader works on at a time: one for each of a thousand brokers.
+/// Beyond it nodes are told `Overloaded`.
+pub(crate) const REGISTRATIONS_MAX: usize = 1_024;
+
+/// Heartbeats and registrations that wait for the duties: all registrations, and as many heartbeats as
+/// may come from peers, several for each of a thousand brokers.
+pub(crate) const CALLS_MAX: usize = quorate_loop::VITAL_CALLS_MAX + REGISTRATIONS_MAX;
 
 /// Where requests arrive. Clones are the same desk.
 #[derive(Clone)]
@@ -45,6 +56,7 @@ struct Inner {
     node: ArcSwapOption<Node<Metadata>>,
     duties: mpsc::Sender<Call>,
     slots: Semaphore,
+    registrations: Semaphore,
     /// How long leadership may take to move: raft-rs gives a transfer up after one election timeout,
     /// and an election that came of it takes as long again.
     transfer_patience: Duration,
@@ -52,9 +64,14 @@ struct Inner {
 
 impl Desk {
     pub(crate) fn new(duties: mpsc::Sender<Call>, election_timeout: Duration) -> Self {
-        let (node, slots) = (ArcSwapOption::empty(), Semaphore::new(REQUESTS_MAX));
-        let transfer_patience = election_timeout * 2;
-        Self { inner: Arc::new(Inner { node, duties, slots, transfer_patience }) }
+        let inner = Inner {
+            node: ArcSwapOption::empty(),
+            duties,
+            slots: Semaphore::new(REQUESTS_MAX),
+            registrations: Semaphore::new(REGISTRATIONS_MAX),
+            transfer_patience: election_timeout * 2,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     pub(crate) fn open_for(&self, node: Node<Metadata>) {
@@ -80,6 +97,15 @@ impl Service for Desk {
             response.encode_to_vec().into()
         })
     }
+
+    fn overloaded(&self) -> Bytes {
+        Response::from(Refusal::Overloaded).encode_to_vec().into()
+    }
+
+    fn is_vital(&self, request: &Bytes) -> bool {
+        let request = Request::decode(request.clone());
+        request.is_ok_and(|request| matches!(request.kind, Some(RequestKind::Heartbeat(_))))
+    }
 }
 
 impl Inner {
@@ -90,7 +116,8 @@ impl Inner {
                 self.to_duties(|reply| Call::Heartbeat(beat, reply)).await
             }
             RequestKind::Register(register) => {
-                self.to_duties(|reply| Call::Register(register, reply)).await
+                let registering = self.to_duties(|reply| Call::Register(register, reply));
+                in_place(&self.registrations, registering).await
             }
             RequestKind::Progress(_) => self.in_slot(membership_desk::list(&node)).await,
             RequestKind::ChangeMembers(request) => {
@@ -122,6 +149,10 @@ impl Inner {
             }
             RequestKind::Checkpoints(_) => comparison::answer(&node),
             RequestKind::Propose(command) => match Command::decode(&command) {
+                Ok(Command::UnregisterBroker { broker }) => {
+                    let unregistering = self.to_duties(|reply| Call::Unregister(broker, reply));
+                    in_place(&self.registrations, unregistering).await
+                }
                 Ok(decided) if is_the_senders_to_decide(&decided) => {
                     self.in_slot(propose(&node, &decided)).await
                 }
@@ -131,10 +162,7 @@ impl Inner {
     }
 
     async fn in_slot(&self, work: impl Future<Output = Response>) -> Response {
-        match self.slots.try_acquire() {
-            Ok(_slot) => work.await,
-            Err(_) => Refusal::Overloaded.into(),
-        }
+        in_place(&self.slots, work).await
     }
 
     async fn to_duties(&self, call: impl FnOnce(oneshot::Sender<Response>) -> Call) -> Response {
@@ -147,6 +175,14 @@ impl Inner {
     }
 }
 
+/// Does work that has one of these places, and none that has not.
+async fn in_place(places: &Semaphore, work: impl Future<Output = Response>) -> Response {
+    match places.try_acquire() {
+        Ok(_place) => work.await,
+        Err(_) => Refusal::Overloaded.into(),
+    }
+}
+
 /// Commands whose preconditions the state machine checks alone. The others depend on sessions, on a
 /// plan that only the leader makes, or on what its version can do.
 fn is_the_senders_to_decide(command: &Command) -> bool {
@@ -155,7 +191,6 @@ fn is_the_senders_to_decide(command: &Command) -> bool {
         Command::DeleteTopic { .. }
             | Command::AlterPartition(_)
             | Command::AllocateProducerIds(_)
-            | Command::UnregisterBroker { .. }
             | Command::ElectLeaders(_)
             | Command::AlterReassignments { .. }
             | Command::AlterConfigs { .. }
@@ -237,4 +272,93 @@ pub(crate) fn accepted(response: &Response) -> bool {
 /// As [`rejected`], from its parts.
 pub(crate) fn rejected_with(code: ErrorCode, message: String, index: u64) -> Response {
     rejected(Rejection::new(code, message), index)
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_engine::{ClusterId, Founding, Voter};
+
+    use super::*;
+    use crate::wire::{CreateTopicRequest, Empty, HeartbeatRequest, RegisterRequest};
+    use crate::{Quorum, QuorumConfig};
+
+    fn bytes(kind: impl Into<RequestKind>) -> Bytes {
+        Request::from(kind.into()).encode_to_vec().into()
+    }
+
+    fn heartbeat() -> RequestKind {
+        let whole = HeartbeatRequest {
+            broker: u32::MAX,
+            epoch: u64::MAX,
+            applied: u64::MAX,
+            want_fence: true,
+            want_shutdown: true,
+        };
+        RequestKind::Heartbeat(whole)
+    }
+
+    /// To see it fail: take another request for vital, or none.
+    #[test]
+    fn heartbeats_and_nothing_else_are_vital() {
+        let desk = Desk::new(mpsc::channel(1).0, Duration::ZERO);
+        assert!(desk.is_vital(&bytes(heartbeat())));
+        assert!(desk.is_vital(&bytes(RequestKind::Heartbeat(HeartbeatRequest::default()))));
+        for other in [
+            RequestKind::Register(RegisterRequest::default()),
+            RequestKind::CreateTopic(CreateTopicRequest::default()),
+            RequestKind::ReadIndex(Empty {}),
+        ] {
+            assert!(!desk.is_vital(&bytes(other.clone())), "{other:?}");
+        }
+        assert!(!desk.is_vital(&Bytes::new()));
+        assert!(!desk.is_vital(&Bytes::from_static(b"\xff\xff")));
+        let refused = Response::decode(desk.overloaded()).unwrap();
+        assert_eq!(refused, Refusal::Overloaded.into());
+    }
+
+    /// To see it fail: have registrations or heartbeats share a bound with each other, or with the rest.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_desk_that_is_full_takes_heartbeats() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = NodeId::new(1).unwrap();
+        let voters = vec![Voter { node_id: one, addr: "127.0.0.1:1".to_owned() }];
+        let founding = Founding::Voters(voters);
+        quorate_engine::format(dir.path(), ClusterId::random(), one, founding).unwrap();
+        let config = QuorumConfig::new(dir.path(), ([127, 0, 0, 1], 0).into());
+        let quorum = Quorum::open(config).await.unwrap();
+        // A second desk before the same node, whose duties are ours.
+        let (duties, mut calls) = mpsc::channel(CALLS_MAX);
+        let desk = Desk::new(duties, Duration::ZERO);
+        desk.open_for(quorum.node().clone());
+        let ask = |kind: RequestKind| {
+            let answer = desk.call(one, bytes(kind));
+            async move { Response::decode(answer.await).unwrap() }
+        };
+        let overloaded = Response::from(Refusal::Overloaded);
+
+        let slots = desk.inner.slots.try_acquire_many(REQUESTS_MAX as u32).unwrap();
+        assert_eq!(ask(RequestKind::ReadIndex(Empty {})).await, overloaded);
+        // Whoever registers has the places of its own kind, and no more of them.
+        let registering: Vec<_> = (0..REGISTRATIONS_MAX)
+            .map(|_| tokio::spawn(ask(RequestKind::Register(RegisterRequest::default()))))
+            .collect();
+        let mut waiting = Vec::new();
+        for _ in 0..REGISTRATIONS_MAX {
+            let Some(Call::Register(_, reply)) = calls.recv().await else { panic!() };
+            waiting.push(reply);
+        }
+        let register = RequestKind::Register(RegisterRequest::default());
+        assert_eq!(ask(register).await, overloaded);
+        let beating = tokio::spawn(ask(heartbeat()));
+        let Some(Call::Heartbeat(_, reply)) = calls.recv().await else { panic!() };
+        reply.send(Refusal::NotLeader.into()).unwrap();
+        assert_eq!(beating.await.unwrap(), Refusal::NotLeader.into());
+
+        drop((slots, waiting));
+        for one in registering {
+            assert_eq!(one.await.unwrap(), Doubt::Stopped.into());
+        }
+        assert_ne!(ask(RequestKind::ReadIndex(Empty {})).await, overloaded);
+        desk.close();
+    }
 }

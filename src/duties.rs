@@ -21,14 +21,18 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::departures::Departures;
-use crate::desk::{accepted, confirm, propose, rejected_with};
+use crate::desk::{
+    CALLS_MAX, REGISTRATIONS_MAX, accepted, confirm, propose, rejected, rejected_with,
+};
+use crate::registration::check_directories;
 use crate::sessions::{BeatFault, Flags, Heartbeat, Registered, Sessions, Transition};
 use crate::wire::{
     BeatResponse, HeartbeatRequest, Refusal, RegisterRequest, Response, ResponseKind,
 };
 
-/// Proposals of the duties that are under way at a time: one for each of a thousand brokers.
-const WORK_MAX: usize = 1_024;
+/// While so many proposals of the duties are under way nobody is registered. Transitions are bounded by
+/// the brokers, for each has one at a time.
+const WORK_MAX: usize = REGISTRATIONS_MAX;
 
 /// Pause before a new leader asks again for the confirmation that it leads.
 const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -37,6 +41,7 @@ const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(50);
 pub(crate) enum Call {
     Heartbeat(HeartbeatRequest, oneshot::Sender<Response>),
     Register(RegisterRequest, oneshot::Sender<Response>),
+    Unregister(BrokerId, oneshot::Sender<Response>),
 }
 
 /// The duties of one node, while it leads and while it does not.
@@ -75,6 +80,10 @@ enum Finished {
         term: u64,
         broker: BrokerId,
         incarnation: Incarnation,
+        reply: oneshot::Sender<Response>,
+        response: Response,
+    },
+    Unregistration {
         reply: oneshot::Sender<Response>,
         response: Response,
     },
@@ -160,7 +169,7 @@ impl Duties {
     }
 
     fn take_waiting(&mut self) {
-        for _ in 0..crate::desk::CALLS_MAX {
+        for _ in 0..CALLS_MAX {
             match self.calls.try_recv() {
                 Ok(call) => self.take(call),
                 Err(_) => return,
@@ -174,6 +183,10 @@ impl Duties {
             Call::Heartbeat(request, reply) => (reply, self.heartbeat(request)),
             Call::Register(request, reply) => match self.admit(request) {
                 Ok(register) => return self.register(register, reply),
+                Err(response) => (reply, response),
+            },
+            Call::Unregister(broker, reply) => match self.release(broker) {
+                Ok(()) => return self.unregister(broker, reply),
                 Err(response) => (reply, response),
             },
         };
@@ -225,13 +238,12 @@ impl Duties {
         let Ok(Command::RegisterBroker(mut register)) = Command::decode(&request.command) else {
             return Err(Refusal::Unsupported.into());
         };
-        if self.work.len() >= WORK_MAX {
-            return Err(Refusal::Overloaded.into());
-        }
+        self.check_room()?;
         let now = self.now();
         let image = self.node.image();
         let sessions = self.sessions().ok_or(Refusal::NotLeader)?;
         let index = sessions.index();
+        check_directories(&register).map_err(|rejection| rejected(rejection, index))?;
         sessions.register(now, register.broker, register.incarnation).map_err(|duplicate| {
             let broker = register.broker;
             let message = format!(
@@ -256,6 +268,35 @@ impl Duties {
             let response = propose(&node, &Command::RegisterBroker(register)).await;
             Finished::Registration { term, broker, incarnation, reply, response }
         });
+    }
+
+    /// Checks that nobody is left whom an unregistration would stop.
+    fn release(&mut self, broker: BrokerId) -> Result<(), Response> {
+        self.check_room()?;
+        let now = self.now();
+        let sessions = self.sessions().ok_or(Refusal::NotLeader)?;
+        let index = sessions.index();
+        sessions.unregister(now, broker).map_err(|alive| {
+            let message = format!(
+                "broker {broker} is alive, or was a moment ago, and its process would end with its \
+                 registration: stop it first, and ask again {:.1?} after it has stopped",
+                alive.ends_in
+            );
+            rejected_with(ErrorCode::InvalidRequest, message, index)
+        })
+    }
+
+    fn unregister(&mut self, broker: BrokerId, reply: oneshot::Sender<Response>) {
+        let node = self.node.clone();
+        self.work.spawn(async move {
+            let command = Command::UnregisterBroker { broker };
+            let response = propose(&node, &command).await;
+            Finished::Unregistration { reply, response }
+        });
+    }
+
+    fn check_room(&self) -> Result<(), Response> {
+        if self.work.len() < WORK_MAX { Ok(()) } else { Err(Refusal::Overloaded.into()) }
     }
 
     fn propose_transition(&mut self, transition: Option<Transition>) {
@@ -301,6 +342,9 @@ impl Duties {
                 if let Some(sessions) = self.sessions_of(term) {
                     sessions.registered(broker, incarnation);
                 }
+                let _ = reply.send(response);
+            }
+            Ok(Finished::Unregistration { reply, response }) => {
                 let _ = reply.send(response);
             }
             // A task of ours panicked, which is a bug; the duties go on.

@@ -75,6 +75,22 @@ pub enum WriteError {
         /// The log index of the change.
         index: u64,
     },
+    /// It took several commands. The first of them are committed, one failed, and none was sent after
+    /// that. The results of those that are committed are not passed on: this node's image shows them.
+    #[error(
+        "{done} of {all} partitions were dealt with, up to index {index}, and then it failed \
+         ({}): ask again, and it goes on from there", reason(.why)
+    )]
+    Partly {
+        /// Partitions of the commands that are committed.
+        done: usize,
+        /// Partitions of all the commands.
+        all: usize,
+        /// The log index of the last command that is committed.
+        index: u64,
+        /// Why the one after it failed.
+        why: Box<WriteError>,
+    },
     /// This node has stopped. Nothing changed.
     #[error("this node has stopped{}: ask another one, and restart this one", because(.fatal))]
     Stopped {
@@ -89,9 +105,20 @@ impl WriteError {
         match self {
             Self::Rejected(_) | Self::TooLarge => ErrorKind::Rejected,
             Self::Unavailable { .. } => ErrorKind::Retryable,
-            Self::Unknown { .. } | Self::NotSeenYet { .. } => ErrorKind::Unknown,
+            Self::Unknown { .. } | Self::NotSeenYet { .. } | Self::Partly { .. } => {
+                ErrorKind::Unknown
+            }
             Self::Stopped { .. } => ErrorKind::Fatal,
         }
+    }
+}
+
+/// Why one of several commands failed, without what that says of the others.
+fn reason(error: &WriteError) -> String {
+    match error {
+        WriteError::Unavailable { reason, .. } => reason.to_string(),
+        WriteError::Unknown { reason } => reason.to_string(),
+        error => error.to_string(),
     }
 }
 
@@ -120,6 +147,9 @@ pub enum Unavailable {
     /// The leader, or this node, has as much work as it may take.
     #[error("the quorum has more work than it may take at a time")]
     Overloaded,
+    /// Each time that the leader planned it, another change of the same topic came first.
+    #[error("other changes of the same topic came first each time")]
+    Overtaken,
     /// The members are changing already; only one change is made at a time.
     #[error("another change of the members is under way")]
     ChangePending,
@@ -286,8 +316,10 @@ impl From<WriteError> for ChangeMembersError {
             WriteError::Stopped { fatal } => Self::Stopped { fatal },
             WriteError::TooLarge => Self::Refused(MembershipError::Unsound),
             WriteError::Rejected(_) => Self::Unsupported,
-            // Nothing is waited for that could be seen too late.
-            WriteError::NotSeenYet { .. } => Self::Unknown { reason: UnknownReason::TimedOut },
+            // Nothing is waited for that could be seen too late, and one command is all.
+            WriteError::NotSeenYet { .. } | WriteError::Partly { .. } => {
+                Self::Unknown { reason: UnknownReason::TimedOut }
+            }
         }
     }
 }
@@ -385,7 +417,9 @@ impl From<WriteError> for TransferError {
             WriteError::Unknown { reason } => Self::Unknown { reason },
             WriteError::Stopped { fatal } => Self::Stopped { fatal },
             WriteError::TooLarge | WriteError::Rejected(_) => Self::Unsupported,
-            WriteError::NotSeenYet { .. } => Self::Unknown { reason: UnknownReason::TimedOut },
+            WriteError::NotSeenYet { .. } | WriteError::Partly { .. } => {
+                Self::Unknown { reason: UnknownReason::TimedOut }
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! How a partition came to be as it is: asked of this node's own log.
 
+use std::time::Duration;
+
 use quorate_loop::{FIRST_GROUP, Picked, ReplayError, Replayed};
 use quorate_statemachine::{
     Command, Explanation, Metadata, MetadataImage, PartitionChange, PartitionKey, explain,
@@ -10,6 +12,10 @@ use crate::quorum::Quorum;
 
 /// The changes of a partition that are told at most: the latest.
 pub const HISTORY_MAX: usize = 1_000;
+
+/// What a look into the log takes at most, the wait for a turn included. A snapshot and what is behind it
+/// may be gigabytes; whoever waits no longer ends it before.
+pub const HISTORY_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// The latest changes of one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +32,8 @@ pub struct PartitionHistory {
 impl Quorum {
     /// The latest changes of a partition, each with its command and index, as far as this node's log
     /// reaches: to its last snapshot. It reads that and the log behind it from the disk, beside what the
-    /// node does, for at most two callers at a time; others wait. It takes no longer than the
-    /// operation timeout.
+    /// node does, for at most two callers at a time; others wait. It takes
+    /// no longer than [`HISTORY_TIME_MAX`].
     ///
     /// Cancel safe: whoever goes leaves the turn to the next as soon as the state is restored.
     ///
@@ -71,7 +77,7 @@ impl Quorum {
         partition: PartitionKey,
         finish: impl FnOnce(Changes) -> R + Send + 'static,
     ) -> Result<R, ReplayError> {
-        let limit = self.config().operation_timeout();
+        let limit = HISTORY_TIME_MAX;
         let deadline = Instant::now() + limit;
         let turn = timeout_at(deadline, self.turn_to_replay()).await;
         let turn = turn.map_err(|_| ReplayError::TimedOut { group: FIRST_GROUP, limit })?;

@@ -123,7 +123,7 @@ pub use error::{
     TransferError, Unavailable, UnknownReason, WatchEnded, WriteError,
 };
 pub use features::{FeatureLevelSet, Features};
-pub use history::{HISTORY_MAX, PartitionHistory};
+pub use history::{HISTORY_MAX, HISTORY_TIME_MAX, PartitionHistory};
 pub use membership::{MembersChanged, QuorumMember};
 pub use metadata_only::MetadataOnly;
 pub use partition::{ElectionScope, PartitionResults, TopicPartition};

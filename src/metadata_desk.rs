@@ -67,7 +67,13 @@ pub(crate) async fn create_partitions(
 }
 
 /// Fences a broker in the epoch that it is registered with.
+///
+/// A leader that has just begun may know an epoch of the past, and the log would say STALE_BROKER_EPOCH
+/// to somebody who named none: so it is looked up only in an image that is known to be complete.
 pub(crate) async fn fence(node: &Node<Metadata>, id: BrokerId) -> Response {
+    if let Err(refusal) = confirm(node).await {
+        return refusal.into();
+    }
     decide(node, |image| match image.broker(id) {
         None => Err(Rejection::new(
             ErrorCode::BrokerIdNotRegistered,
@@ -106,7 +112,7 @@ pub(crate) async fn set_feature_level(node: &Node<Metadata>, level: FeatureLevel
     .await
 }
 
-/// Decides, and again for as long as the log says that another change came first.
+/// Decides, and again while the log says that another change came first.
 async fn decide_until_settled(
     node: &Node<Metadata>,
     overtaken: impl Fn(ErrorCode) -> bool,
@@ -118,7 +124,13 @@ async fn decide_until_settled(
             return response;
         }
     }
-    decide(node, decision).await
+    let last = decide(node, decision).await;
+    match refused_by_the_log(&last) {
+        // The number it was planned for was right, and is not any more. It is for whoever asked to ask
+        // again for as long as there is time: that more partitions are wanted than there are is no fault.
+        Some(ErrorCode::InvalidPartitions) => Refusal::Overtaken.into(),
+        _ => last,
+    }
 }
 
 /// Decides on this node's image, if it leads, and proposes.
@@ -213,6 +225,8 @@ fn new_partitions(
     if missing == 0 {
         return Ok(Decision::AsItIs(Reply::PartitionsCreated { partitions: first }));
     }
+    // The log would say so with the code that it has for what was planned too late.
+    check_partition_count(usize::try_from(missing).unwrap_or(usize::MAX))?;
     let partitions = if request.assignment.is_empty() {
         let factor = u32::try_from(topic.replication_factor()).unwrap_or(u32::MAX);
         let shape = TopicShape { partitions: missing, replication_factor: factor };
@@ -246,4 +260,54 @@ fn assigned(assignment: &[Replicas]) -> Vec<Brokers> {
 /// as any: topics do not all begin at the same broker.
 fn first_offset(topic: TopicId) -> u64 {
     topic.0.as_u64_pair().0
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_engine::{ClusterId, Founding, NodeId, Voter};
+
+    use super::*;
+    use crate::{Quorum, QuorumConfig, Registration, TopicSpec};
+
+    /// To see it fail: answer as the log did.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn plans_that_are_overtaken_each_time_are_no_fault_of_who_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = NodeId::new(1).unwrap();
+        let voters = vec![Voter { node_id: one, addr: "127.0.0.1:1".to_owned() }];
+        let founding = Founding::Voters(voters);
+        quorate_engine::format(dir.path(), ClusterId::random(), one, founding).unwrap();
+        let config = QuorumConfig::new(dir.path(), ([127, 0, 0, 1], 0).into());
+        let quorum = Quorum::open(config).await.unwrap();
+        let directory = quorum.identity().directory_id;
+        let registration = Registration::without_data_plane(BrokerId(1), directory);
+        let session = quorum.register_broker(registration).await.unwrap();
+        session.active().await.unwrap();
+        let topic = quorum.create_topic(TopicSpec::new("orders", 1, 1)).await.unwrap();
+
+        // Each time that it was planned somebody else has made one partition more, so that the plan is for
+        // one too few.
+        let before = quorum.status().last_index;
+        let late = |image: &MetadataImage| {
+            let first = image.topic(topic.id).unwrap().partition_count() - 1;
+            let partitions = vec![[BrokerId(1)].into_iter().collect()];
+            let create = CreatePartitions { topic: topic.id, first, partitions };
+            Ok(Decision::Propose(Command::CreatePartitions(create)))
+        };
+        let overtaken = |code| code == ErrorCode::InvalidPartitions;
+        let answer = decide_until_settled(quorum.node(), overtaken, late).await;
+        assert_eq!(answer, Refusal::Overtaken.into());
+        assert_eq!(quorum.status().last_index, before + PLANS_MAX as u64);
+
+        // What can never be is refused as ever, planned or not, and the log has nothing of it.
+        for assignment in [vec![], vec![Replicas { brokers: vec![1] }; 10_001]] {
+            let total = 10_002;
+            let topic = topic.id.0.as_bytes().to_vec();
+            let request = CreatePartitionsRequest { topic, total, assignment };
+            let answer = create_partitions(quorum.node(), &request).await;
+            let Some(ResponseKind::Rejected(rejected)) = answer.kind else { panic!("{answer:?}") };
+            assert_eq!(rejected.code, i32::from(ErrorCode::InvalidPartitions.code()));
+        }
+        assert_eq!(quorum.status().last_index, before + PLANS_MAX as u64);
+    }
 }

@@ -59,7 +59,8 @@ impl Quorum {
     ///
     /// Of [`ElectionScope::All`] and [`ElectionScope::Topic`] only those are in the answer whose leader
     /// is not the one wanted; more than 10,000 of them are elected by several commands. Should one of
-    /// these fail, what those before it did stays; asking again goes on from there.
+    /// these fail, what those before it did stays ([`WriteError::Partly`]); asking again goes on from
+    /// there.
     ///
     /// Not cancel safe: the elections may be held afterwards.
     ///
@@ -88,14 +89,13 @@ impl Quorum {
                 now.image.topics_by_name().flat_map(|topic| lacking(topic, election)).collect()
             }
         };
-        let mut all = PartitionResults { index: now.index, partitions: Vec::new() };
+        let mut done = PartitionResults { index: now.index, partitions: Vec::new() };
         for chunk in wanted.chunks(PARTITIONS_PER_COMMAND_MAX) {
             let wishes = chunk.iter().map(|name| (name.clone(), ())).collect();
-            let elected = self.change_partitions(&now, wishes, elect).await?;
-            all.index = elected.index;
-            all.partitions.extend(elected.partitions);
+            let next = self.change_partitions(&now, wishes, elect).await;
+            done = done.and(next, wanted.len())?;
         }
-        Ok(all)
+        Ok(done)
     }
 
     /// Moves partitions to other brokers (KIP-455): each to these, in order of preference. When it
@@ -173,6 +173,26 @@ impl Quorum {
     }
 }
 
+impl PartitionResults {
+    /// These and those of the next command, of several for `all` partitions.
+    fn and(mut self, next: Result<Self, WriteError>, all: usize) -> Result<Self, WriteError> {
+        match next {
+            Ok(next) => {
+                self.index = next.index;
+                self.partitions.extend(next.partitions);
+                Ok(self)
+            }
+            Err(error) if self.partitions.is_empty() => Err(error),
+            Err(error) => Err(WriteError::Partly {
+                done: self.partitions.len(),
+                all,
+                index: self.index,
+                why: Box::new(error),
+            }),
+        }
+    }
+}
+
 fn reassignments(wishes: Vec<(PartitionKey, Option<Vec<BrokerId>>)>) -> Command {
     let reassignment = |(partition, target): (PartitionKey, Option<Vec<BrokerId>>)| Reassignment {
         partition,
@@ -203,4 +223,45 @@ fn check_count(partitions: usize) -> Result<(), Rejection> {
             "the request names {partitions} partitions: name 1 to {PARTITIONS_PER_COMMAND_MAX}"
         ),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::{ErrorKind, Unavailable, UnknownReason};
+
+    fn results(index: u64, partitions: u32) -> PartitionResults {
+        let failed = || Rejection::new(ErrorCode::ElectionNotNeeded, "it is as it should be");
+        let one = |partition| TopicPartition { topic: "orders".to_owned(), partition };
+        let partitions = (0..partitions).map(|number| (one(number), Err(failed()))).collect();
+        PartitionResults { index, partitions }
+    }
+
+    /// To see it fail: pass on what the command that failed says of itself.
+    #[test]
+    fn what_fails_half_way_does_not_say_that_nothing_was_changed() {
+        let unavailable =
+            WriteError::Unavailable { reason: Unavailable::NoLeader, waited: Duration::ZERO };
+        let nothing = results(7, 0);
+        let first = nothing.clone().and(Err(unavailable.clone()), 5);
+        assert_eq!(first, Err(unavailable.clone()), "nothing was changed, and so it says");
+
+        let one = nothing.and(Ok(results(8, 2)), 5).unwrap();
+        assert_eq!(one, results(8, 2));
+        let unknown = WriteError::Unknown { reason: UnknownReason::TimedOut };
+        let stopped = WriteError::Stopped { fatal: None };
+        for why in [unavailable, unknown, stopped] {
+            let partly = one.clone().and(Err(why.clone()), 5).unwrap_err();
+            assert_eq!(partly.kind(), ErrorKind::Unknown, "{partly}");
+            let said = partly.to_string();
+            assert!(said.starts_with("2 of 5 partitions were dealt with, up to index 8"), "{said}");
+            assert!(said.ends_with(": ask again, and it goes on from there"), "{said}");
+            assert!(!said.contains("nothing was changed"), "{said}");
+            assert_eq!(partly, WriteError::Partly { done: 2, all: 5, index: 8, why: why.into() });
+        }
+        let two = one.and(Ok(results(9, 1)), 5).unwrap();
+        assert_eq!((two.index, two.partitions.len()), (9, 3));
+    }
 }

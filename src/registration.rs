@@ -25,7 +25,7 @@ pub struct Registration {
     pub listeners: Vec<Listener>,
     /// The rack it stands in; placement spreads replicas over racks.
     pub rack: Option<String>,
-    /// The broker's log directories; at least one, and never another broker's.
+    /// The broker's log directories; at least one, and never another broker's, nor the nil id.
     ///
     /// A broker that runs in the process of its node names the node's data directory among them. It is
     /// fenced as soon as the leader finds that process gone, where any other broker's session has to
@@ -102,6 +102,26 @@ impl Registration {
         });
         RegisterRequest { command: command.encode(), always_vouch }
     }
+}
+
+/// Checks on the leader that every directory has an id. The nil one is none: Kafka keeps it for a replica
+/// whose directory is not known, and it would be that of every disk whose id was forgotten.
+///
+/// # Errors
+///
+/// INVALID_REGISTRATION, with the remedy.
+pub(crate) fn check_directories(register: &RegisterBroker) -> Result<(), Rejection> {
+    if register.directories.iter().any(|directory| directory.0.is_nil()) {
+        return Err(Rejection::new(
+            ErrorCode::InvalidRegistration,
+            format!(
+                "a log directory of broker {} has the nil id, which names none: give the directory a \
+                 random one",
+                register.broker
+            ),
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -100,6 +100,13 @@ pub(crate) struct Duplicate {
     pub(crate) ends_in: Duration,
 }
 
+/// A broker is not known to have stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Alive {
+    /// How long until it is known if nothing more is heard from it.
+    pub(crate) ends_in: Duration,
+}
+
 /// The sessions of all registered brokers, for one term of one leader.
 #[derive(Debug)]
 pub(crate) struct Sessions {
@@ -329,6 +336,26 @@ impl Sessions {
     pub(crate) fn registered(&mut self, broker: BrokerId, incarnation: Incarnation) {
         if self.registering.get(&broker) == Some(&incarnation) {
             self.registering.remove(&broker);
+        }
+    }
+
+    /// Whether a broker may be unregistered now. One that is not fenced, or whose session lives though it
+    /// is fenced, has a process that would end with its registration. One that shuts down in order has
+    /// none that lives on; and one that is not registered the log refuses.
+    ///
+    /// # Errors
+    ///
+    /// [`Alive`], also while a new incarnation is registering.
+    pub(crate) fn unregister(&self, now: Duration, broker: BrokerId) -> Result<(), Alive> {
+        if self.registering.contains_key(&broker) {
+            return Err(Alive { ends_in: self.session });
+        }
+        let Some(session) = self.brokers.get(&broker) else { return Ok(()) };
+        match session.ends_at(self.session) {
+            Some(end) if end > now => Err(Alive { ends_in: end - now }),
+            // Its fence is on its way.
+            _ if session.is_active() => Err(Alive { ends_in: RETRY_AFTER }),
+            _ => Ok(()),
         }
     }
 

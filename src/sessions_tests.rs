@@ -7,7 +7,7 @@ use quorate_statemachine::{BrokerEpoch, BrokerId, BrokerSession as RegisteredBro
 use uuid::Uuid;
 
 use crate::sessions::{
-    Beat, BeatFault, Duplicate, Flags, Heartbeat, Registered, Sessions, Transition,
+    Alive, Beat, BeatFault, Duplicate, Flags, Heartbeat, Registered, Sessions, Transition,
 };
 
 const SESSION: Duration = Duration::from_millis(3_000);
@@ -235,6 +235,33 @@ fn a_fence_names_the_registration_that_was_silent() {
     sessions.settled(ms(3_020), fence, false);
     assert_eq!(run(&mut sessions, ms(6_009)), []);
     assert_eq!(run(&mut sessions, ms(6_010)), [(6_010, to(Flags::Fenced, 1, 120))]);
+}
+
+/// To see it fail: look at the flag alone, or at the session alone.
+#[test]
+fn only_who_has_stopped_is_unregistered() {
+    let rows = [(1, active(10)), (2, fenced(20)), (3, leaving(30)), (4, fenced(40))];
+    let mut sessions = at_start(&rows);
+    let alive = |ends_in| Err(Alive { ends_in: ms(ends_in) });
+    let asked = |sessions: &Sessions, at| {
+        [1, 2, 3, 4, 9].map(|broker| sessions.unregister(ms(at), BrokerId(broker)))
+    };
+    let nobody = [alive(2_000), Ok(()), alive(2_000), Ok(()), Ok(())];
+    assert_eq!(asked(&sessions, 1_000), nobody, "a new leader waits for a whole session");
+    // Fenced, and alive; and one that comes back as another process.
+    sessions.heartbeat(ms(1_000), Heartbeat { want_fence: true, ..beat(2, 20, 100) }).unwrap();
+    sessions.register(ms(1_000), BrokerId(4), incarnation(44)).unwrap();
+    let more = [alive(2_000), alive(3_000), alive(2_000), alive(3_000), Ok(())];
+    assert_eq!(asked(&sessions, 1_000), more);
+    sessions.registered(BrokerId(4), incarnation(44));
+
+    // Its session has ended, and it is not fenced yet; or it was let go in order.
+    let fences = [(3_000, to(Flags::Fenced, 1, 10)), (3_000, to(Flags::Fenced, 3, 30))];
+    assert_eq!(run(&mut sessions, ms(3_000)), fences);
+    let owed = [alive(100), alive(1_000), Ok(()), Ok(()), Ok(())];
+    assert_eq!(asked(&sessions, 3_000), owed);
+    sessions.sync(ms(3_001), 101, brokers(&[(1, fenced(10)), (2, fenced(20)), (4, fenced(40))]));
+    assert_eq!(asked(&sessions, 4_000), [Ok(()); 5]);
 }
 
 fn gone(broker: u32, epoch: u64) -> RegisteredBroker {

@@ -16,8 +16,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::wire::{Empty, HeartbeatRequest, Refusal, Request, RequestKind, Response};
 use crate::{
-    BrokerSession, ErrorKind, MetadataOnly, NotReady, Quorum, QuorumConfig, Registration,
-    SessionEnd, SessionState, Snapshot, TopicSpec, Unavailable, WriteError,
+    BrokerSession, ErrorKind, MetadataOnly, NotReady, Quorum, QuorumConfig, RegisterError,
+    Registration, SessionEnd, SessionState, Snapshot, TopicSpec, Unavailable, WriteError,
 };
 
 /// No condition of these tests takes this long on a machine that is not stuck.
@@ -424,13 +424,34 @@ async fn a_second_process_waits_for_the_first_ones_session_and_the_first_does_no
     assert!(second.epoch() > registered);
     timeout(PATIENCE, second.active()).await.unwrap().unwrap();
 
-    // Unregistered by an operator: the session ends, and does not register again.
+    // Unregistered, by a leader that took it for dead: the session ends, and does not register again.
     let command = quorate_statemachine::Command::UnregisterBroker { broker: BrokerId(1) };
-    quorum.propose(command).await.unwrap();
+    quorum.node().propose(command.encode()).await.unwrap();
     let mut state = second.watch();
     let ended = SessionState::Ended(SessionEnd::Unregistered);
     timeout(PATIENCE, state.wait_for(|state| *state == ended)).await.unwrap().unwrap();
     assert!(quorum.image().image.broker(BrokerId(1)).is_none());
+}
+
+/// To see it fail: leave the leader's look at the directories out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_names_its_directories() {
+    let cluster = Cluster::start(1).await;
+    let quorum = &cluster.nodes[&1];
+    let own = Registration::without_data_plane(BrokerId(1), quorum.identity().directory_id);
+    let nil = quorate_statemachine::DirectoryId(uuid::Uuid::nil());
+    let directories = vec![own.directories[0], nil];
+    let unnamed = Registration { directories, ..own.clone() };
+    let RegisterError::Write(WriteError::Rejected(refused)) =
+        quorum.register_broker(unnamed).await.unwrap_err()
+    else {
+        panic!()
+    };
+    assert_eq!(refused.code, ErrorCode::InvalidRegistration);
+    assert!(refused.message.contains("the nil id"), "{refused}");
+    assert_eq!(quorum.image().image.broker_count(), 0);
+    // Nobody is in its way.
+    quorum.register_broker(own).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -349,6 +349,9 @@ pub(crate) enum Refusal {
     StorageFull = 4,
     /// Another change of the membership is under way. Said only to who wants one.
     ChangePending = 5,
+    /// What the leader planned came too late each time: other changes of the same topic came first.
+    /// A version that does not know this takes the outcome for unknown.
+    Overtaken = 6,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]

@@ -218,6 +218,7 @@ fn name_of(reason: Unavailable) -> &'static str {
         Unavailable::NotLeader => "NOT_LEADER",
         Unavailable::Unreachable(_) => "LEADER_UNREACHABLE",
         Unavailable::ChangePending => "CHANGE_PENDING",
+        Unavailable::Overtaken => "OVERTAKEN",
         Unavailable::Leaving => "LEAVING",
         Unavailable::Removed => "REMOVED",
         _ => "NO_LEADER",

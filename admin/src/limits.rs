@@ -32,10 +32,6 @@ pub(crate) fn request_max(operation_timeout: Duration) -> Duration {
     2 * operation_timeout + REQUEST_SLACK
 }
 
-/// The longest that a read of the node's log may take: that of a large state, and behind others. Whoever
-/// asks gives up when he likes.
-pub(crate) const LOG_READ_MAX: Duration = Duration::from_secs(300);
-
 /// Answers about the whole state that are made at a time: one of a million partitions has some 200 MB.
 pub(crate) const WHOLE_ANSWERS_MAX: usize = 2;
 

@@ -9,13 +9,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router, extract};
-use quorate::{Quorum, Snapshot};
+use quorate::{HISTORY_TIME_MAX, Quorum, Snapshot};
 use tokio::time::timeout;
 
 use crate::access::{Access, only_reads};
 use crate::connection::Caller;
 use crate::fault::Fault;
-use crate::limits::{BODY_BYTES_MAX, LOG_READ_MAX, PLAN_BYTES_MAX, request_max};
+use crate::limits::{BODY_BYTES_MAX, PLAN_BYTES_MAX, request_max};
 use crate::request::{Body, Path, Query, ReadQuery, broker_id, node_id};
 use crate::turns::{Turns, beside};
 use crate::views::{
@@ -97,7 +97,7 @@ async fn in_time(
     let operation_max = request_max(operation_timeout);
     let reads_log = LOG_READS.contains(&request.uri().path());
     let (limit, _waiting) = match reads_log {
-        true => (operation_max.max(LOG_READ_MAX), Some(caller.wait())),
+        true => (operation_max.max(HISTORY_TIME_MAX), Some(caller.wait())),
         false => (operation_max, None),
     };
     let late = match only_reads(request.method()) {

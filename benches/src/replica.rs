@@ -76,6 +76,10 @@ impl Service for Silent {
     fn call(&self, _: NodeId, _: Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
         Box::pin(async { Bytes::new() })
     }
+
+    fn overloaded(&self) -> Bytes {
+        Bytes::new()
+    }
 }
 
 /// Runs the node until its standard input ends.

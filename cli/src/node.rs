@@ -108,7 +108,12 @@ async fn serve(settings: Settings, access: Access) -> Result<(), Failure> {
                 let reason = stopped_for_good(&quorum).await;
                 return Err(Failure::Failed(reason));
             }
-            Ok(Err(failure)) => return Err(failure),
+            Ok(Err(failure)) => {
+                tracing::error!("the broker cannot go on, and this node stops with it");
+                // In order, for the node may lead, and has a vote.
+                close(&quorum, admin, Instant::now()).await;
+                return Err(failure);
+            }
             Err(error) => return Err(failed("the broker's task ended", &error)),
         },
     }
@@ -140,6 +145,11 @@ async fn shut_down(
             tracing::warn!("nobody granted the broker's shutdown: its session will run out");
         }
     }
+    close(quorum, admin, begun).await;
+}
+
+/// Hands leadership over, where this node leads and somebody can take it, and closes the log.
+async fn close(quorum: &Quorum, admin: AdminServer, begun: Instant) {
     let closed = timeout_at(begun + SHUTDOWN_MAX, async {
         quorum.shut_down().await;
         admin.stop().await;

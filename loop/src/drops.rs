@@ -88,7 +88,7 @@ causes! {
         /// A vote was asked of a node that has nothing yet.
         #[error("this node waits for its first snapshot")]
         Blank = "blank",
-        /// As many requests of the application run as may.
+        /// As many requests of the application run as may. Of all causes the one whose sender is told.
         #[error("too many requests of peers run already")]
         Busy = "busy",
         /// As much waits for the peer's connection as may (`peer_queue_max`).

@@ -26,8 +26,18 @@ use crate::transport::{
     Calls, Ingress, PeerStream, Receiving, Roster, Service, SharedRoster, Transport,
 };
 
-/// Calls of peers that run at a time; more are dropped, and their callers time out.
-const CALLS_MAX: usize = 1_024;
+/// Requests of peers that a [`Service`] works on at a time, vital ones not counted.
+pub const CALLS_MAX: usize = 8_192;
+
+/// Vital requests of peers that a [`Service`] works on at a time.
+pub const VITAL_CALLS_MAX: usize = 4_096;
+
+/// Bytes of the requests of [`CALLS_MAX`] together: as many as a leader holds of entries that are not
+/// committed, unless it is configured otherwise, and a few times the longest request.
+const CALL_BYTES_MAX: usize = 64 << 20;
+
+/// A longer request is not vital, whatever it says.
+const VITAL_BYTES_MAX: usize = 1 << 10;
 
 /// Everything that arrives at the node from outside.
 pub(crate) struct Front<S: StateMachine> {
@@ -45,12 +55,38 @@ pub(crate) struct Front<S: StateMachine> {
 /// What bounds the work that peers can cause.
 pub(crate) struct Limits {
     calls: Arc<Semaphore>,
+    call_bytes: Arc<Semaphore>,
+    vital_calls: Arc<Semaphore>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { calls: Arc::new(Semaphore::new(CALLS_MAX)) }
+        Limits {
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            call_bytes: Arc::new(Semaphore::new(CALL_BYTES_MAX)),
+            vital_calls: Arc::new(Semaphore::new(VITAL_CALLS_MAX)),
+        }
     }
+}
+
+impl Limits {
+    /// A place for a request, which is free again when it is dropped; none while all are taken.
+    fn place(&self, is_vital: bool, bytes: usize) -> Option<Place> {
+        if is_vital {
+            let call = self.vital_calls.clone().try_acquire_owned().ok()?;
+            return Some(Place { _call: call, _bytes: None });
+        }
+        let call = self.calls.clone().try_acquire_owned().ok()?;
+        let bytes = u32::try_from(bytes).ok()?;
+        let bytes = self.call_bytes.clone().try_acquire_many_owned(bytes).ok()?;
+        Some(Place { _call: call, _bytes: Some(bytes) })
+    }
+}
+
+/// What a request holds while it is worked on.
+struct Place {
+    _call: OwnedSemaphorePermit,
+    _bytes: Option<OwnedSemaphorePermit>,
 }
 
 impl<S: StateMachine> Front<S> {
@@ -123,9 +159,14 @@ impl<S: StateMachine> Ingress for Front<S> {
     }
 
     fn call(&self, from: NodeId, request: u64, payload: Bytes) {
-        let Ok(permit) = self.limits.calls.clone().try_acquire_owned() else {
-            tracing::debug!(%from, "a call was dropped: too many run already");
+        let is_vital = payload.len() <= VITAL_BYTES_MAX && self.service.is_vital(&payload);
+        let Some(place) = self.limits.place(is_vital, payload.len()) else {
+            tracing::debug!(%from, is_vital, "a call was refused: too many run already");
             self.meters.dropped(DropCause::Busy);
+            // As below, not connected any more: its caller is told without us.
+            let _ = self
+                .transport
+                .send(from, Frame::Reply { request, payload: self.service.overloaded() });
             return;
         };
         let answer = self.service.call(from, payload);
@@ -138,7 +179,7 @@ impl<S: StateMachine> Ingress for Front<S> {
             }
             // Not connected any more: the caller is told that its call is lost.
             let _ = transport.send(from, Frame::Reply { request, payload });
-            drop(permit);
+            drop(place);
         });
     }
 

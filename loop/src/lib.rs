@@ -100,6 +100,7 @@ pub use self::context::{ContextError, session_step_of};
 pub use self::core::{Apply, Committed, Core, Effects, Input};
 pub use self::drops::{CloseCause, DropCause};
 pub use self::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
+pub use self::front::{CALLS_MAX, VITAL_CALLS_MAX};
 pub use self::group::Group;
 pub use self::histogram::Distribution;
 pub use self::inbox::Applied;

@@ -3,6 +3,7 @@
 #![allow(non_snake_case, reason = "tests carry the numbers of the traps they owe")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod calls;
 mod certificates;
 mod failover;
 mod full_disk;
@@ -42,6 +43,10 @@ impl Service for Echo {
         Box::pin(
             async move { Bytes::from(format!("{from}:{}", String::from_utf8_lossy(&request))) },
         )
+    }
+
+    fn overloaded(&self) -> Bytes {
+        Bytes::from_static(b"overloaded")
     }
 }
 
@@ -120,11 +125,19 @@ impl Cluster {
     }
 
     async fn try_open(&self, n: u64) -> Result<Node<Tally>, OpenError> {
+        self.try_open_with(n, Arc::new(Echo)).await
+    }
+
+    async fn try_open_with(
+        &self,
+        n: u64,
+        service: Arc<dyn Service>,
+    ) -> Result<Node<Tally>, OpenError> {
         let formatted = Formatted::open(&self.dirs[&n]).unwrap();
         let config = LoopConfig { tls: self.tls.get(&n).cloned(), ..self.config.clone() };
         let engine = self.engine.clone();
-        let (disk, echo) = (self.disks[&n].clone(), Arc::new(Echo));
-        Node::open_with(formatted, self.addrs[&n], config, engine, echo, disk).await
+        let disk = self.disks[&n].clone();
+        Node::open_with(formatted, self.addrs[&n], config, engine, service, disk).await
     }
 
     async fn start(size: u64, config: LoopConfig) -> Cluster {

@@ -48,6 +48,16 @@ fn leader_of(image: &MetadataImage, name: &TopicPartition) -> Option<u32> {
     topic.partition(name.partition).unwrap().leader.map(BrokerId::get)
 }
 
+/// Unregisters a broker that has stopped, as soon as its session has ended.
+async fn unregister(quorum: &Quorum, broker: BrokerId) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = quorum.unregister_broker(broker).await {
+        let lives = ErrorCode::InvalidRequest;
+        assert!(matches!(&error, WriteError::Rejected(it) if it.code == lives), "{error}");
+        assert!(Instant::now() < deadline, "{error}");
+    }
+}
+
 /// A node that follows, and the one that leads.
 async fn both(cluster: &Cluster) -> [Quorum; 2] {
     [cluster.follower().await.clone(), cluster.nodes[&cluster.leader().await].clone()]
@@ -268,9 +278,20 @@ async fn brokers_are_fenced_and_forgotten_by_operators() {
     for quorum in both(&cluster).await {
         assert_refused(quorum.fence_broker(BrokerId(9)).await, ErrorCode::BrokerIdNotRegistered);
     }
+    // Whoever lives is not forgotten, fenced or not, through whichever node and whichever door.
+    let [quorum, leader] = both(&cluster).await;
+    for asked in [&quorum, &leader] {
+        assert_refused(asked.unregister_broker(BrokerId(3)).await, ErrorCode::InvalidRequest);
+        let command = Command::UnregisterBroker { broker: BrokerId(3) };
+        assert_refused(asked.propose(command).await, ErrorCode::InvalidRequest);
+        asked.fence_broker(BrokerId(3)).await.unwrap();
+        assert_refused(asked.unregister_broker(BrokerId(3)).await, ErrorCode::InvalidRequest);
+        until(asked, "it is back", |image| !image.broker(BrokerId(3)).unwrap().fenced).await;
+    }
+    until(&quorum, "the ISRs are full", |image| full(image, "orders")).await;
+
     // One that is silent, long before its session ends; said again, it is so already.
     drop(cluster.sessions.remove(&3));
-    let [quorum, leader] = both(&cluster).await;
     let fenced = quorum.fence_broker(BrokerId(3)).await.unwrap();
     assert_eq!(fenced.partitions_changed, 2);
     let image = quorum.image().image;
@@ -278,7 +299,7 @@ async fn brokers_are_fenced_and_forgotten_by_operators() {
     assert_eq!(leader_of(&image, &named("orders", 1)), Some(1));
     assert_eq!(leader.fence_broker(BrokerId(3)).await.unwrap().partitions_changed, 0);
 
-    quorum.unregister_broker(BrokerId(3)).await.unwrap();
+    unregister(&quorum, BrokerId(3)).await;
     assert!(quorum.image().image.broker(BrokerId(3)).is_none());
     let again = leader.unregister_broker(BrokerId(3)).await;
     assert_refused(again, ErrorCode::BrokerIdNotRegistered);

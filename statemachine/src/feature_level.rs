@@ -1,7 +1,8 @@
 //! SetFeatureLevel: moves the cluster to a level that all of its brokers support (KIP-584).
 //!
-//! That every voter supports it is known where membership lives, and checked there by the leader. A
-//! replica that does not know the level after all stops when it applies the command.
+//! What brokers support is in the image, since they register it, and is checked here; that the node which
+//! leads supports the level is checked there, before it proposes it. Of the other voters nobody is asked:
+//! one that does not know the level stops when it applies the command, until it is upgraded.
 //!
 //! A level is what a cluster of several versions has in common. So each kind of command and each config
 //! key says from which level on it may be used, and a later version adds some without a replica of an

@@ -275,6 +275,9 @@ fn partitions_are_led_and_moved_as_operators_want() {
         }
     }
 
+    // Whoever lives is not forgotten: its node would stop.
+    let output = cluster.run(&["brokers", "unregister", "1"]);
+    assert_one_sentence(&output, 1, &["INVALID_REQUEST", "stop it first"]);
     // It will not come back.
     assert_eq!(cluster.ask(&["brokers", "unregister", "2"])["id"], 2);
     assert_eq!(cluster.ask(&["brokers", "ls"]).as_array().unwrap().len(), 2);

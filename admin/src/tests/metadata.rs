@@ -17,7 +17,7 @@ impl Server {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metadata_is_changed_and_shown_in_the_shapes_of_the_contract() {
-    let (server, _session) = Server::with_broker().await;
+    let (server, session) = Server::with_broker().await;
     let wish = json!({"name": "orders", "partitions": 1, "replication_factor": 1,
         "assignment": [[1]]});
     let created: CreatedTopic = server.post("/v1/topics", wish).await;
@@ -70,7 +70,11 @@ async fn metadata_is_changed_and_shown_in_the_shapes_of_the_contract() {
     assert_eq!((set.level, features.brokers.len()), (features.level, 1));
     let fenced: BrokerChanged = server.post("/v1/brokers/1/fence", json!({})).await;
     assert_eq!((fenced.id, fenced.partitions_changed), (1, 3));
-    let gone: BrokerChanged = server.post("/v1/brokers/1/unregister", json!({})).await;
+    let unregister = "/v1/brokers/1/unregister";
+    let (status, error) = server.refused("POST", unregister, None).await;
+    assert_eq!((status, error.error.as_str()), (400, "INVALID_REQUEST"), "it lives: {error:?}");
+    session.shut_down().await.unwrap();
+    let gone: BrokerChanged = server.post(unregister, json!({})).await;
     assert!(gone.index > fenced.index);
     assert!(server.get::<Vec<Broker>>("/v1/brokers").await.is_empty());
 }

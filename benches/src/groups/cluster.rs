@@ -32,6 +32,10 @@ impl Service for Silent {
     fn call(&self, _: NodeId, _: Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
         Box::pin(async { Bytes::new() })
     }
+
+    fn overloaded(&self) -> Bytes {
+        Bytes::new()
+    }
 }
 
 /// Three nodes; they stop with this.

@@ -18,9 +18,10 @@ pub(crate) enum Brokers {
         #[arg(value_parser = broker_id())]
         id: u64,
     },
-    /// Forget a broker that will not come back
+    /// Forget a broker that has stopped and will not come back
     ///
-    /// Its partitions keep it as a replica until they are reassigned.
+    /// One that is alive is refused: stop it first, and its session ends. Its partitions keep it as a
+    /// replica until they are reassigned.
     Unregister {
         /// The broker
         #[arg(value_parser = broker_id())]

@@ -67,13 +67,26 @@ use crate::meters::{Meters, PeerMetrics};
 
 /// What a node answers to requests of the application on other nodes.
 ///
-/// Calls run on the tokio runtime, not on the loop. At most 1,024 run at a time, those of all peers
-/// taken together; more are dropped, and end at their callers as lost.
+/// Requests run on the tokio runtime, not on the loop. Of those of all peers taken together at most
+/// [`CALLS_MAX`](crate::CALLS_MAX) run at a time, of at most 64 MiB; whoever comes then is answered
+/// [`Service::overloaded`] at once. Requests that are [vital](Service::is_vital) have
+/// [`VITAL_CALLS_MAX`](crate::VITAL_CALLS_MAX) places of their own, which no other request takes.
 pub trait Service: Send + Sync + 'static {
     /// Answers one request that the authenticated node `from` sent.
     ///
     /// The future may be dropped before its end, when the connection breaks.
     fn call(&self, from: NodeId, request: Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>>;
+
+    /// What is answered to a request that had no place, and so has no effect.
+    fn overloaded(&self) -> Bytes;
+
+    /// Whether somebody would be taken for dead if this request had no place: a heartbeat, say. It is
+    /// asked where requests arrive, of those up to 1 KiB only, and should look no further than it must.
+    ///
+    /// Without an implementation none is.
+    fn is_vital(&self, _request: &Bytes) -> bool {
+        false
+    }
 }
 
 /// What the transport tells the loop about its connections.
