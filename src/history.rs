@@ -50,7 +50,7 @@ impl Quorum {
             since,
             changes: picked,
         };
-        self.replay(partition, finish).await
+        self.replay(partition, HISTORY_TIME_MAX, finish).await
     }
 
     /// Why a partition has the leader that it has, or none, and why replicas are not in its ISR, as this
@@ -68,16 +68,17 @@ impl Quorum {
     ) -> Result<Option<Explanation>, ReplayError> {
         // The state in which the changes end, and not a later one, which they would not explain.
         let finish = move |found: Changes| explain(&found.image, partition, &found.picked);
-        self.replay(partition, finish).await
+        self.replay(partition, HISTORY_TIME_MAX, finish).await
     }
 
-    /// Has `finish` look at the latest changes of a partition, on the thread that found them.
-    async fn replay<R: Send + 'static>(
+    /// Has `finish` look at the latest changes of a partition, on the thread that found them, where that
+    /// takes no longer than `limit`.
+    pub(crate) async fn replay<R: Send + 'static>(
         &self,
         partition: PartitionKey,
+        limit: Duration,
         finish: impl FnOnce(Changes) -> R + Send + 'static,
     ) -> Result<R, ReplayError> {
-        let limit = HISTORY_TIME_MAX;
         let deadline = Instant::now() + limit;
         let turn = timeout_at(deadline, self.turn_to_replay()).await;
         let turn = turn.map_err(|_| ReplayError::TimedOut { group: FIRST_GROUP, limit })?;
@@ -104,4 +105,4 @@ impl Quorum {
 }
 
 /// The latest changes of one partition, and the state that they lead to.
-type Changes = Picked<MetadataImage, PartitionChange>;
+pub(crate) type Changes = Picked<MetadataImage, PartitionChange>;

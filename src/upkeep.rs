@@ -93,12 +93,10 @@ impl Upkeep {
         if self.seen == Some(applied) && !is_due {
             return;
         }
-        let leaderless =
-            pass(image.clone(), |image| unclean_elections(&image, ELECTIONS_MAX)).await;
+        let leaderless = pass(image.clone(), |image| unclean_elections(&image)).await;
         let mut is_done = self.elect(ElectionType::UncleanWhereAllowed, leaderless).await;
         if is_due {
-            let astray =
-                pass(image.clone(), |image| preferred_elections(&image, ELECTIONS_MAX)).await;
+            let astray = pass(image.clone(), |image| preferred_elections(&image)).await;
             // What is beyond the bound of a run need not wait for the next time.
             let is_all = astray.len() < ELECTIONS_MAX;
             match self.elect(ElectionType::Preferred, astray).await {
@@ -142,7 +140,7 @@ async fn pass(
 
 /// The partitions that nobody leads, of topics that allow an unclean election, and of which a replica is
 /// active.
-fn unclean_elections(image: &MetadataImage, max: usize) -> Vec<PartitionKey> {
+fn unclean_elections(image: &MetadataImage) -> Vec<PartitionKey> {
     let is_active = |id: &BrokerId| image.broker(*id).is_some_and(|broker| broker.is_active());
     let topics = image.topics().filter(|topic| image.unclean_leader_election(topic));
     let leaderless = topics.flat_map(|topic| {
@@ -151,12 +149,12 @@ fn unclean_elections(image: &MetadataImage, max: usize) -> Vec<PartitionKey> {
             .filter(|(_, state)| state.leader.is_none() && state.replicas.iter().any(is_active))
             .map(|(partition, _)| PartitionKey { topic: topic.id, partition })
     });
-    leaderless.take(max).collect()
+    leaderless.take(ELECTIONS_MAX).collect()
 }
 
 /// The partitions that their first replica could lead and does not, where they are many of those that the
 /// broker should lead.
-fn preferred_elections(image: &MetadataImage, max: usize) -> Vec<PartitionKey> {
+fn preferred_elections(image: &MetadataImage) -> Vec<PartitionKey> {
     /// What a broker should lead: how many, and which of them it could lead and does not.
     #[derive(Default)]
     struct Share {
@@ -174,7 +172,12 @@ fn preferred_elections(image: &MetadataImage, max: usize) -> Vec<PartitionKey> {
         }
     }
     let is_askew = |share: &Share| share.astray.len() * 100 > share.all * IMBALANCE_PERCENT;
-    shares.into_values().filter(is_askew).flat_map(|share| share.astray).take(max).collect()
+    shares
+        .into_values()
+        .filter(is_askew)
+        .flat_map(|share| share.astray)
+        .take(ELECTIONS_MAX)
+        .collect()
 }
 
 #[cfg(test)]
@@ -251,14 +254,28 @@ mod tests {
             self.apply(Command::UnfenceBroker(self.session(broker)));
         }
 
-        /// The leaders of these partitions of topic 1 take broker 1 into the ISR.
-        fn take_in(&mut self, partitions: std::ops::Range<u32>) {
+        /// It comes back in another directory, and vouches for nothing: it may lack what was acknowledged.
+        fn restart_uncleanly(&mut self, broker: u32) {
+            self.apply(Command::RegisterBroker(RegisterBroker {
+                broker: BrokerId(broker),
+                incarnation: Incarnation(Uuid::from_u128(33)),
+                listeners: vec![],
+                rack: None,
+                features: FeatureRange::SUPPORTED,
+                directories: vec![DirectoryId(Uuid::from_u128(broker.into()))],
+                vouched: vec![],
+            }));
+            self.unfence(broker);
+        }
+
+        /// The leaders of these partitions of a topic take broker 1 into the ISR.
+        fn take_in(&mut self, topic: u128, partitions: std::ops::Range<u32>) {
             for partition in partitions {
                 let image = self.metadata.image();
-                let state = image.partition(key(1, partition)).unwrap();
+                let state = image.partition(key(topic, partition)).unwrap();
                 let alter = quorate_statemachine::AlterPartition {
                     sender: self.session(state.leader.unwrap().get()),
-                    partition: key(1, partition),
+                    partition: key(topic, partition),
                     leader_epoch: state.leader_epoch,
                     partition_epoch: state.partition_epoch,
                     isr: vec![self.session(1), self.session(2)],
@@ -272,46 +289,54 @@ mod tests {
     #[test]
     fn leaders_are_given_back_to_a_broker_that_leads_a_tenth_less_than_it_should() {
         let mut cluster = Cluster::new();
-        let astray = |cluster: &Cluster, max| preferred_elections(&cluster.metadata.image(), max);
-        assert_eq!(astray(&cluster, 100), []);
+        let astray = |cluster: &Cluster| preferred_elections(&cluster.metadata.image());
+        assert_eq!(astray(&cluster), []);
         cluster.fence(1);
         // It could not lead them.
-        assert_eq!(astray(&cluster, 100), []);
+        assert_eq!(astray(&cluster), []);
         cluster.unfence(1);
-        cluster.take_in(0..2);
-        assert_eq!(astray(&cluster, 100), [], "two of twenty are a tenth and no more");
-        cluster.take_in(2..5);
+        cluster.take_in(1, 0..2);
+        assert_eq!(astray(&cluster), [], "two of twenty are a tenth and no more");
+        cluster.take_in(1, 2..5);
         let five: Vec<_> = (0..5).map(|partition| key(1, partition)).collect();
-        assert_eq!(astray(&cluster, 100), five);
-        assert_eq!(astray(&cluster, 3), five[..3]);
+        assert_eq!(astray(&cluster), five);
         let elect = ElectLeaders { election: ElectionType::Preferred, partitions: five };
         cluster.apply(Command::ElectLeaders(elect));
-        assert_eq!(astray(&cluster, 100), []);
+        assert_eq!(astray(&cluster), []);
+    }
+
+    #[test]
+    fn a_run_holds_a_thousand_elections_of_each_kind() {
+        let mut cluster = Cluster::new();
+        let topic = |id, brokers: &[u32]| NewTopic {
+            id: TopicId(Uuid::from_u128(id)),
+            name: format!("wide-{id}"),
+            partitions: vec![brokers.iter().copied().map(BrokerId).collect(); 1_500],
+            configs: vec![("unclean.leader.election.enable".into(), "true".into())],
+        };
+        let topics = vec![topic(4, &[1, 2]), topic(5, &[3])];
+        cluster.apply(Command::CreateTopics { topics });
+        cluster.fence(1);
+        cluster.unfence(1);
+        cluster.restart_uncleanly(3);
+        cluster.take_in(4, 0..1_500);
+        let image = cluster.metadata.image();
+        assert_eq!(preferred_elections(&image).len(), 1_000);
+        assert_eq!(unclean_elections(&image).len(), 1_000);
     }
 
     #[test]
     fn nobody_is_elected_uncleanly_but_where_it_is_allowed_and_possible() {
         let mut cluster = Cluster::new();
-        let found = |cluster: &Cluster, max| unclean_elections(&cluster.metadata.image(), max);
+        let found = |cluster: &Cluster| unclean_elections(&cluster.metadata.image());
         cluster.fence(3);
-        assert_eq!(found(&cluster, 100), [], "no replica is active");
-        // Another directory and no vouch: it may lack what was acknowledged.
-        cluster.apply(Command::RegisterBroker(RegisterBroker {
-            broker: BrokerId(3),
-            incarnation: Incarnation(Uuid::from_u128(33)),
-            listeners: vec![],
-            rack: None,
-            features: FeatureRange::SUPPORTED,
-            directories: vec![DirectoryId(Uuid::from_u128(3))],
-            vouched: vec![],
-        }));
-        cluster.unfence(3);
+        assert_eq!(found(&cluster), [], "no replica is active");
+        cluster.restart_uncleanly(3);
         let all: Vec<_> = (0..10).map(|partition| key(2, partition)).collect();
-        assert_eq!(found(&cluster, 100), all);
-        assert_eq!(found(&cluster, 4), all[..4]);
+        assert_eq!(found(&cluster), all);
         let elect = ElectLeaders { election: ElectionType::Unclean, partitions: all };
         cluster.apply(Command::ElectLeaders(elect));
-        assert_eq!(found(&cluster, 100), []);
+        assert_eq!(found(&cluster), []);
         let image = cluster.metadata.image();
         assert_eq!(image.partition(key(2, 9)).unwrap().leader, Some(BrokerId(3)));
         assert_eq!(image.partition(key(3, 0)).unwrap().leader, None);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ReplayError;
+use crate::history::Changes;
 
 /// To see it fail: have the history tell of all commands.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -43,18 +44,16 @@ async fn any_node_tells_which_command_took_a_replica_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_does_not_get_a_turn_in_time_is_told() {
     let mut cluster = Cluster::format(1);
-    let config = QuorumConfig { operation_timeout_ms: 300, ..cluster.config(1) };
-    cluster.nodes.insert(1, Quorum::open(config).await.unwrap());
+    cluster.open(1).await;
     let quorum = &cluster.nodes[&1];
     quorum.wait(PATIENCE).leader().await.unwrap();
     let key =
         PartitionKey { topic: quorate_statemachine::TopicId(uuid::Uuid::max()), partition: 0 };
     let mut turns = vec![quorum.turn_to_replay().await, quorum.turn_to_replay().await];
-    let limit = quorum.config().operation_timeout();
-    let late = |error| matches!(error, ReplayError::TimedOut { limit: told, .. } if told == limit);
-    let history = timeout(PATIENCE, quorum.partition_history(key)).await.unwrap();
-    assert!(late(history.unwrap_err()));
-    assert!(late(quorum.explain_partition(key).await.unwrap_err()));
+    let limit = Duration::from_millis(300);
+    let replay = quorum.replay(key, limit, |found: Changes| found.picked.len());
+    let late = timeout(PATIENCE, replay).await.unwrap().unwrap_err();
+    assert!(matches!(late, ReplayError::TimedOut { limit: told, .. } if told == limit), "{late}");
     turns.pop();
     let history = timeout(PATIENCE, quorum.partition_history(key)).await.unwrap().unwrap();
     assert_eq!(history.changes, []);

@@ -71,7 +71,7 @@ async fn metadata_is_changed_and_shown_in_the_shapes_of_the_contract() {
     let fenced: BrokerChanged = server.post("/v1/brokers/1/fence", json!({})).await;
     assert_eq!((fenced.id, fenced.partitions_changed), (1, 3));
     let unregister = "/v1/brokers/1/unregister";
-    let (status, error) = server.refused("POST", unregister, None).await;
+    let (status, error) = server.refused("POST", unregister, Some("{}")).await;
     assert_eq!((status, error.error.as_str()), (400, "INVALID_REQUEST"), "it lives: {error:?}");
     session.shut_down().await.unwrap();
     let gone: BrokerChanged = server.post(unregister, json!({})).await;
