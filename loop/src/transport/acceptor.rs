@@ -171,17 +171,15 @@ pub(super) mod tests {
     /// A node that hears nothing but replies: from whom, and to which request.
     pub(in crate::transport) struct Listener(mpsc::UnboundedSender<(NodeId, u64)>);
 
-    impl Listener {
-        pub(in crate::transport) fn new()
-        -> (Arc<dyn Ingress>, mpsc::UnboundedReceiver<(NodeId, u64)>) {
-            let (tell, told) = mpsc::unbounded_channel();
-            (Arc::new(Listener(tell)), told)
-        }
+    pub(in crate::transport) fn listener()
+    -> (Arc<dyn Ingress>, mpsc::UnboundedReceiver<(NodeId, u64)>) {
+        let (tell, told) = mpsc::unbounded_channel();
+        (Arc::new(Listener(tell)), told)
     }
 
     /// One that hears nothing.
     pub(in crate::transport) fn nobody() -> Arc<dyn Ingress> {
-        Listener::new().0
+        listener().0
     }
 
     impl Ingress for Listener {
@@ -351,7 +349,7 @@ pub(super) mod tests {
         let accepting = tokio::spawn(acceptor.run(listener));
 
         let ignore: OnLink = Arc::new(|_| {});
-        let (listens, mut replies) = Listener::new();
+        let (listens, mut replies) = self::listener();
         let open = roster(2, [1], &addr);
         let there = Transport::new(&open, &config, &Presence::new(), &ignore, meters);
         there.start(&listens);
