@@ -84,7 +84,7 @@ impl Upkeep {
         }
         let published = self.node.image();
         self.hold_elections(&published.image, published.applied).await;
-        self.comparison.look(&published.image).await;
+        self.comparison.look().await;
     }
 
     /// The image may be behind the log: what is proposed by it is checked again when it is applied.

@@ -71,9 +71,9 @@ pub struct LoopConfig {
     /// Proposals and reads of all groups that wait in the inbox; default 16,384, at least 1. Beyond it callers
     /// get `Overloaded`.
     pub inbox_max: usize,
-    /// Bytes of messages from one peer that wait for the loop; default 32 MiB, at least 20 MiB, so
+    /// Bytes of messages of one connection that wait for the loop; default 32 MiB, at least 20 MiB, so
     /// that a frame of the largest size is read while another is stepped. Beyond it the connection is not read, and the peer
-    /// feels it.
+    /// feels it. A peer has two connections: the one that it made, and the one that this node made.
     pub peer_inbox_bytes_max: usize,
     /// Messages that wait for one peer's connection; default 16,384, at least 16. Beyond it they
     /// are dropped and counted; Raft sends them again. At an election each group of the node may

@@ -73,13 +73,15 @@ impl<S: StateMachine> Entrances<S> {
         self.spawn(async move {
             let (asked, mut rounds) = (MembershipRequest::Join(join.clone()), Rounds::default());
             loop {
-                let turn = turns.acquire().await;
                 // Where this node leads there is nobody else to ask.
                 let why = match inbox.change_membership(group, asked.clone(), false).await {
                     Ok(_) => break,
                     // The second where the group has stopped here, or was removed: the others tell.
                     Err(MembershipError::NotLeader { .. } | MembershipError::Unknown) => {
-                        match joining.ask_once(group, &join, false).await {
+                        let turn = turns.acquire().await;
+                        let answer = joining.ask_once(group, &join, false).await;
+                        drop(turn);
+                        match answer {
                             Ok(_) => break,
                             Err(NotLetIn::Yet(why)) => why,
                             Err(NotLetIn::Ever(why)) => break refused(group, &why),
@@ -88,7 +90,6 @@ impl<S: StateMachine> Entrances<S> {
                     Err(error) if error.is_retryable() => error.to_string(),
                     Err(error) => break refused(group, &error.to_string()),
                 };
-                drop(turn);
                 rounds.pause(group, why).await;
             }
             mending.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);

@@ -315,7 +315,9 @@ impl<S: StateMachine> Node<S> {
         let loop_thread = thread("quorate-loop", move || {
             driver.run(bootstrap);
             drop(running);
-        })?;
+        });
+        // Or its connections, which hold it, would outlive a node that was never there.
+        let loop_thread = loop_thread.inspect_err(|_| transport.stop())?;
 
         let inbound = transport.inbound();
         let acceptor =

@@ -1,11 +1,14 @@
 //! [`Checkpoints`]: what this replica's state was at a few earlier indexes, to be compared with others.
 //!
-//! Replicas that apply the same commands have the same state, unless a bug, bad memory or a mix of
+//! Replicas that apply the same commands have the same state, unless a bug, a damaged disk or a mix of
 //! versions has it otherwise; and that would go on unseen for as long as nobody looks. So every replica
 //! notes the hash of its state once in [`CHECKPOINT_EVERY`] indexes, at the same ones as all others. The
 //! leader asks the others for theirs now and then, and puts the one that most of them noted into the log
 //! (`CompareState`); whoever noted another hash for that index stops, the leader too. A replica that was
 //! restored behind the index has nothing to compare.
+//!
+//! The hash is the one that is kept with each change. Memory that is damaged behind its back is found by who
+//! writes a snapshot, since that adds up what it writes.
 //!
 //! Nothing of this is state: it is in no snapshot, and no outcome depends on it.
 

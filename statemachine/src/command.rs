@@ -154,7 +154,7 @@ pub struct ConfigChange {
     pub operation: ConfigOperation,
 }
 
-/// The hash of the state behind one command ([`MetadataImage::checkpoint`](crate::MetadataImage::checkpoint)).
+/// The hash of the state behind one command ([`MetadataImage::checkpoints`](crate::MetadataImage::checkpoints)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Checkpoint {
     /// How the hash was computed ([`Checkpoint::ALGORITHM`]). Hashes of two ways to compute them say nothing about

@@ -111,12 +111,13 @@ impl Acceptor {
         let ended = tokio::select! {
             read = self.reading.run(&caller, reader) => read,
             written = write(writer, &mut answers.frames, None) => match written {
-                Ok(()) => {
-                    tracing::debug!(%peer, "a newer connection took over");
-                    return;
-                }
+                Ok(()) => return,
                 Err(error) => Err(error.into()),
             },
+            _ = &mut answers.superseded => {
+                tracing::debug!(%peer, "a newer connection took over");
+                return;
+            }
         };
         match ended {
             // The end of a process closes its connections like any other end.
@@ -156,6 +157,7 @@ pub(super) mod tests {
     use quorate_engine::{ClusterId, DirectoryId, GroupId, NodeId};
     use raft::eraftpb::MessageType;
     use tokio::io::AsyncReadExt as _;
+    use tokio::sync::oneshot::error::TryRecvError;
     use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
     use super::*;
@@ -385,6 +387,37 @@ pub(super) mod tests {
         assert_eq!(other.frames.try_recv(), Ok(Frame::Alive));
         drop(other);
         assert!(inbound.send(&bound, node(2), Frame::Alive).is_err());
+    }
+
+    /// To see it fail: tell `Down` when an older connection is dropped, or whenever one ends.
+    #[tokio::test]
+    async fn a_link_is_down_when_what_was_sent_on_it_is_lost_and_not_otherwise() {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let inbound = Inbound::new(4, Arc::new(move |event| tell.send(event).unwrap()));
+        let known = roster(1, [2], "127.0.0.1:1").load_full();
+        let directory = DirectoryId::from_bytes([2; 16]);
+        let mut first = inbound.opened(node(2), directory);
+        inbound.send(&known, node(2), Frame::Alive).unwrap();
+        // A newer connection takes over: the older ends at once, and what was on it is lost now.
+        let second = inbound.opened(node(2), directory);
+        assert_eq!(told.try_recv(), Ok(LinkEvent::Down(node(2))));
+        assert!(first.superseded.try_recv().is_err_and(|error| error == TryRecvError::Closed));
+        drop(first);
+        assert!(told.try_recv().is_err());
+        // This node has reached the peer itself: nobody waits for what was on the other.
+        inbound.send(&known, node(2), Frame::Alive).unwrap();
+        inbound.relieved(node(2));
+        drop(second);
+        assert!(told.try_recv().is_err());
+        assert!(inbound.send(&known, node(2), Frame::Alive).is_err());
+        let third = inbound.opened(node(2), directory);
+        inbound.send(&known, node(2), Frame::Alive).unwrap();
+        drop(third);
+        assert_eq!(told.try_recv(), Ok(LinkEvent::Down(node(2))));
+        inbound.close();
+        let mut late = inbound.opened(node(2), directory);
+        assert!(late.superseded.try_recv().is_err_and(|error| error == TryRecvError::Closed));
+        assert!(inbound.send(&known, node(2), Frame::Alive).is_err());
     }
 
     fn node(n: u64) -> NodeId {

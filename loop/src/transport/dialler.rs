@@ -15,7 +15,7 @@ use super::reading::{Ingress, Reading};
 use super::roster::SharedRoster;
 use super::stream::PeerStream;
 use super::writing::write;
-use super::{LinkEvent, OnLink, Presence};
+use super::{Inbound, LinkEvent, OnLink, Presence};
 use crate::frame::{Frame, FrameError, Refusal, RefusalCode};
 
 /// First and longest pause between two attempts; doubled each time, with jitter, so that a node
@@ -38,6 +38,7 @@ pub(super) struct Dialler {
     pub(super) timeout: Duration,
     pub(super) connected: Arc<AtomicBool>,
     pub(super) presence: Arc<Presence>,
+    pub(super) inbound: Arc<Inbound>,
     pub(super) on_link: OnLink,
     /// Where goes what the peer says on the connection; gone when the node ends.
     pub(super) ingress: Weak<dyn Ingress>,
@@ -59,13 +60,15 @@ impl Dialler {
                     was_at = stream.peer_addr().ok();
                     self.presence.reached(self.peer);
                     self.connected.store(true, Ordering::Release);
+                    self.inbound.relieved(self.peer);
+                    let up = Up(&self);
                     let begun = Instant::now();
                     let ended = self.converse(&peer, stream, &mut frames).await;
                     self.connected.store(false, Ordering::Release);
                     // What waited for the broken connection must not arrive on the next one:
                     // those who wait for it are told that the link is down.
                     while frames.try_recv().is_ok() {}
-                    (self.on_link)(LinkEvent::Down(self.peer));
+                    drop(up);
                     match ended {
                         Ok(()) => return,
                         Err(error) => tracing::info!(peer = %self.peer, %error, "disconnected"),
@@ -134,6 +137,16 @@ impl Dialler {
                 Err(closed().into())
             }
         }
+    }
+}
+
+/// A connection that is up. However that ends, by a panic too, whoever waits is told.
+struct Up<'a>(&'a Dialler);
+
+impl Drop for Up<'_> {
+    fn drop(&mut self) {
+        self.0.connected.store(false, Ordering::Release);
+        (self.0.on_link)(LinkEvent::Down(self.0.peer));
     }
 }
 
@@ -228,9 +241,9 @@ mod tests {
     use super::*;
     use crate::config::LoopConfig;
     use crate::meters::Meters;
+    use crate::transport::Transport;
     use crate::transport::acceptor::Acceptor;
     use crate::transport::acceptor::tests::{nobody, roster};
-    use crate::transport::{Inbound, LinkEvent, Transport};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -353,6 +366,7 @@ mod tests {
             timeout,
             connected,
             presence,
+            inbound: Inbound::new(1, on_link.clone()),
             on_link,
             ingress: Arc::downgrade(&hears),
             room_bytes: 1,

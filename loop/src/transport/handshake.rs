@@ -24,6 +24,8 @@ pub(super) struct Caller {
     pub(super) directory: DirectoryId,
     /// What it said of itself; of a connection that it made, also what it wants with it.
     pub(super) hello: Hello,
+    /// The index of the members by which it was let in.
+    pub(super) as_of: u64,
 }
 
 /// Why there is no connection.
@@ -66,7 +68,7 @@ pub(super) async fn introduce(
                 // The peer is held to the same rules as one that connects to us.
                 let (node, directory) = roster.check(&hello).map_err(HandshakeError::Refused)?;
                 match node == peer {
-                    true => Ok(Caller { node, directory, hello }),
+                    true => Ok(Caller { node, directory, hello, as_of: roster.index() }),
                     false => Err(HandshakeError::Protocol),
                 }
             }
@@ -109,7 +111,7 @@ pub(super) async fn welcome(
         match check(stream, roster, &hello) {
             Ok((node, directory)) => {
                 send(stream, &Frame::Welcome(roster.hello(None, false))).await?;
-                Ok(Caller { node, directory, hello })
+                Ok(Caller { node, directory, hello, as_of: roster.index() })
             }
             Err(refusal) => {
                 send(stream, &Frame::Refusal(refusal.clone())).await?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_engine::{DirectoryId, NodeId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::roster::Roster;
 use super::{LinkEvent, OnLink};
@@ -27,6 +27,7 @@ pub(crate) struct Inbound {
 #[derive(Default)]
 struct Streams {
     next: u64,
+    is_closed: bool,
     /// Not more than there are connections.
     by_peer: BTreeMap<(NodeId, DirectoryId), Stream>,
 }
@@ -34,13 +35,17 @@ struct Streams {
 struct Stream {
     number: u64,
     queue: mpsc::Sender<Frame>,
+    /// Whether anything was sent on it since this node had a connection of its own to the peer.
     is_used: Arc<AtomicBool>,
+    /// Dropped when a newer connection takes over.
+    _keep: oneshot::Sender<()>,
 }
 
 /// What is to be sent on one connection; dropped with it.
 pub(super) struct Answers {
-    /// Ends when a newer connection takes over.
     pub(super) frames: mpsc::Receiver<Frame>,
+    /// Ends when a newer connection takes over, or the node ends.
+    pub(super) superseded: oneshot::Receiver<()>,
     inbound: Arc<Inbound>,
     peer: (NodeId, DirectoryId),
     number: u64,
@@ -56,13 +61,37 @@ impl Inbound {
     /// A peer was let in.
     pub(super) fn opened(self: &Arc<Self>, node: NodeId, directory: DirectoryId) -> Answers {
         let (queue, frames) = mpsc::channel(self.queue_max);
+        let (keep, superseded) = oneshot::channel();
         let (inbound, peer, is_used) = (self.clone(), (node, directory), Arc::default());
         let mut streams = self.streams();
         streams.next += 1;
         let number = streams.next;
-        let stream = Stream { number, queue, is_used: Arc::clone(&is_used) };
-        streams.by_peer.insert(peer, stream);
-        Answers { frames, inbound, peer, number, is_used }
+        let stream = Stream { number, queue, is_used: Arc::clone(&is_used), _keep: keep };
+        let older = match streams.is_closed {
+            true => None,
+            false => streams.by_peer.insert(peer, stream),
+        };
+        drop(streams);
+        // Now, and not when its end is noticed: by then others may wait for answers on the newer one.
+        if older.is_some_and(|older| older.is_used.swap(false, Ordering::Relaxed)) {
+            (self.on_link)(LinkEvent::Down(node));
+        }
+        Answers { frames, superseded, inbound, peer, number, is_used }
+    }
+
+    /// This node has a connection of its own to the peer: nobody waits for what is sent here any more.
+    pub(super) fn relieved(&self, node: NodeId) {
+        let streams = self.streams();
+        for (_, stream) in streams.by_peer.iter().filter(|((peer, _), _)| *peer == node) {
+            stream.is_used.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends all connections, those to come too.
+    pub(super) fn close(&self) {
+        let mut streams = self.streams();
+        streams.is_closed = true;
+        streams.by_peer.clear();
     }
 
     /// Answers a node on the connection that it made, of a directory that the roster has it bound to
@@ -100,12 +129,13 @@ impl Inbound {
 impl Drop for Answers {
     fn drop(&mut self) {
         let mut streams = self.inbound.streams();
+        let is_closed = streams.is_closed;
         if streams.by_peer.get(&self.peer).is_some_and(|stream| stream.number == self.number) {
             streams.by_peer.remove(&self.peer);
         }
         drop(streams);
         // Whoever waits for what was sent on it must not wait for ever.
-        if self.is_used.load(Ordering::Relaxed) {
+        if !is_closed && self.is_used.load(Ordering::Relaxed) {
             (self.inbound.on_link)(LinkEvent::Down(self.peer.0));
         }
     }

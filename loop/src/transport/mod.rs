@@ -2,15 +2,15 @@
 //! the node has certificates.
 //!
 //! Every node dials every other node of its table and sends on the connections that it dialled; it receives on
-//! those that it accepted. So there is one ordered stream per peer and direction, each with a
-//! bounded queue of its own, and a slow peer delays nobody else.
+//! those that it accepted. Each has a bounded queue of its own, and a slow peer delays nobody else.
 //!
 //! ```text
 //!   loop ──► queue of peer ──► dialler ══ TCP ══► acceptor ──► inbox of the peer's loop
 //! ```
 //!
 //! A peer that has connected and that this node has no connection to is answered on that of the peer
-//! ([`Inbound`]): it has moved, or is in no table yet.
+//! ([`Inbound`]): it has moved, or is in no table yet. What is said on one connection arrives in order; between the
+//! two there is none, nor any between a connection and the one that follows it.
 
 mod acceptor;
 mod calls;
@@ -187,7 +187,7 @@ impl Transport {
     pub(crate) fn follow_roster(&self) {
         let Some(ingress) = self.ingress.get() else { return };
         let old = self.peers.load();
-        let kept = |node| old.get(&node).cloned();
+        let kept = |node| old.get(&node).filter(|peer| !peer.task.is_finished()).cloned();
         let roster = self.roster.load();
         let peers = roster
             .peers()
@@ -205,6 +205,7 @@ impl Transport {
             timeout: self.timeout,
             connected: connected.clone(),
             presence: self.presence.clone(),
+            inbound: self.inbound.clone(),
             on_link: self.on_link.clone(),
             ingress: ingress.clone(),
             room_bytes: self.room_bytes,
@@ -246,6 +247,7 @@ impl Transport {
 
     /// Ends every connection; whatever is sent after this comes back.
     pub(crate) fn stop(&self) {
+        self.inbound.close();
         self.peers.load().values().for_each(|peer| peer.stop());
     }
 

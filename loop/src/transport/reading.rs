@@ -95,7 +95,7 @@ impl Reading {
         // connection is not read, and the peer's own queue fills: no other peer notices.
         let room = Arc::new(Semaphore::new(self.room_bytes));
         let mut bytes = BytesMut::with_capacity(READ_BYTES);
-        let mut members_index = self.roster.load().index();
+        let mut members_index = caller.as_of;
         loop {
             let Some(frame) = FrameCodec.decode(&mut bytes)? else {
                 bytes.reserve(READ_BYTES);

@@ -9,6 +9,7 @@ use quorate_engine::{ClusterId, DirectoryId, NodeId};
 
 use super::tls::Tls;
 use crate::frame::{Hello, PROTOCOL_VERSION, Refusal, RefusalCode};
+use crate::guard::INDEX_MAX;
 use crate::members::Members;
 
 /// The roster as the transport's tasks see it; the loop replaces it when it learns more.
@@ -206,7 +207,12 @@ impl Roster {
                      voter has voted yet; format all voters anew"
                 ),
             ),
-            (_, Standing::Member { index }) if hello.members_index > index => Ok((node, directory)),
+            // No log comes to an index beyond that: nobody would ever know more.
+            (_, Standing::Member { index })
+                if (index + 1..INDEX_MAX).contains(&hello.members_index) =>
+            {
+                Ok((node, directory))
+            }
             (Some(_), Standing::Member { .. }) => refuse(
                 RefusalCode::ReplacedDirectory,
                 format!(
@@ -360,5 +366,7 @@ mod tests {
         assert_eq!(refusal.members_index, 1);
         let later = Hello { members_index: 2, ..stranger };
         assert_eq!(member(1, 11).check(&later).unwrap(), (node(9), directory(99)));
+        let impossible = Hello { members_index: INDEX_MAX, ..later };
+        assert_eq!(code(member(1, 11).check(&impossible)), RefusalCode::Removed);
     }
 }
