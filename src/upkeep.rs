@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use quorate_loop::{Node, Role};
 use quorate_statemachine::{
-    BrokerId, Command, ElectLeaders, ElectionType, Metadata, MetadataImage, PartitionKey,
+    BrokerId, Command, ElectLeaders, ElectionType, Metadata, MetadataImage, Partition, PartitionKey,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -141,12 +141,14 @@ async fn pass(
 /// The partitions that nobody leads, of topics that allow an unclean election, and of which a replica is
 /// active.
 fn unclean_elections(image: &MetadataImage) -> Vec<PartitionKey> {
+    // What is spent is refused, and would be asked for again at every look.
+    let lacks_a_leader = |state: &Partition| state.leader.is_none() && !state.is_spent();
     let is_active = |id: &BrokerId| image.broker(*id).is_some_and(|broker| broker.is_active());
     let topics = image.topics().filter(|topic| image.unclean_leader_election(topic));
     let leaderless = topics.flat_map(|topic| {
         topic
             .partitions()
-            .filter(|(_, state)| state.leader.is_none() && state.replicas.iter().any(is_active))
+            .filter(|(_, state)| lacks_a_leader(state) && state.replicas.iter().any(is_active))
             .map(|(partition, _)| PartitionKey { topic: topic.id, partition })
     });
     leaderless.take(ELECTIONS_MAX).collect()
@@ -166,8 +168,8 @@ fn preferred_elections(image: &MetadataImage) -> Vec<PartitionKey> {
         let Some(first) = partition.replicas.first() else { continue };
         let share = shares.entry(*first).or_default();
         share.all += 1;
-        if partition.leader.is_some_and(|leader| leader != *first) && partition.isr.contains(first)
-        {
+        let is_led_by_another = partition.leader.is_some_and(|leader| leader != *first);
+        if is_led_by_another && partition.isr.contains(first) && !partition.is_spent() {
             share.astray.push(key);
         }
     }

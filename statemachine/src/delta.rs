@@ -119,12 +119,15 @@ impl Delta {
 }
 
 /// Whether the one can have become the other by changes. If not it was deleted, and created again under
-/// its id: a name stays, partitions stay, and each change of one is a step of its epoch.
+/// its id: a name stays, partitions stay, and each change of one is a step of its epoch. One that is created again and
+/// has come as far as the other was looks like it: that is for the proposer to leave alone, whose ids are random.
 fn may_become(old: &Topic, new: &Topic) -> bool {
     old.name == new.name
         && old.partitions().all(|(number, before)| {
             new.partition(number).is_some_and(|after| {
-                before == after || before.partition_epoch < after.partition_epoch
+                before == after
+                    || (before.partition_epoch < after.partition_epoch
+                        && before.leader_epoch <= after.leader_epoch)
             })
         })
 }

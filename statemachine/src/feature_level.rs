@@ -18,7 +18,8 @@ use crate::outcome::Reply;
 use crate::topic_config::TopicConfigKey;
 
 impl Command {
-    /// The feature level from which on a command of this kind may be in the log.
+    /// The feature level from which on this command may be in the log. A later version that adds a field or a variant
+    /// to one tells the commands that use it apart here, for a replica that does not know it stops.
     #[must_use]
     pub const fn minimum_level(&self) -> FeatureLevel {
         // No default: a command that is added has a level of its own.

@@ -78,8 +78,9 @@ impl Partition {
         !self.adding.is_empty() || !self.removing.is_empty()
     }
 
-    /// Whether only the reserved epochs are left ([`EPOCHS_RESERVED`]).
-    pub(crate) fn is_spent(&self) -> bool {
+    /// Whether only the reserved epochs are left ([`EPOCHS_RESERVED`]): no client changes it any more.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
         let epoch = self.partition_epoch.get().max(self.leader_epoch.get());
         epoch > EPOCH_MAX - EPOCHS_RESERVED
     }

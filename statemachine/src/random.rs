@@ -90,7 +90,7 @@ enum Wish {
         key: &'static str,
         operation: ConfigOperation,
     },
-    /// With what the leader noted.
+    /// With what was noted, if anything was by then.
     Compare,
 }
 

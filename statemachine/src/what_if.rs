@@ -25,8 +25,8 @@ pub struct WhatIf {
     pub data_at_risk: Vec<PartitionKey>,
 }
 
-/// Fences `killed` in a copy of the state. Brokers that are not registered, or fenced already, are passed
-/// over. Costs a pass over the partitions.
+/// Fences `killed` in a copy of the state. Brokers that are not registered, or fenced already, change nothing there,
+/// and count among those of whom data may be lost. Costs a pass over the partitions.
 #[must_use]
 pub fn what_if(image: &MetadataImage, killed: &BTreeSet<BrokerId>) -> WhatIf {
     let mut metadata = Metadata::of(image.clone());
@@ -64,7 +64,12 @@ fn is_at_risk(image: &MetadataImage, killed: &BTreeSet<BrokerId>, before: &Parti
             let mut holders = before.isr.iter().chain(&before.elr);
             !holders.any(|holder| lives(image, killed, *holder))
         }
-        Recovery::Recovering => before.replicas.iter().any(|replica| killed.contains(replica)),
+        // Nobody knows which replica has what: each that is killed may be the one.
+        Recovery::Recovering => {
+            let mut holders = before.isr.iter().chain(&before.elr);
+            before.replicas.iter().any(|replica| killed.contains(replica))
+                || !holders.any(|holder| lives(image, killed, *holder))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The state machine against a naive model of its specification.
 //!
-//! The model is written from the text of the specification, in plain maps, without a look at the
-//! handlers. Both are given the same random commands, and everything is compared after each: the
+//! The model is written from the text of the specification, and where that is silent from the rules at the
+//! end of `docs/metadata.md`, in plain maps. Both are given the same random commands, and everything is compared after each: the
 //! outcome, the whole state, the delta, the bytes and the hash of a second replica that is restored
 //! from snapshots, and the invariants of both.
 //!

@@ -85,7 +85,9 @@ impl Topic {
     /// Whether a later topic of the same id is not this one any more: it was deleted meanwhile.
     fn is_another_than(&self, later: &Self) -> bool {
         let restarted = |(old, new): (&Partition, &Partition)| {
-            old != new && old.partition_epoch >= new.partition_epoch
+            old != new
+                && (old.partition_epoch >= new.partition_epoch
+                    || old.leader_epoch > new.leader_epoch)
         };
         self.name != later.name
             || self.partitions.len() > later.partitions.len()
