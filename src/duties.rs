@@ -84,6 +84,8 @@ enum Finished {
         response: Response,
     },
     Unregistration {
+        term: u64,
+        broker: BrokerId,
         reply: oneshot::Sender<Response>,
         response: Response,
     },
@@ -247,8 +249,9 @@ impl Duties {
         sessions.register(now, register.broker, register.incarnation).map_err(|duplicate| {
             let broker = register.broker;
             let message = format!(
-                "another process is registered as broker {broker} and alive: stop it, or wait \
-                 {:.1?} after it has stopped",
+                "another process is registered as broker {broker} and alive, or the broker is being \
+                 registered or unregistered: stop the other process, or wait {:.1?} after it has \
+                 stopped",
                 duplicate.ends_in
             );
             rejected_with(ErrorCode::DuplicateBrokerRegistration, message, index)
@@ -287,11 +290,12 @@ impl Duties {
     }
 
     fn unregister(&mut self, broker: BrokerId, reply: oneshot::Sender<Response>) {
+        let Term::Leading(term, _) = self.term else { return };
         let node = self.node.clone();
         self.work.spawn(async move {
             let command = Command::UnregisterBroker { broker };
             let response = propose(&node, &command).await;
-            Finished::Unregistration { reply, response }
+            Finished::Unregistration { term, broker, reply, response }
         });
     }
 
@@ -344,7 +348,10 @@ impl Duties {
                 }
                 let _ = reply.send(response);
             }
-            Ok(Finished::Unregistration { reply, response }) => {
+            Ok(Finished::Unregistration { term, broker, reply, response }) => {
+                if let Some(sessions) = self.sessions_of(term) {
+                    sessions.unregistered(broker);
+                }
                 let _ = reply.send(response);
             }
             // A task of ours panicked, which is a bug; the duties go on.

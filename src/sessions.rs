@@ -93,10 +93,11 @@ pub(crate) enum Flags {
     InShutdown,
 }
 
-/// Another incarnation of the broker has a live session, or is registering at this moment.
+/// Another incarnation of the broker has a live session or is registering at this moment, or the broker
+/// is being unregistered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Duplicate {
-    /// How long until that session ends if nothing more is heard from it.
+    /// How long until that session ends if nothing more is heard from it; when to ask again.
     pub(crate) ends_in: Duration,
 }
 
@@ -111,11 +112,16 @@ pub(crate) struct Alive {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     session: Duration,
+    /// When this leader began, or was last stopped for long: nobody was heard before.
+    began: Duration,
     /// The index of the image that was last taken in.
     index: u64,
     brokers: BTreeMap<BrokerId, Session>,
     /// Who is registering right now; one at a time for a broker.
     registering: BTreeMap<BrokerId, Incarnation>,
+    /// How many unregistrations of a broker are under way. They name no epoch: a registration that came
+    /// before one in the log would be undone by it.
+    unregistering: BTreeMap<BrokerId, usize>,
     /// The last own tick; `None` while there is nobody to watch.
     ticked: Option<Duration>,
 }
@@ -125,6 +131,8 @@ struct Session {
     registered: Registered,
     /// When it was last heard (or given a fresh start); `None`: its session has ended.
     heard: Option<Duration>,
+    /// Whether it registered under this leader, or was heard by it.
+    known: bool,
     /// Whether its session was ended because its process is gone.
     departed: bool,
     /// The highest index that the broker said it has applied.
@@ -157,14 +165,17 @@ impl Sessions {
     ) -> Self {
         let mut sessions = Self {
             session,
+            began: now,
             index,
             brokers: BTreeMap::new(),
             registering: BTreeMap::new(),
+            unregistering: BTreeMap::new(),
             ticked: None,
         };
         for (id, registered) in brokers {
             let heard = (!registered.fenced).then_some(now);
-            sessions.brokers.insert(id, sessions.begin(registered, heard));
+            let session = Session { known: false, ..sessions.begin(registered, heard) };
+            sessions.brokers.insert(id, session);
         }
         sessions.watch_from(now);
         sessions
@@ -219,6 +230,7 @@ impl Sessions {
             return Err(BeatFault::StaleEpoch { current: registered.epoch });
         }
         session.heard = Some(now);
+        session.known = true;
         session.applied = session.applied.max(beat.applied);
 
         let seen_by_all = active_applied.is_none_or(|lowest| lowest >= session.shutdown_index);
@@ -258,6 +270,9 @@ impl Sessions {
             return Vec::new();
         };
         let late = now.saturating_sub(ticked) > 2 * self.tick_interval();
+        if late {
+            self.began = now;
+        }
         let mut transitions = Vec::new();
         for (id, session) in &mut self.brokers {
             if late && session.heard.is_some() {
@@ -311,13 +326,17 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`Duplicate`] while another incarnation has a live session or is registering.
+    /// [`Duplicate`] while another incarnation has a live session or is registering, and while the broker
+    /// is being unregistered.
     pub(crate) fn register(
         &mut self,
         now: Duration,
         broker: BrokerId,
         incarnation: Incarnation,
     ) -> Result<(), Duplicate> {
+        if self.unregistering.contains_key(&broker) {
+            return Err(Duplicate { ends_in: RETRY_AFTER });
+        }
         if self.registering.get(&broker).is_some_and(|other| *other != incarnation) {
             return Err(Duplicate { ends_in: self.session });
         }
@@ -339,18 +358,39 @@ impl Sessions {
         }
     }
 
-    /// Whether a broker may be unregistered now. One that is not fenced, or whose session lives though it
+    /// Whether a broker may be unregistered now; if so, none registers as it until
+    /// [`Sessions::unregistered`]. One that is not fenced, or whose session lives though it
     /// is fenced, has a process that would end with its registration. One that shuts down in order has
-    /// none that lives on; and one that is not registered the log refuses.
+    /// none that lives on; and one that is not registered the log refuses. A new leader waits for a whole
+    /// session: who lives says so by then.
     ///
     /// # Errors
     ///
     /// [`Alive`], also while a new incarnation is registering.
-    pub(crate) fn unregister(&self, now: Duration, broker: BrokerId) -> Result<(), Alive> {
+    pub(crate) fn unregister(&mut self, now: Duration, broker: BrokerId) -> Result<(), Alive> {
+        self.may_be_unregistered(now, broker)?;
+        *self.unregistering.entry(broker).or_default() += 1;
+        Ok(())
+    }
+
+    /// Ends what [`Sessions::unregister`] began, whether it was applied or not.
+    pub(crate) fn unregistered(&mut self, broker: BrokerId) {
+        let Some(under_way) = self.unregistering.get_mut(&broker) else { return };
+        *under_way -= 1;
+        if *under_way == 0 {
+            self.unregistering.remove(&broker);
+        }
+    }
+
+    fn may_be_unregistered(&self, now: Duration, broker: BrokerId) -> Result<(), Alive> {
         if self.registering.contains_key(&broker) {
             return Err(Alive { ends_in: self.session });
         }
         let Some(session) = self.brokers.get(&broker) else { return Ok(()) };
+        let heard_by = self.began + self.session;
+        if !session.known && !session.departed && now < heard_by {
+            return Err(Alive { ends_in: heard_by - now });
+        }
         match session.ends_at(self.session) {
             Some(end) if end > now => Err(Alive { ends_in: end - now }),
             // Its fence is on its way.
@@ -363,6 +403,7 @@ impl Sessions {
         Session {
             registered,
             heard,
+            known: true,
             departed: false,
             applied: 0,
             // Whoever began its shutdown under an earlier leader did so at or before this index.

@@ -132,7 +132,7 @@ impl Quorum {
     ///
     /// # Errors
     ///
-    /// As there, for the first topic that cannot be; INVALID_REQUEST for no topic at all, and
+    /// As there, for one topic that cannot be (where brokers are lacking for one, that one); INVALID_REQUEST for no topic at all, and
     /// INVALID_PARTITIONS for more than 10,000 partitions together.
     pub async fn create_topics(
         &self,

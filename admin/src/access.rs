@@ -19,6 +19,9 @@ use tokio_rustls::rustls::{self, RootCertStore, ServerConfig, version};
 use crate::connection::Caller;
 use crate::fault::Fault;
 
+/// What browsers tell of the page that a request is for.
+const FETCH_SITE: &str = "sec-fetch-site";
+
 /// The shortest token: shorter ones can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
 
@@ -145,6 +148,13 @@ impl Access {
             return Err(Fault::forbidden(
                 "the admin API does not answer to this name over plain HTTP: dial 127.0.0.1, \
                  localhost or the name that --admin gives",
+            ));
+        }
+        // Of what it loads for a page of another site a browser says so.
+        if headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site") {
+            return Err(Fault::forbidden(
+                "pages of other sites may not ask the admin API: open its address by itself, or use \
+                 the program quorate",
             ));
         }
         if only_reads(method) {

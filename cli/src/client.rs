@@ -25,6 +25,10 @@ const LONG_READS: [&str; 2] = ["/v1/topics", "/v1/partitions"];
 /// Answered at once by any node that is alive.
 const IS_ALIVE: &str = "/health/live";
 
+/// Small, and answered only by a node that reaches the leader. One that is cut off from it lives, and
+/// would use up the time of a long read that another could answer.
+const IS_SERVED: &str = "/v1/features";
+
 /// Between two rounds over all addresses. An election takes a second or two.
 const ROUND_PAUSE: Duration = Duration::from_millis(50);
 
@@ -186,7 +190,7 @@ impl Client {
         let sent = match verb {
             Verb::Get => {
                 let limit = match LONG_READS.iter().any(|long| path.starts_with(long)) {
-                    true => self.time_to_answer(addr, deadline)?,
+                    true => self.time_to_answer(addr, path, deadline)?,
                     false => left.min(READ_ATTEMPT_MAX),
                 };
                 self.agent.get(&url).config().timeout_global(Some(limit)).build().call()
@@ -218,16 +222,27 @@ impl Client {
         }
     }
 
-    /// How long a node may take for a long read: all the time there is, if it is alive. Where no
-    /// other could be asked instead, that does not matter.
-    fn time_to_answer(&self, addr: &HostPort, deadline: Instant) -> Result<Duration, Attempt> {
+    /// How long a node may take for a long read: all the time there is, if it answers a short one of
+    /// the same kind. Where no other could be asked instead, that does not matter.
+    fn time_to_answer(
+        &self,
+        addr: &HostPort,
+        path: &str,
+        deadline: Instant,
+    ) -> Result<Duration, Attempt> {
         let left = || deadline.saturating_duration_since(Instant::now()).max(wait::PAUSE);
         if self.addrs.len() > 1 {
-            let url = format!("{}://{addr}{IS_ALIVE}", self.scheme);
+            let is_local = path.contains("local=true");
+            let probe = if is_local { IS_ALIVE } else { IS_SERVED };
+            let url = format!("{}://{addr}{probe}", self.scheme);
             let limit = Some(left().min(READ_ATTEMPT_MAX));
-            // Whatever it answers.
             let answer = self.agent.get(&url).config().timeout_global(limit).build().call();
-            answer.map_err(|error| lost_attempt(Verb::Get, addr, &error))?;
+            let answer = answer.map_err(|error| lost_attempt(Verb::Get, addr, &error))?;
+            // A node reads its own image whatever its health; what it refuses, it refuses below.
+            if !is_local && answer.status().is_server_error() {
+                let status = answer.status();
+                return Err(Attempt::TryAgain(format!("{addr}: cannot read now ({status})")));
+            }
         }
         Ok(left())
     }

@@ -163,7 +163,7 @@ impl<S: StateMachine> Ingress for Front<S> {
         let Some(place) = self.limits.place(is_vital, payload.len()) else {
             tracing::debug!(%from, is_vital, "a call was refused: too many run already");
             self.meters.dropped(DropCause::Busy);
-            // As below, not connected any more: its caller is told without us.
+            // Where it cannot be sent its caller is not told, as below.
             let _ = self
                 .transport
                 .send(from, Frame::Reply { request, payload: self.service.overloaded() });
@@ -177,7 +177,8 @@ impl<S: StateMachine> Ingress for Front<S> {
                 tracing::error!(%from, bytes = payload.len(), "an answer is too long to be sent");
                 return;
             }
-            // Not connected any more: the caller is told that its call is lost.
+            // Not connected any more: the caller is told that its call is lost. Where the queue to the
+            // peer is full the answer is lost, and the caller waits for as long as its call may take.
             let _ = transport.send(from, Frame::Reply { request, payload });
             drop(place);
         });

@@ -295,3 +295,23 @@ fn partitions_are_led_and_moved_as_operators_want() {
     assert_one_sentence(&output, 1, &["INVALID_UPDATE_VERSION", "run a version"]);
     cluster.converge();
 }
+
+/// To see it fail: have the client probe `/health/live` before what takes long.
+#[test]
+fn a_node_without_a_leader_does_not_keep_a_long_read_from_the_others() {
+    let mut cluster = Cluster::running();
+    cluster.create("orders", 2, 3);
+    // Its other voters are of another cluster: it lives, and never hears of a leader.
+    cluster.format_to_join(4, &Uuid::new_v4().to_string());
+    let data_dir = cluster.data_dir(4);
+    std::fs::remove_dir_all(&data_dir).unwrap();
+    cluster.format(4, &data_dir, Uuid::new_v4());
+    cluster.start(4, &["--no-broker"]);
+    let addrs = format!("{},{}", cluster.admin(4), cluster.admin(1));
+    let read = quorate(&["partitions", "ls", "--output", "json", "--addr", &addrs]);
+    assert_eq!(read.status.code(), Some(0), "{read:?}");
+    assert_eq!(json_of(&read).as_array().unwrap().len(), 2);
+    // What it has itself it tells.
+    let own = quorate(&["partitions", "ls", "--local", "--output", "json", "--addr", &addrs]);
+    assert_eq!(json_of(&own), json!([]));
+}

@@ -135,6 +135,12 @@ async fn a_page_in_a_browser_changes_nothing() {
     // Nor does it read, under a name of its own.
     let (status, _) = server.ask_with("host: page.example\r\n", "GET", "/v1/topics", "").await;
     assert_eq!(status, 403);
+    // Nor has it what it cannot read made, or sent, for nothing.
+    for (site, expected) in [("cross-site", 403), ("same-origin", 200), ("none", 200)] {
+        let headers = format!("{here}sec-fetch-site: {site}\r\n");
+        let (status, _) = server.ask_with(&headers, "GET", "/v1/topics", "").await;
+        assert_eq!(status, expected, "{site}");
+    }
     assert_eq!(server.quorum.image().index, before);
 
     for host in ["", "host: [::1]:9201\r\n", "host: LOCALHOST:9201\r\n", here] {

@@ -149,11 +149,26 @@ fn a_long_read_has_all_the_time_of_a_node_that_is_alive() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let mute = (HostPort::from(mute.local_addr().unwrap()), mute);
     let slow = Answer::SaysAfter(READ_ATTEMPT_MAX + Duration::from_millis(500), "7");
-    let (addr, lines) = node(vec![Answer::Says(503, "{}"), slow]);
+    let (addr, lines) = node(vec![Answer::Says(200, "{}"), slow]);
     let client = Client::new(vec![mute.0, addr], Duration::from_secs(60));
     assert_eq!(client.get::<u64>("/v1/partitions/history?topic=t&partition=0"), Ok(7));
-    assert_eq!(lines.recv().unwrap(), format!("GET {IS_ALIVE} HTTP/1.1"));
+    assert_eq!(lines.recv().unwrap(), format!("GET {IS_SERVED} HTTP/1.1"));
     assert!(lines.recv().unwrap().starts_with("GET /v1/partitions/history"));
+}
+
+/// To see it fail: probe with `IS_ALIVE`, or with `IS_SERVED` where the read is local.
+#[test]
+fn a_node_that_lives_and_cannot_read_is_passed_over_unless_the_read_is_its_own() {
+    let (cut_off, asked) = node(vec![Answer::Says(503, RETRYABLE)]);
+    let (served, lines) = node(vec![Answer::Says(200, "{}"), Answer::Says(200, "7")]);
+    let client = Client::new(vec![cut_off, served], Duration::from_secs(60));
+    assert_eq!(client.get::<u64>("/v1/partitions"), Ok(7));
+    assert_eq!((seen(&asked), seen(&lines)), (1, 2));
+
+    let (cut_off, lines) = node(vec![Answer::Says(503, "{}"), Answer::Says(200, "7")]);
+    let client = Client::new(vec![cut_off, nobody()], Duration::from_secs(60));
+    assert_eq!(client.get::<u64>("/v1/partitions?local=true"), Ok(7));
+    assert_eq!(lines.recv().unwrap(), format!("GET {IS_ALIVE} HTTP/1.1"));
 }
 
 #[test]
