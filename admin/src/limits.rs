@@ -32,6 +32,9 @@ pub(crate) fn request_max(operation_timeout: Duration) -> Duration {
     2 * operation_timeout + REQUEST_SLACK
 }
 
+/// The partitions of an answer that takes no turn.
+pub(crate) const SMALL_ANSWER_MAX: usize = 10_000;
+
 /// Answers about the whole state that are made at a time: one of a million partitions has some 200 MB.
 pub(crate) const WHOLE_ANSWERS_MAX: usize = 2;
 

@@ -35,6 +35,7 @@ mod topics;
 pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
     let operation_timeout = quorum.config().operation_timeout();
     Router::new()
+        .route("/", get(page))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
         .route("/health/live", get(live))
@@ -110,7 +111,7 @@ async fn in_time(
 async fn no_such_path() -> Fault {
     Fault::bad_request(
         StatusCode::NOT_FOUND,
-        "there is nothing at this path: see /status, /metrics, /health/live, /health/ready, \
+        "there is nothing at this path: see /, /status, /metrics, /health/live, /health/ready, \
          /v1/brokers, /v1/members, /v1/leader/transfer, /v1/topics, /v1/partitions, /v1/configs, \
          /v1/features and /v1/producer-ids",
     )
@@ -129,6 +130,23 @@ async fn image(quorum: &Quorum, local: bool) -> Result<Snapshot, Fault> {
         quorum.read_index().await?;
     }
     Ok(quorum.image())
+}
+
+/// The node in a few lines, for people.
+async fn page(State(quorum): State<Quorum>) -> String {
+    let (identity, status) = (quorum.identity(), quorum.status());
+    let mut page =
+        format!("Quorate: node {} of cluster {}\n\n", identity.node_id, identity.cluster_id);
+    page += &format!("{status}\n");
+    match quorum.readiness() {
+        Ok(()) => page += "ready\n",
+        Err(reasons) => {
+            for reason in reasons {
+                page += &format!("not ready: {reason}\n");
+            }
+        }
+    }
+    page + "\nas JSON: /status; for Prometheus: /metrics; for probes: /health/live and /health/ready\n"
 }
 
 async fn status(State(quorum): State<Quorum>) -> Result<Json<Status>, Fault> {

@@ -332,6 +332,21 @@ async fn health_tells_ready_from_live_and_the_server_stops_when_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_root_is_a_page_for_people() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let request = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/plain"), "{head}");
+    let cluster = server.quorum.identity().cluster_id;
+    assert!(body.starts_with(&format!("Quorate: node 1 of cluster {cluster}\n\n")), "{body}");
+    assert!(body.contains(" in term ") && body.contains("/metrics"), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_prometheus_text_and_agree_with_the_status() {
     let server = Server::start().await;
     let registration =

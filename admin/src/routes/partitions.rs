@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::render;
 use crate::request::{Body, Query, brokers};
 use crate::routes::image;
-use crate::turns::{Turn, Turns};
+use crate::turns::Turns;
 use crate::views::{
     CancelReassignments, ElectLeaders, Election, PartitionName, PartitionResults,
     ReassignPartitions, Reassignment,
@@ -37,8 +37,10 @@ pub(super) async fn list(
     Query(query): Query<PartitionsQuery>,
 ) -> Result<Response, Fault> {
     let snapshot = image(&quorum, query.local).await?;
-    // A topic has so many partitions and no more.
-    let turn = if query.topic.is_none() { turns.next().await } else { Turn::free() };
+    let turn = match query.topic.as_deref().map(|name| snapshot.image.topic_by_name(name)) {
+        Some(topic) => turns.about(topic.map_or(0, |topic| topic.partition_count() as usize)).await,
+        None => turns.next().await,
+    };
     turn.answer(move || Ok(render::partitions(&snapshot.image, query.topic.as_deref())?)).await
 }
 
@@ -60,8 +62,13 @@ pub(super) async fn elect(
                             topic and all"));
         }
     };
-    let turn = if scope == ElectionScope::All { turns.next().await } else { Turn::free() };
+    let one = match scope == ElectionScope::All {
+        true => Some(turns.election().await),
+        false => None,
+    };
     let elected = quorum.elect_leaders(election, scope).await?;
+    drop(one);
+    let turn = turns.about(elected.partitions.len()).await;
     turn.answer(move || Ok(render::partition_results(elected))).await
 }
 

@@ -10,7 +10,7 @@ use crate::fault::Fault;
 use crate::render;
 use crate::request::{Body, Path, Query, ReadQuery, assignment};
 use crate::routes::image;
-use crate::turns::{Turn, Turns};
+use crate::turns::Turns;
 use crate::views::{
     CreatePartitions, CreateTopic, CreateTopics, CreatedTopic, CreatedTopics, DeletedTopic,
     NewTopics, PartitionsCreated,
@@ -28,11 +28,14 @@ pub(super) async fn list(
 
 pub(super) async fn describe(
     State(quorum): State<Quorum>,
+    Extension(turns): Extension<Turns>,
     Path(name): Path<String>,
     Query(query): Query<ReadQuery>,
 ) -> Result<Response, Fault> {
     let snapshot = image(&quorum, query.local).await?;
-    Turn::free().answer(move || Ok(render::described(&snapshot.image, &name)?)).await
+    let topic = snapshot.image.topic_by_name(&name);
+    let turn = turns.about(topic.map_or(0, |topic| topic.partition_count() as usize)).await;
+    turn.answer(move || Ok(render::described(&snapshot.image, &name)?)).await
 }
 
 pub(super) async fn create(
