@@ -276,11 +276,9 @@ pub(crate) fn rejected_with(code: ErrorCode, message: String, index: u64) -> Res
 
 #[cfg(test)]
 mod tests {
-    use quorate_engine::{ClusterId, Founding, Voter};
 
     use super::*;
     use crate::wire::{CreateTopicRequest, Empty, HeartbeatRequest, RegisterRequest};
-    use crate::{Quorum, QuorumConfig};
 
     fn bytes(kind: impl Into<RequestKind>) -> Bytes {
         Request::from(kind.into()).encode_to_vec().into()
@@ -319,13 +317,8 @@ mod tests {
     /// To see it fail: have registrations or heartbeats share a bound with each other, or with the rest.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_desk_that_is_full_takes_heartbeats() {
-        let dir = tempfile::tempdir().unwrap();
-        let one = NodeId::new(1).unwrap();
-        let voters = vec![Voter { node_id: one, addr: "127.0.0.1:1".to_owned() }];
-        let founding = Founding::Voters(voters);
-        quorate_engine::format(dir.path(), ClusterId::random(), one, founding).unwrap();
-        let config = QuorumConfig::new(dir.path(), ([127, 0, 0, 1], 0).into());
-        let quorum = Quorum::open(config).await.unwrap();
+        let (_dir, quorum) = crate::tests::alone().await;
+        let one = quorum.identity().node_id;
         // A second desk before the same node, whose duties are ours.
         let (duties, mut calls) = mpsc::channel(CALLS_MAX);
         let desk = Desk::new(duties, Duration::ZERO);

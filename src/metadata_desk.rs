@@ -264,21 +264,13 @@ fn first_offset(topic: TopicId) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use quorate_engine::{ClusterId, Founding, NodeId, Voter};
-
     use super::*;
-    use crate::{Quorum, QuorumConfig, Registration, TopicSpec};
+    use crate::{Registration, TopicSpec};
 
     /// To see it fail: answer as the log did.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn plans_that_are_overtaken_each_time_are_no_fault_of_who_asked() {
-        let dir = tempfile::tempdir().unwrap();
-        let one = NodeId::new(1).unwrap();
-        let voters = vec![Voter { node_id: one, addr: "127.0.0.1:1".to_owned() }];
-        let founding = Founding::Voters(voters);
-        quorate_engine::format(dir.path(), ClusterId::random(), one, founding).unwrap();
-        let config = QuorumConfig::new(dir.path(), ([127, 0, 0, 1], 0).into());
-        let quorum = Quorum::open(config).await.unwrap();
+        let (_dir, quorum) = crate::tests::alone().await;
         let directory = quorum.identity().directory_id;
         let registration = Registration::without_data_plane(BrokerId(1), directory);
         let session = quorum.register_broker(registration).await.unwrap();

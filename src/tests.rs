@@ -137,6 +137,19 @@ impl Cluster {
     }
 }
 
+/// A quorum of one node with the defaults, in a directory of its own.
+pub(crate) async fn alone() -> (tempfile::TempDir, Quorum) {
+    let dir = tempfile::tempdir().unwrap();
+    let node_id = NodeId::new(1).unwrap();
+    // Nobody dials the only voter.
+    let voters = vec![Voter { node_id, addr: "127.0.0.1:1".to_owned() }];
+    let founding = Founding::Voters(voters);
+    quorate_engine::format(dir.path(), ClusterId::random(), node_id, founding).unwrap();
+    let config = QuorumConfig::new(dir.path(), ([127, 0, 0, 1], 0).into());
+    let quorum = Quorum::open(config).await.unwrap();
+    (dir, quorum)
+}
+
 async fn until(quorum: &Quorum, what: &str, holds: impl Fn(&MetadataImage) -> bool) -> Snapshot {
     let mut watch = quorum.watch();
     let mut now = watch.start();

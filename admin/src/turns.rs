@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use quorate::MetadataImage;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -43,6 +44,12 @@ impl Turns {
             true => Turn { _permit: None },
             false => self.next().await,
         }
+    }
+
+    /// As [`Turns::about`], of one topic.
+    pub(crate) async fn about_topic(&self, image: &MetadataImage, name: &str) -> Turn {
+        let topic = image.topic_by_name(name);
+        self.about(topic.map_or(0, |topic| topic.partition_count() as usize)).await
     }
 
     /// Waits until no other election over everything is held. Cancel safe.

@@ -37,8 +37,8 @@ pub(super) async fn list(
     Query(query): Query<PartitionsQuery>,
 ) -> Result<Response, Fault> {
     let snapshot = image(&quorum, query.local).await?;
-    let turn = match query.topic.as_deref().map(|name| snapshot.image.topic_by_name(name)) {
-        Some(topic) => turns.about(topic.map_or(0, |topic| topic.partition_count() as usize)).await,
+    let turn = match &query.topic {
+        Some(name) => turns.about_topic(&snapshot.image, name).await,
         None => turns.next().await,
     };
     turn.answer(move || Ok(render::partitions(&snapshot.image, query.topic.as_deref())?)).await

@@ -33,8 +33,7 @@ pub(super) async fn describe(
     Query(query): Query<ReadQuery>,
 ) -> Result<Response, Fault> {
     let snapshot = image(&quorum, query.local).await?;
-    let topic = snapshot.image.topic_by_name(&name);
-    let turn = turns.about(topic.map_or(0, |topic| topic.partition_count() as usize)).await;
+    let turn = turns.about_topic(&snapshot.image, &name).await;
     turn.answer(move || Ok(render::described(&snapshot.image, &name)?)).await
 }
 
