@@ -150,8 +150,9 @@ pub enum Unavailable {
     /// Each time that the leader planned it, another change of the same topic came first.
     #[error("other changes of the same topic came first each time")]
     Overtaken,
-    /// The members are changing already; only one change is made at a time.
-    #[error("another change of the members is under way")]
+    /// The members are changing already, and only one change is made at a time; or the leader leads for
+    /// too short a time to know who is alive.
+    #[error("another change of the members is under way, or the leader has changed just now")]
     ChangePending,
     /// The change would remove this node, and with that its connection to the leader who answers.
     #[error(

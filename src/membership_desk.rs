@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use quorate_engine::NodeId;
-use quorate_loop::{MemberChange, MembershipError, MembershipRequest, Node, Role};
+use quorate_loop::{Liveness, MemberChange, MembershipError, MembershipRequest, Node, Role};
 use quorate_statemachine::Metadata;
 use tokio::time::timeout;
 
@@ -36,8 +36,9 @@ pub(crate) async fn list(node: &Node<Metadata>) -> Response {
         let answer = answers.iter().find(|answer| answer.member_id == member.member_id);
         member.trails_leader_by =
             matched.map(|(_, matched)| status.last_index.saturating_sub(*matched));
-        member.last_contact_ms =
-            answer.map(|answer| u64::try_from(answer.ago.as_millis()).unwrap_or(u64::MAX));
+        member.last_contact_ms = answer
+            .and_then(|it| it.ago)
+            .map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
     }
     ResponseKind::Progress(response(&members, status.members.index())).into()
 }
@@ -180,15 +181,17 @@ pub(crate) async fn transfer(
     if to == Some(own) {
         return ResponseKind::Transferred(own.get()).into();
     }
-    let is_live = |id: u64| answers.iter().any(|it| it.member_id == id && it.is_live);
+    // A new leader has not heard of everyone, and finds out by handing over.
+    let is_silent =
+        |id: u64| !answers.iter().any(|it| it.member_id == id && it.liveness != Liveness::Silent);
     let obstacle = match to.map(|to| members.of_node(to)) {
         Some(None) => Some(TransferRefusal::NoMember),
         Some(Some(member)) if !members.is_voter(member.member_id) => Some(TransferRefusal::NoVote),
-        Some(Some(member)) => (!is_live(member.member_id)).then_some(TransferRefusal::Silent),
+        Some(Some(member)) => is_silent(member.member_id).then_some(TransferRefusal::Silent),
         None => {
             let could_lead = |member: &quorate_loop::Member| {
                 let id = member.member_id;
-                member.node_id() != own && members.is_voter(id) && is_live(id)
+                member.node_id() != own && members.is_voter(id) && !is_silent(id)
             };
             (!members.iter().any(could_lead)).then_some(TransferRefusal::NoSuccessor)
         }

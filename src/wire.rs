@@ -347,7 +347,8 @@ pub(crate) enum Refusal {
     /// The disk of the node asked is full. A version that does not know this takes the outcome for
     /// unknown.
     StorageFull = 4,
-    /// Another change of the membership is under way. Said only to who wants one.
+    /// No change of the membership can be begun yet: another is under way, or it is not known who is
+    /// alive. Said only to who wants one.
     ChangePending = 5,
     /// What the leader planned came too late each time: other changes of the same topic came first.
     /// A version that does not know this takes the outcome for unknown.

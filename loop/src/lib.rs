@@ -115,7 +115,7 @@ pub use self::proposal::{Proposal, SessionStep};
 pub use self::publish::{Published, Update, Updates};
 pub use self::replay::{Picked, ReplayError, Replayed};
 pub use self::session::{Session, SessionProposeError};
-pub use self::status::{CoreStatus, GroupStatus, LastAnswer, Role};
+pub use self::status::{CoreStatus, GroupStatus, LastAnswer, Liveness, Role};
 pub use self::transport::{Service, TlsConfig, TlsError};
 pub use self::wait::{Wait, WaitError};
 pub use quorate_statemachine::{CommandId, SessionError};

@@ -87,8 +87,9 @@ pub enum MembershipError {
         /// Who leads, as far as this node knows.
         leader: Option<NodeId>,
     },
-    /// A change is under way; nothing was changed.
-    #[error("another change of the membership is under way: try again when it is done")]
+    /// A change is under way, or the leader leads for too short a time to know who is alive; nothing
+    /// was changed.
+    #[error("the membership is changing, or its leader has changed just now: try again")]
     Pending,
     /// There is no such member; nothing was changed.
     #[error("node {0} is no member: start it with a directory of `quorate format --join` first")]

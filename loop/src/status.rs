@@ -75,10 +75,21 @@ pub struct CoreStatus {
 pub struct LastAnswer {
     /// Raft's name for the member.
     pub member_id: u64,
-    /// How long ago it answered last, in whole ticks.
-    pub ago: Duration,
-    /// Whether that is recent enough to count it among those that are alive.
-    pub is_live: bool,
+    /// How long ago it answered last, in whole ticks; `None` where it never has.
+    pub ago: Option<Duration>,
+    /// What follows from that.
+    pub liveness: Liveness,
+}
+
+/// What a leader may believe of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Liveness {
+    /// It answered within an election timeout.
+    Live,
+    /// It did not, but this node does not lead for that long: it says nothing.
+    Unheard,
+    /// It did not, though it was asked all that time.
+    Silent,
 }
 
 /// The group as this node sees it, and the node itself.

@@ -120,12 +120,13 @@ async fn leadership_is_handed_over_to_whom_it_was_asked_for() {
     // To one that is gone: refused, and whoever leads goes on.
     let gone = (1..=3).find(|n| node(*n) != next && node(*n) != quorum.identity().node_id).unwrap();
     let asked = cluster.nodes[&next.get()].clone();
+    until_all_answer(&asked, &[1, 2, 3]).await;
     cluster.stop(gone).await;
     let refused = async {
         loop {
             let members = asked.members().await.unwrap();
             let silent = members.iter().find(|it| it.node_id == node(gone)).unwrap();
-            if silent.last_contact_ms.is_none_or(|ms| ms > 1_000) {
+            if silent.last_contact_ms.is_some_and(|ms| ms > 1_000) {
                 break asked.transfer_leadership(Some(node(gone))).await;
             }
         }

@@ -62,7 +62,7 @@ impl<P, R, M> Core<P, R, M> {
             }
             kind => {
                 if is_answer(kind) {
-                    self.heard_of(message.from);
+                    self.answers.heard_of(message.from, self.now);
                 }
                 self.step_admitted(message);
             }

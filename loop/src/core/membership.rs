@@ -113,7 +113,7 @@ impl<P, R, M> Core<P, R, M> {
         if self.members.is_retired(join.binding) || join.was.is_some_and(|was| !follows(was)) {
             return Err(MembershipError::Retired(node));
         }
-        if self.members.all_of_node(node).any(|old| self.is_live(old.member_id)) {
+        if self.members.all_of_node(node).any(|old| !self.is_silent(old.member_id)) {
             return Err(MembershipError::StillActive(node));
         }
         let mut of_node = self.members.all_of_node(node);
@@ -218,7 +218,12 @@ impl<P, R, M> Core<P, R, M> {
         }
         for voters in [before, after] {
             let live = voters.iter().filter(|id| self.is_live(**id)).count();
+            let silent = voters.iter().filter(|id| self.is_silent(**id)).count();
             let (needed, voters) = (voters.len() / 2 + 1, voters.len());
+            if live < needed && voters - silent >= needed {
+                // Nobody knows yet: a new leader has still to hear of some.
+                return Err(MembershipError::Pending);
+            }
             if live < needed {
                 return Err(MembershipError::WouldLoseQuorum { voters, live, needed });
             }
@@ -321,7 +326,7 @@ impl<P, R, M> Core<P, R, M> {
     pub(super) fn set_members(&mut self, members: Arc<Members>) {
         let before = std::mem::replace(&mut self.members, members.clone());
         self.removed = members.get(self.own_id).is_none();
-        self.contacts.retain(|id, _| members.get(*id).is_some());
+        self.answers.forget_others(&members);
         self.strangers.known_below(members.next_member_id());
         if members.index() > before.index() {
             self.seal_last(&members);
@@ -384,7 +389,7 @@ impl<P, R, M> Core<P, R, M> {
         let steps = match member.promotion {
             Promotion::Never => return None,
             Promotion::WhenCaughtUp => vec![Step::Promote(id)],
-            Promotion::Replacing(old) if self.is_live(old) => return None,
+            Promotion::Replacing(old) if !self.is_silent(old) => return None,
             Promotion::Replacing(old) => {
                 // A non-voter is replaced in its own role.
                 let first = match (self.members.role(old), self.members.get(old)) {
@@ -410,36 +415,6 @@ impl<P, R, M> Core<P, R, M> {
         if let Err(error) = self.append_change(entry) {
             tracing::debug!(group = %self.group, %error, "the joint configuration was not left yet");
         }
-    }
-
-    /// An answer came from a member.
-    pub(super) fn heard_of(&mut self, member: u64) {
-        self.contacts.insert(member, self.now);
-    }
-
-    /// Whether a member answered within an election timeout; this node does.
-    pub(super) fn is_live(&self, member: u64) -> bool {
-        let patience = u64::from(self.config.election_ticks);
-        member == self.own_id
-            || self.contacts.get(&member).is_some_and(|at| self.now - at <= patience)
-    }
-
-    /// On the leader: who has answered, and when. This node, too, which always does. Else empty.
-    pub(crate) fn last_answers(&self) -> Vec<LastAnswer> {
-        if !self.leads() {
-            return Vec::new();
-        }
-        let tick = Duration::from_millis(self.config.tick_ms);
-        let answer = |member_id: u64| {
-            let at = match member_id == self.own_id {
-                true => self.now,
-                false => *self.contacts.get(&member_id)?,
-            };
-            let ticks = u32::try_from(self.now - at).unwrap_or(u32::MAX);
-            let is_live = self.is_live(member_id);
-            Some(LastAnswer { member_id, ago: tick.saturating_mul(ticks), is_live })
-        };
-        self.members.iter().filter_map(|member| answer(member.member_id)).collect()
     }
 
     /// Whether a learner has all but the last entries, and takes them as they come. One that waits for

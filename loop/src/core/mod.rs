@@ -21,6 +21,7 @@ mod idle;
 mod ingress;
 mod input;
 mod install;
+mod liveness;
 mod membership;
 mod outbox;
 mod proposals;
@@ -43,6 +44,7 @@ use self::failover::Abandoned;
 pub(crate) use self::idle::Vitals;
 use self::ingress::Strangers;
 pub use self::input::Input;
+use self::liveness::Answers;
 use self::membership::Proposed;
 use self::outbox::Outbox;
 use self::proposals::{Proposals, Proposer};
@@ -99,8 +101,7 @@ pub struct Core<P, R, M = R> {
     catalogue_changes: Vec<Proposed<M>>,
     /// Where the last change of the membership stands that this node has proposed.
     change_at: LogId,
-    /// By member, the tick of its last answer.
-    contacts: BTreeMap<u64, u64>,
+    answers: Answers,
     strangers: Strangers,
     /// Whether this node is a member no longer.
     removed: bool,
@@ -191,7 +192,7 @@ impl<P, R, M> Core<P, R, M> {
             changes: Vec::new(),
             catalogue_changes: Vec::new(),
             change_at: LogId::default(),
-            contacts: BTreeMap::new(),
+            answers: Answers::default(),
             strangers: Strangers::default(),
             removed,
             departure: Departure::default(),
@@ -332,6 +333,9 @@ impl<P, R, M> Core<P, R, M> {
     fn tick(&mut self) {
         self.now += 1;
         self.term_at_tick = self.raw.raft.term;
+        if !self.leads() {
+            self.answers.asked_for_none(self.now);
+        }
         for caller in self.proposals.expired(self.now) {
             self.effects.failed.push((caller, ProposeError::TimedOut));
         }

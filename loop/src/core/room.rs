@@ -96,7 +96,7 @@ impl<P, R, M> Core<P, R, M> {
         let progress = self.raw.raft.prs();
         let others = progress.iter().filter(|(id, other)| {
             // raft-rs forgets who was active once an election timeout; we do not.
-            let is_sound = other.recent_active || self.is_live(**id);
+            let is_sound = other.recent_active || !self.is_silent(**id);
             **id != self.own_id && progress.conf().voters().contains(**id) && is_sound
         });
         others.max_by_key(|(_, other)| other.matched).map(|(&id, _)| id)

@@ -10,6 +10,7 @@ use crate::members::{Binding, Member, MemberRole, Promotion};
 use crate::membership::{
     Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
 };
+use crate::status::{LastAnswer, Liveness};
 
 /// Asks the leader for another membership; returns what it was told, if it was told by now.
 fn ask(
@@ -270,6 +271,41 @@ fn join_over_a_live_one(net: &mut Net, leader: u64, n: u64) -> Result<(), Member
     };
     let join = Join { binding, addr: "127.0.0.1:9".to_owned(), was: None };
     ask(net, leader, MembershipRequest::Join(join)).unwrap().map(|_| ())
+}
+
+/// A leader that has just been elected by one of two has not heard of the other. To see it fail: have
+/// `Answers::liveness` believe at once that a member is silent.
+#[test]
+fn whom_a_new_leader_has_not_heard_of_is_not_taken_for_dead() {
+    let (mut net, old) = three();
+    let [leader, unheard] = others(old);
+    net.tick_all(2 * config().election_ticks);
+    net.kill(unheard);
+    let status = net.peer(old).core.status();
+    let mut campaign = Message::default();
+    campaign.set_msg_type(MessageType::MsgTimeoutNow);
+    (campaign.from, campaign.to, campaign.term) = (old, leader, status.term);
+    net.step(leader, Input::Peer { from: node(old), message: PeerMessage::Raft(campaign) });
+    net.settle();
+    assert_eq!(net.peer(leader).core.status().role, Role::Leader);
+
+    let seen = |net: &mut Net| {
+        let answers = net.peer(leader).core.last_answers();
+        answers.into_iter().find(|answer| answer.member_id == unheard).unwrap()
+    };
+    let liveness = Liveness::Unheard;
+    assert_eq!(seen(&mut net), LastAnswer { member_id: unheard, ago: None, liveness });
+    let refused = join_over_a_live_one(&mut net, leader, unheard);
+    assert_eq!(refused, Err(MembershipError::StillActive(node(unheard))));
+    let remove = || MembershipRequest::Change(vec![MemberChange::Remove(node(old))]);
+    assert_eq!(ask(&mut net, leader, remove()), Some(Err(MembershipError::Pending)));
+
+    net.tick_all(config().election_ticks);
+    assert_eq!(seen(&mut net).liveness, Liveness::Unheard);
+    net.tick_all(1);
+    let lost = MembershipError::WouldLoseQuorum { voters: 2, live: 1, needed: 2 };
+    assert_eq!(ask(&mut net, leader, remove()), Some(Err(lost)));
+    assert_eq!(seen(&mut net).liveness, Liveness::Silent);
 }
 
 /// To see it fail: give the replacement the id of the member it replaces.
@@ -611,7 +647,7 @@ fn the_leader_knows_who_answers_and_an_observer_knows_that_nobody_leads_it() {
     assert_eq!(net.peer(4).core.last_answers(), [], "it does not lead");
     let answers = net.peer(leader).core.last_answers();
     assert_eq!(answers.iter().map(|answer| answer.member_id).collect::<Vec<_>>(), [1, 2, 3, 4]);
-    assert!(answers.iter().all(|answer| answer.is_live), "{answers:?}");
+    assert!(answers.iter().all(|answer| answer.liveness == Liveness::Live), "{answers:?}");
     let before = net.peer(leader).core.vitals();
 
     let [dead, _] = others(leader);
@@ -620,8 +656,9 @@ fn the_leader_knows_who_answers_and_an_observer_knows_that_nobody_leads_it() {
     let answers = net.peer(leader).core.last_answers();
     let silent = answers.iter().find(|answer| answer.member_id == dead).unwrap();
     let election = Duration::from_millis(config().tick_ms) * config().election_ticks;
-    assert!(!silent.is_live && silent.ago >= election, "{silent:?}");
-    assert!(answers.iter().all(|answer| answer.is_live || answer.member_id == dead));
+    assert!(silent.liveness == Liveness::Silent && silent.ago >= Some(election), "{silent:?}");
+    let live = |answer: &LastAnswer| answer.liveness == Liveness::Live;
+    assert!(answers.iter().all(|answer| live(answer) || answer.member_id == dead));
     assert_eq!(net.peer(leader).core.vitals(), before, "heartbeats change no status");
 
     // It begins no election, and is ticked in time to know, and still does not take the dead for its leader.
