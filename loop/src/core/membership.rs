@@ -17,7 +17,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use quorate_engine::{LogId, NodeId};
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
@@ -29,7 +28,6 @@ use crate::members::{Member, MemberRole, Members, Promotion};
 use crate::membership::{
     Join, MEMBERS_MAX, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
 };
-use crate::status::LastAnswer;
 
 /// Entries that a learner may be behind when it is given its vote: they are sent within one round
 /// trip, and a busy group is never further ahead of a follower that keeps up.

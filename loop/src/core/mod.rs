@@ -31,7 +31,6 @@ mod room;
 mod tail;
 mod timeout;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_engine::{Durable, Fetched, GroupId, GroupLog, LogId, NodeId};
@@ -436,9 +435,8 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     fn answer_reads(&mut self) {
-        for (caller, index) in self.reads.applied(self.applied) {
-            self.effects.reads.push((caller, Ok(index)));
-        }
+        let answered = self.reads.applied(self.applied);
+        self.effects.reads.extend(answered.into_iter().map(|(caller, index)| (caller, Ok(index))));
     }
 
     fn fetched(&mut self, fetched: Fetched) {
