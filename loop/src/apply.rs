@@ -10,8 +10,9 @@ use quorate_statemachine::StateMachine;
 
 use crate::core::{Apply, Input};
 use crate::inbox::{Event, Inbox, ProposeCaller, panic_text};
-use crate::machine::{Machine, RestoreFailure, SnapshotTrigger, described};
+use crate::machine::{Machine, SnapshotTrigger};
 use crate::meters::Meters;
+use crate::replica::{RestoreFailure, described};
 use crate::snapshot_worker::SnapshotWorker;
 
 /// Work for the apply thread.

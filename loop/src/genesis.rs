@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use quorate_engine::{GroupId, LogId};
-use quorate_statemachine::{ClientSessions, StateMachine};
+use quorate_statemachine::StateMachine;
 
 use crate::head::Head;
 use crate::members::Members;
+use crate::replica::Replica;
 use crate::snapshot_worker::Take;
 
 /// The position of the first snapshot, the same on every voter: it makes whoever joins later
@@ -16,9 +17,8 @@ pub(crate) const FIRST: LogId = LogId { index: 1, term: 1 };
 /// The first snapshot of a group that `members` found, all of them voters: the same bytes wherever
 /// it is written.
 pub(crate) fn first_snapshot<S: StateMachine>(group: GroupId, members: Arc<Members>) -> Take<S> {
-    let (head, image) = (first_head(group, members), S::new().image());
-    let (sessions, state_bytes) = (ClientSessions::default(), Arc::default());
-    Take { head, image, sessions, writing: Arc::new(()), state_bytes }
+    let draft = Replica::founding(group, members).draft();
+    Take { draft, writing: Arc::new(()), state_bytes: Arc::default() }
 }
 
 /// What that snapshot says beside the state.

@@ -10,11 +10,12 @@ use tokio::sync::{oneshot, watch};
 
 use crate::core::Input;
 use crate::error::{ProposeError, ReadError, Stopped};
-use crate::inbox::{Applied, Closed, Done, Event, Inbox};
+use crate::inbox::{Applied, Closed, Event, Inbox};
 use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
 use crate::meters::Meters;
 use crate::proposal::Proposal;
 use crate::publish::{Published, Publisher, Updates};
+use crate::replica::Done;
 use crate::session::Session;
 use crate::status::{GroupStatus, LastAnswer};
 use crate::wait::Wait;

@@ -19,6 +19,7 @@ use crate::heartbeat::Heartbeat;
 use crate::joining::LetIn;
 use crate::membership::{MembershipChanged, MembershipError, MembershipRequest};
 use crate::message::PeerMessage;
+use crate::replica::Done;
 use crate::status::LastAnswer;
 use crate::transport::LinkEvent;
 
@@ -30,15 +31,6 @@ pub struct Applied<O> {
     pub index: u64,
     /// What the state machine answered.
     pub outcome: O,
-}
-
-/// What became of an entry.
-#[derive(Debug)]
-pub(crate) struct Done<O> {
-    /// Where it stands; of a command that was applied before, where that was.
-    pub(crate) index: u64,
-    /// `None` where the entry is no command.
-    pub(crate) outcome: Option<O>,
 }
 
 /// The completion of a proposal with outcome `O`.

@@ -1,21 +1,17 @@
-//! [`Machine`]: one group's state machine and table of client sessions, and what must happen around
-//! each command.
+//! [`Machine`]: one group's replica, and what must happen around each entry: the image, the watchers, the
+//! callers, the snapshots.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotStore};
-use quorate_statemachine::{
-    Admission, Changes as _, ClientSessions, CommandId, RestoreError, SessionError, StateMachine,
-};
+use quorate_engine::{LogId, SnapshotStore};
+use quorate_statemachine::{Changes as _, StateMachine};
 
 use crate::core::{Committed, ENTRY_BYTES};
 use crate::error::ProposeError;
-use crate::head::Head;
-use crate::inbox::{Done, ProposeCaller};
-use crate::members::MembersError;
-use crate::proposal::SessionStep;
+use crate::inbox::ProposeCaller;
 use crate::publish::Publisher;
+use crate::replica::{Replica, RestoreFailure};
 use crate::snapshot_worker::{SnapshotWorker, Take};
 
 /// The state machine of a group on the apply thread.
@@ -23,10 +19,7 @@ use crate::snapshot_worker::{SnapshotWorker, Take};
 /// In this order, for each batch: apply, publish the image, answer the callers. So a caller that
 /// was answered finds its change in the image of its own node.
 pub(crate) struct Machine<S: StateMachine> {
-    state: S,
-    sessions: ClientSessions,
-    /// Of what was applied last.
-    head: Head,
+    replica: Replica<S>,
     publisher: Arc<Publisher<S>>,
     /// Applied since the last snapshot that was begun.
     entries: u64,
@@ -53,61 +46,14 @@ pub(crate) struct SnapshotTrigger {
 /// no more than so many of snapshots are written. A start has as much to replay.
 const STATE_SHARE: u64 = 4;
 
-/// A snapshot that the state machine cannot be restored from.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RestoreFailure {
-    #[error(transparent)]
-    File(#[from] SnapshotError),
-    #[error("snapshot {id}: {source}")]
-    Stream { id: LogId, source: RestoreError },
-    #[error(transparent)]
-    Head(#[from] MembersError),
-}
-
-/// What a snapshot holds.
-pub(crate) struct Restored<S: StateMachine> {
-    pub(crate) state: S,
-    pub(crate) sessions: ClientSessions,
-    pub(crate) head: Head,
-    /// Bytes of state and sessions in the file.
-    pub(crate) state_bytes: u64,
-}
-
-impl<S: StateMachine> Restored<S> {
-    /// Before the first command.
-    pub(crate) fn genesis(head: Head) -> Self {
-        Restored { state: S::new(), sessions: ClientSessions::default(), head, state_bytes: 0 }
-    }
-}
-
-/// Reads the snapshot `id` and rebuilds the state machine from it, and the table of sessions.
-pub(crate) fn restore<S: StateMachine>(
-    snapshots: &SnapshotStore,
-    group: GroupId,
-    id: LogId,
-) -> Result<Restored<S>, RestoreFailure> {
-    let mut reader = snapshots.open(group, id)?;
-    let head = Head::of(reader.meta())?;
-    let stream = |source| RestoreFailure::Stream { id, source };
-    let (sessions, mut rest) = ClientSessions::read_snapshot(&mut reader).map_err(stream)?;
-    for outcome in sessions.outcomes() {
-        S::decode_outcome(outcome)
-            .map_err(|source| stream(RestoreError::Malformed { record: 0, source }))?;
-    }
-    let state = S::restore(&mut rest).map_err(stream)?;
-    drop(rest);
-    Ok(Restored { state, sessions, head, state_bytes: reader.data_bytes() })
-}
-
 impl<S: StateMachine> Machine<S> {
-    /// The state as of a snapshot, and its publisher; nothing is applied beyond it.
-    pub(crate) fn new(restored: Restored<S>) -> Self {
-        let Restored { state, sessions, head, state_bytes } = restored;
-        let publisher = Arc::new(Publisher::new(state.image(), head.id.index));
+    /// The state as of a snapshot, whose state takes `state_bytes` there, and its publisher; nothing is
+    /// applied beyond it.
+    pub(crate) fn new(replica: Replica<S>, state_bytes: u64) -> Self {
+        let image = replica.state().image();
+        let publisher = Arc::new(Publisher::new(image, replica.applied().index));
         Machine {
-            state,
-            sessions,
-            head,
+            replica,
             publisher,
             entries: 0,
             bytes: 0,
@@ -132,85 +78,20 @@ impl<S: StateMachine> Machine<S> {
     ) -> Result<u64, String> {
         let mut changes: Option<S::Changes> = None;
         let mut answers = Vec::new();
-        for Committed { at, command, session, caller, members, catalogue } in entries {
-            assert_eq!(at.index, self.head.id.index + 1, "entries are applied one by one");
-            self.head.id = at;
+        for mut entry in entries {
             self.entries += 1;
-            self.bytes += command.len() as u64 + ENTRY_BYTES;
-            if let Some(members) = members {
-                self.head.members = members;
-            }
-            if let Some(catalogue) = catalogue {
-                self.head.catalogue = catalogue;
-            }
-            let answer = match session {
-                Some(SessionStep::Command(id)) => {
-                    self.run_once(at.index, &id, &command, &mut changes)?
-                }
-                Some(SessionStep::Open) => {
-                    self.sessions.open(at.index);
-                    Ok(Done { index: at.index, outcome: None })
-                }
-                Some(SessionStep::Close(session)) => {
-                    self.sessions.close(session);
-                    Ok(Done { index: at.index, outcome: None })
-                }
-                // A leader opens its term with an entry that says nothing.
-                None if command.is_empty() => Ok(Done { index: at.index, outcome: None }),
-                None => {
-                    let outcome = self.run(at.index, &command, &mut changes)?;
-                    Ok(Done { index: at.index, outcome: Some(outcome) })
-                }
-            };
+            self.bytes += entry.command.len() as u64 + ENTRY_BYTES;
+            let caller = entry.caller.take();
+            let answer = self.replica.apply(&entry, &mut changes)?;
             answers.extend(caller.map(|caller| (caller, answer)));
         }
-        self.publisher.publish(self.state.image(), self.head.id.index, changes);
+        let index = self.replica.applied().index;
+        self.publisher.publish(self.replica.state().image(), index, changes);
         for (caller, answer) in answers {
             // A caller that has gone needs no answer.
             let _ = caller.send(answer.map_err(ProposeError::Session));
         }
-        Ok(self.head.id.index)
-    }
-
-    /// Applies a command, and gathers what it changes.
-    fn run(
-        &mut self,
-        index: u64,
-        command: &[u8],
-        changes: &mut Option<S::Changes>,
-    ) -> Result<S::Outcome, String> {
-        let applied = self.state.apply(index, command).map_err(|error| described(&error))?;
-        match changes {
-            Some(changes) => changes.merge(applied.changes),
-            None => *changes = Some(applied.changes),
-        }
-        Ok(applied.outcome)
-    }
-
-    /// The same for a command of a session, unless it was applied before: then it is answered as it was
-    /// then.
-    fn run_once(
-        &mut self,
-        index: u64,
-        id: &CommandId,
-        command: &[u8],
-        changes: &mut Option<S::Changes>,
-    ) -> Result<Result<Done<S::Outcome>, SessionError>, String> {
-        let (index, outcome) = match self.sessions.admit(index, id) {
-            Ok(Admission::Apply) => {
-                let outcome = self.run(index, command, changes)?;
-                self.sessions.keep(index, id, S::encode_outcome(&outcome));
-                (index, outcome)
-            }
-            Ok(Admission::Applied { index, outcome }) => {
-                let outcome = S::decode_outcome(&outcome).map_err(|error| {
-                    format!("the outcome of command {id:?} at {index}: {error}")
-                })?;
-                (index, outcome)
-            }
-            Err(error) => return Ok(Err(error)),
-        };
-        Ok(Ok(Done { index, outcome: Some(outcome) }))
+        Ok(index)
     }
 
     /// Replaces the state by the snapshot `id`.
@@ -223,13 +104,13 @@ impl<S: StateMachine> Machine<S> {
         snapshots: &SnapshotStore,
         id: LogId,
     ) -> Result<(), RestoreFailure> {
-        let Restored { state, sessions, head, state_bytes } =
-            restore::<S>(snapshots, self.head.group, id)?;
+        let group = self.replica.head().group;
+        let (replica, state_bytes) = Replica::restore(snapshots, group, id)?;
         self.state_bytes.store(state_bytes, Ordering::Relaxed);
-        let before = self.state.image();
-        (self.state, self.sessions, self.head) = (state, sessions, head);
+        let before = self.replica.state().image();
+        self.replica = replica;
         (self.entries, self.bytes) = (0, 0);
-        let image = self.state.image();
+        let image = self.replica.state().image();
         let changes = S::Changes::between(&before, &image);
         self.publisher.publish(image, id.index, Some(changes));
         Ok(())
@@ -249,9 +130,8 @@ impl<S: StateMachine> Machine<S> {
         }
         let writing = Arc::new(());
         self.writing = Arc::downgrade(&writing);
-        let (head, image) = (self.head.clone(), self.state.image());
-        let (sessions, state_bytes) = (self.sessions.clone(), self.state_bytes.clone());
-        if worker.take(Take { head, image, sessions, writing, state_bytes }) {
+        let (draft, state_bytes) = (self.replica.draft(), self.state_bytes.clone());
+        if worker.take(Take { draft, writing, state_bytes }) {
             (self.entries, self.bytes) = (0, 0);
         }
     }
@@ -264,28 +144,24 @@ impl<S: StateMachine> Drop for Machine<S> {
     }
 }
 
-/// An error with its causes, in one line.
-pub(crate) fn described(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use std::io;
 
-    use quorate_engine::{ClusterId, Engine, EngineConfig, Formatted, Founding, NodeId, Voter};
-    use quorate_statemachine::{Applied, ApplyError, Cause, Changes, Image, StateHash};
+    use quorate_engine::{
+        ClusterId, Engine, EngineConfig, Formatted, Founding, GroupId, NodeId, Voter,
+    };
+    use quorate_statemachine::{
+        Admission, Applied, ApplyError, Cause, Changes, ClientSessions, CommandId, Image,
+        RestoreError, SessionError, StateHash,
+    };
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::snapshot_worker;
+    use crate::head::Head;
+    use crate::proposal::SessionStep;
+    use crate::replica::{Done, Draft};
 
     /// The sum of all commands, which are one byte each; that is the outcome as well.
     #[derive(Debug, Clone, Default, PartialEq)]
@@ -368,7 +244,7 @@ mod tests {
 
     fn machine() -> Machine<Sum> {
         let id = LogId { index: 1, term: 1 };
-        Machine::new(Restored::genesis(Head { id, ..Head::none(group()) }))
+        Machine::new(Replica::new(Head { id, ..Head::none(group()) }), 0)
     }
 
     /// Applies one entry behind the last, and returns what its caller is told.
@@ -377,7 +253,7 @@ mod tests {
         session: Option<SessionStep>,
         command: &'static [u8],
     ) -> Result<(u64, Option<u64>), ProposeError> {
-        let at = LogId { index: machine.head.id.index + 1, term: 1 };
+        let at = LogId { index: machine.replica.applied().index + 1, term: 1 };
         let (caller, mut answer) = oneshot::channel();
         let command = Bytes::from_static(command);
         let caller = Some(caller);
@@ -393,12 +269,10 @@ mod tests {
 
     /// Writes a snapshot of what is applied, and goes on from it.
     fn reopened(machine: &Machine<Sum>, store: &SnapshotStore) -> Machine<Sum> {
-        let (head, image) = (machine.head.clone(), machine.state.image());
-        let sessions = machine.sessions.clone();
-        let (writing, state_bytes) = (Arc::new(()), Arc::default());
-        let take = Take::<Sum> { head, image, sessions, writing, state_bytes };
-        let meta = snapshot_worker::write(store, take).unwrap();
-        Machine::new(restore(store, group(), meta.id).unwrap())
+        let (meta, written) = machine.replica.draft().write(store).unwrap();
+        let (replica, bytes) = Replica::restore(store, group(), meta.id).unwrap();
+        assert_eq!(bytes, written);
+        Machine::new(replica, bytes)
     }
 
     #[test]
@@ -412,14 +286,14 @@ mod tests {
         assert_eq!(told(&mut machine, command(2, 1), b"\x05"), Ok((3, Some(5))));
         let mut machine = reopened(&machine, &store);
         assert_eq!(told(&mut machine, command(2, 1), b"\x05"), Ok((3, Some(5))));
-        assert_eq!(machine.state, Sum(6));
+        assert_eq!(*machine.replica.state(), Sum(6));
         assert_eq!(told(&mut machine, command(2, 2), b"\x07"), Ok((7, Some(13))));
         assert_eq!(told(&mut machine, Some(SessionStep::Close(2)), b""), Ok((8, None)));
         let expired = Err(ProposeError::Session(SessionError::Expired));
         assert_eq!(told(&mut machine, command(2, 3), b"\x01"), expired);
         let mut machine = reopened(&machine, &store);
         assert_eq!(told(&mut machine, command(2, 2), b"\x07"), expired);
-        assert_eq!(machine.state, Sum(13));
+        assert_eq!(*machine.replica.state(), Sum(13));
     }
 
     #[test]
@@ -437,10 +311,9 @@ mod tests {
         assert_eq!(sessions.admit(3, &id), Ok(Admission::Apply));
         sessions.keep(3, &id, Bytes::from_static(b"seven b"));
         let head = Head { id: LogId { index: 3, term: 1 }, ..Head::none(group()) };
-        let (writing, state_bytes) = (Arc::new(()), Arc::default());
-        let take = Take::<Sum> { head, image: Sum(5), sessions, writing, state_bytes };
-        let id = snapshot_worker::write(&store, take).unwrap().id;
-        let failure = restore::<Sum>(&store, group(), id).err().unwrap();
+        let draft = Draft::<Sum> { head, image: Sum(5), sessions };
+        let id = draft.write(&store).unwrap().0.id;
+        let failure = Replica::<Sum>::restore(&store, group(), id).err().unwrap();
         assert!(matches!(
             failure,
             RestoreFailure::Stream { source: RestoreError::Malformed { .. }, .. }

@@ -10,9 +10,10 @@ use crate::bootstrap::{Founded, own_binding};
 use crate::driver::SharedMembers;
 use crate::error::{OpenError, listed};
 use crate::head::Head;
-use crate::machine::{self, Machine, Restored};
+use crate::machine::Machine;
 use crate::members::Binding;
 use crate::purges::Purges;
+use crate::replica::{Replica, described};
 
 /// The groups of a directory, with their state machines restored.
 pub(crate) struct Recovered<S: StateMachine, F: Disk> {
@@ -82,7 +83,7 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
             }
         }
         if recovered.first.is_none() {
-            let nothing = Machine::new(Restored::genesis(Head::none(first)));
+            let nothing = Machine::new(Replica::new(Head::none(first)), 0);
             recovered.machines.insert(first, Box::new(nothing));
         }
         Ok(recovered)
@@ -90,18 +91,18 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
 
     fn wait(&mut self, group: GroupId, incarnation: u64) {
         self.waiting.insert(group, own_binding(&self.engine.identity, incarnation));
-        let nothing = Machine::new(Restored::genesis(Head::none(group)));
+        let nothing = Machine::new(Replica::new(Head::none(group)), 0);
         self.machines.insert(group, Box::new(nothing));
     }
 
     fn restore(&mut self, group: GroupId, found: RecoveredGroup) -> Result<Founded, String> {
         let id = found.snapshot.id;
-        let mut restored = machine::restore(&self.engine.snapshots, group, id)
-            .map_err(|error| machine::described(&error))?;
-        let head = &mut restored.head;
+        let (mut replica, state_bytes) = Replica::restore(&self.engine.snapshots, group, id)
+            .map_err(|error| described(&error))?;
+        let head = replica.head_mut();
         head.members = self.members.shared(head.members.clone());
         let founded = Founded::recovered(found, head, &self.engine.identity)?;
-        self.machines.insert(group, Box::new(Machine::new(restored)));
+        self.machines.insert(group, Box::new(Machine::new(replica, state_bytes)));
         Ok(founded)
     }
 }

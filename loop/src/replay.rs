@@ -17,7 +17,8 @@ use raft::eraftpb::{Entry, EntryType};
 use crate::context::{ContextError, session_step_of};
 use crate::core::Committed;
 use crate::inbox::ProposeCaller;
-use crate::machine::{Machine, RestoreFailure, described, restore};
+use crate::machine::Machine;
+use crate::replica::{Replica, RestoreFailure, described};
 
 /// Bytes of entries read at a time.
 const READ_BYTES_MAX: u64 = 4 << 20;
@@ -178,14 +179,15 @@ impl Replay {
             let first = first.index;
             self.overtaken(format!("its snapshot is of index {first}, and {until} is applied"))
         })?;
-        let restored = restore::<S>(&self.snapshots, self.group, *id);
+        let restored = Replica::<S>::restore(&self.snapshots, self.group, *id);
         let restored = restored.map_err(|error| match error {
             RestoreFailure::File(error @ SnapshotError::Missing { .. }) => {
                 self.overtaken(error.to_string())
             }
             error => self.unreadable(&error),
         })?;
-        let mut machine = Machine::new(restored);
+        let (replica, state_bytes) = restored;
+        let mut machine = Machine::new(replica, state_bytes);
         let mut latest = Latest { keep, since: id.index, picked: VecDeque::new() };
         let mut next = id.index + 1;
         while next <= until {

@@ -20,8 +20,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::ProposeError;
 use crate::group::Group;
-use crate::inbox::{Applied, Done};
+use crate::inbox::Applied;
 use crate::proposal::{Proposal, SessionStep};
+use crate::replica::Done;
 
 /// The first and the longest pause before a proposal is tried again. A new leader ends it at once.
 const PAUSE_MIN: Duration = Duration::from_millis(5);

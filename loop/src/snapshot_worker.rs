@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 
-use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
-use quorate_statemachine::{ClientSessions, Image as _, StateMachine};
+use quorate_engine::{GroupId, LogId, SnapshotMeta, SnapshotStore};
+use quorate_statemachine::StateMachine;
 
 use crate::core::Input;
-use crate::head::Head;
 use crate::inbox::{Event, Inbox};
-use crate::machine::described;
+use crate::replica::{Draft, TakeFailure, described};
 
 /// Images that wait, those of all groups together; more are refused, and come again with the next
 /// entries. Each group waits with one at most, which shares what has not changed with the group's
@@ -21,9 +20,7 @@ const IMAGES_MAX: usize = 1_024;
 
 /// An image to be written.
 pub(crate) struct Take<S: StateMachine> {
-    pub(crate) head: Head,
-    pub(crate) image: S::Image,
-    pub(crate) sessions: ClientSessions,
+    pub(crate) draft: Draft<S>,
     /// Dropped when the file is written, or will not be.
     pub(crate) writing: Arc<()>,
     /// Set to the bytes of the state when the file is written.
@@ -118,7 +115,7 @@ fn run<S: StateMachine>(
                 }
             }
             Job::Found(take) => {
-                let group = take.head.group;
+                let group = take.draft.head.group;
                 let taken = write(store, take).map_err(|error| described(&error));
                 inbox.send(Event::FirstSnapshot(group, taken));
             }
@@ -138,29 +135,13 @@ fn run<S: StateMachine>(
     }
 }
 
-/// A snapshot that was not written.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TakeFailure {
-    #[error(transparent)]
-    File(#[from] SnapshotError),
-    #[error("snapshot {id}: {source}")]
-    Stream { id: LogId, source: io::Error },
-}
-
-/// Writes the table of sessions and one image as a snapshot file, and makes it durable.
+/// Writes a draft, and makes it durable.
 pub(crate) fn write<S: StateMachine>(
     store: &SnapshotStore,
     take: Take<S>,
 ) -> Result<SnapshotMeta, TakeFailure> {
-    let Take { head, image, sessions, writing: _writing, state_bytes } = take;
-    let id = head.id;
-    let mut writer = store.create(head.meta())?;
-    sessions
-        .write_snapshot(&mut writer)
-        .and_then(|()| image.write_snapshot(&mut writer))
-        .map_err(|source| TakeFailure::Stream { id, source })?;
-    let written = writer.data_bytes();
-    let meta = writer.finish()?;
+    let Take { draft, writing: _writing, state_bytes } = take;
+    let (meta, written) = draft.write(store)?;
     state_bytes.store(written, Ordering::Relaxed);
     Ok(meta)
 }

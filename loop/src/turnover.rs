@@ -28,9 +28,10 @@ use crate::genesis;
 use crate::group::Group;
 use crate::head::Head;
 use crate::log_writer::LogWork;
-use crate::machine::{Machine, Restored};
+use crate::machine::Machine;
 use crate::members::Members;
 use crate::publish::Publisher;
+use crate::replica::Replica;
 use crate::slot::Slot;
 use crate::status::GroupStatus;
 
@@ -166,7 +167,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn enter_new(&mut self, group: GroupId, head: Head) {
-        let machine = Machine::new(Restored::genesis(head));
+        let machine = Machine::new(Replica::new(head), 0);
         self.enter(group, machine.publisher().clone(), Found::Sound);
         let _ = self.apply.send((group, ApplyWork::Begin(Box::new(machine))));
     }
