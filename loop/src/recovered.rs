@@ -9,7 +9,6 @@ use quorate_statemachine::StateMachine;
 use crate::bootstrap::{Founded, own_binding};
 use crate::driver::SharedMembers;
 use crate::error::{OpenError, listed};
-use crate::head::Head;
 use crate::machine::Machine;
 use crate::members::Binding;
 use crate::purges::Purges;
@@ -83,7 +82,7 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
             }
         }
         if recovered.first.is_none() {
-            let nothing = Machine::new(Replica::new(Head::none(first)), 0);
+            let nothing = Machine::new(Replica::blank(first), 0);
             recovered.machines.insert(first, Box::new(nothing));
         }
         Ok(recovered)
@@ -91,7 +90,7 @@ impl<S: StateMachine, F: Disk> Recovered<S, F> {
 
     fn wait(&mut self, group: GroupId, incarnation: u64) {
         self.waiting.insert(group, own_binding(&self.engine.identity, incarnation));
-        let nothing = Machine::new(Replica::new(Head::none(group)), 0);
+        let nothing = Machine::new(Replica::blank(group), 0);
         self.machines.insert(group, Box::new(nothing));
     }
 

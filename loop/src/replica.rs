@@ -85,6 +85,11 @@ impl<S: StateMachine> Replica<S> {
         Self::new(genesis::first_head(group, members))
     }
 
+    /// That of a member which waits for its first snapshot.
+    pub fn blank(group: GroupId) -> Self {
+        Self::new(Head::none(group))
+    }
+
     /// Before the first command.
     pub(crate) fn new(head: Head) -> Self {
         Replica { state: S::new(), sessions: ClientSessions::default(), head }

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use quorate_sim::CrashPoint;
+use quorate_sim::{CrashPoint, Mix};
 
 /// Tests of Quorate's durability, on disks that crash and rot.
 #[derive(Debug, Parser)]
@@ -21,6 +21,10 @@ pub(crate) enum Command {
     Bitrot(BitRotArgs),
     /// Tell live groups what no correct peer would, and what one might.
     Fuzz(FuzzArgs),
+    /// Run clusters under a virtual clock, with everything that can go wrong.
+    Run(RunArgs),
+    /// Run one of them again, and tell what happens.
+    Replay(ReplayArgs),
 }
 
 #[derive(Debug, Args)]
@@ -40,6 +44,35 @@ pub(crate) struct CrashPointsArgs {
     /// How to print the report.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Clusters to run, each from its own seed.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    pub from: u64,
+    /// Clusters at the same time; as many as there are cores, if not given.
+    #[arg(long)]
+    pub jobs: Option<NonZeroUsize>,
+    /// What goes on in them.
+    #[arg(long, value_enum, default_value_t = Mix::Faults)]
+    pub mix: Mix,
+    /// How to print the report.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// Which.
+    #[arg(long)]
+    pub seed: u64,
+    /// What goes on in it.
+    #[arg(long, value_enum, default_value_t = Mix::Faults)]
+    pub mix: Mix,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,6 @@
 //! | `source` | decisions: of a seed, or of a fuzzer's bytes |
 //! | `forge` | the messages: altered ones of the group's own, and invented ones |
 //! | `group`, `node` | the group, its network, its disks |
-//! | `record` | what a node's log holds, for comparison |
 //! | `oracle` | what must be true, and why |
 //! | `storm` | one group's life under forged messages, and its recovery |
 
@@ -14,7 +13,6 @@ mod forge;
 mod group;
 mod node;
 mod oracle;
-mod record;
 mod source;
 mod storm;
 

@@ -71,15 +71,21 @@
 //! like). Directories are durable. All of it follows from seeds.
 
 mod bitrot;
+mod cluster;
 mod crashpoints;
 mod disk;
 mod fuzz;
 mod random;
+mod record;
 mod scratch;
 mod state;
 mod workload;
 
 pub use bitrot::{BitRot, Outcome, Region, RotCase, RotDamage, RotReport, Tally};
+pub use cluster::{
+    Coverage, Event, Mix, Path, SeedRun, SimError, Simulation, SimulationFailure, SimulationReport,
+    run_seed,
+};
 pub use crashpoints::{
     CrashPoint, CrashPoints, CrashPointsError, CrashReport, Failure, PointError, Subset, Variant,
     Verdict, replay,

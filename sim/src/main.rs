@@ -6,13 +6,19 @@
 mod args;
 mod output;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use quorate_sim::{BitRot, CrashPoint, CrashPoints, CrashPointsError, Fuzz, Verdict, replay};
+use quorate_sim::{
+    BitRot, CrashPoint, CrashPoints, CrashPointsError, Fuzz, SeedRun, Simulation, Verdict, replay,
+    run_seed,
+};
 
-use args::{BitRotArgs, Command, CommandLine, CrashPointsArgs, FuzzArgs, Output};
+use args::{
+    BitRotArgs, Command, CommandLine, CrashPointsArgs, FuzzArgs, Output, ReplayArgs, RunArgs,
+};
 
 /// What was tried is not as it must be, or could not be tried.
 const FAILED: u8 = 1;
@@ -30,6 +36,8 @@ fn main() -> ExitCode {
         Command::Crashpoints(args) => crashpoints(args),
         Command::Bitrot(args) => bitrot(args),
         Command::Fuzz(args) => fuzz(args),
+        Command::Run(args) => run(args),
+        Command::Replay(args) => replay_seed(&args),
     }
 }
 
@@ -80,6 +88,31 @@ fn fuzz(args: FuzzArgs) -> ExitCode {
     bar.finish_and_clear();
     match run {
         Ok(report) => exit(output::fuzz_report(output, &report), report.is_clean()),
+        Err(error) => failed(&error),
+    }
+}
+
+fn run(args: RunArgs) -> ExitCode {
+    let RunArgs { seeds, from, jobs, mix, output } = args;
+    let bar = bar(seeds);
+    let report = Simulation { from, seeds, jobs: args::jobs(jobs), mix }.run(&|| bar.inc(1));
+    bar.finish_and_clear();
+    exit(output::simulation_report(output, &report), report.is_clean())
+}
+
+/// Tells what happens with a seed, line by line.
+fn replay_seed(args: &ReplayArgs) -> ExitCode {
+    let mut out = std::io::BufWriter::new(std::io::stdout());
+    let lines = Box::new(move |line: &str| drop(writeln!(out, "{line}")));
+    match run_seed(args.seed, args.mix, Some(lines)) {
+        Ok(SeedRun { what: None, hash, events, .. }) => {
+            eprintln!("{events} events, hash {hash:016x}: nothing was wrong");
+            ExitCode::SUCCESS
+        }
+        Ok(SeedRun { what: Some(what), hash, events, .. }) => {
+            eprintln!("{events} events, hash {hash:016x}: {what}");
+            ExitCode::from(FAILED)
+        }
         Err(error) => failed(&error),
     }
 }

@@ -3,7 +3,10 @@
 use std::io::{self, Write};
 
 use comfy_table::{Table, presets};
-use quorate_sim::{CrashPoint, CrashReport, FuzzReport, RotCase, RotReport, Tally, Verdict};
+use quorate_sim::{
+    CrashPoint, CrashReport, FuzzReport, RotCase, RotReport, SimulationFailure, SimulationReport,
+    Tally, Verdict,
+};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -36,6 +39,45 @@ pub(crate) fn crash_report(output: Output, report: &CrashReport) -> io::Result<(
     for failure in &report.failures {
         let what = verdict_text(&failure.verdict);
         table.add_row([failure.point.to_string(), failure.operation.clone(), what]);
+    }
+    text(&table)
+}
+
+/// Prints the report of simulated clusters.
+pub(crate) fn simulation_report(output: Output, report: &SimulationReport) -> io::Result<()> {
+    if output == Output::Json {
+        return json(report);
+    }
+    let fields = [
+        ("seeds", report.seeds.to_string()),
+        ("violations", report.violations.to_string()),
+        ("events", report.events.to_string()),
+        ("simulated hours", format!("{:.2}", report.simulated_hours)),
+        ("hours per cpu minute", format!("{:.1}", report.hours_per_cpu_minute)),
+        ("run twice, with equal hashes", report.repeated.to_string()),
+        ("rarest pair of faults", report.pairs_min.to_string()),
+    ];
+    let mut table = plain(&[]);
+    for (name, value) in fields {
+        table.add_row([name, &value]);
+    }
+    text(&table)?;
+    let mut table = plain(&["FAULT", "COUNT"]);
+    for (event, count) in &report.faults {
+        table.add_row([format!("{event:?}"), count.to_string()]);
+    }
+    text(&table)?;
+    let mut table = plain(&["WAY BACK", "COUNT"]);
+    for (path, count) in &report.paths {
+        table.add_row([format!("{path:?}"), count.to_string()]);
+    }
+    text(&table)?;
+    if report.failing.is_empty() {
+        return Ok(());
+    }
+    let mut table = plain(&["SEED", "EVENTS", "WHAT", "REPLAY"]);
+    for SimulationFailure { seed, what, events, replay } in &report.failing {
+        table.add_row([&seed.to_string(), &events.to_string(), what, replay]);
     }
     text(&table)
 }

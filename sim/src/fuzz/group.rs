@@ -17,9 +17,9 @@ use tempfile::TempDir;
 
 use super::node::{Node, Seen, state_of, write_snapshot};
 use super::oracle::{Lies, Oracle};
-use super::record::LogRecord;
 use super::{FuzzError, GROUP};
 use crate::random::Random;
+use crate::record::LogRecord;
 use crate::scratch::scratch;
 
 /// Messages that wait on one link; the oldest are lost.

@@ -13,7 +13,7 @@ use quorate_loop::{Catalogue, Core, CoreStatus, Input, LoopConfig, Members, Role
 
 use super::FuzzError;
 use super::GROUP;
-use super::record::LogRecord;
+use crate::record::LogRecord;
 
 /// What a storm knows of its callers and readers.
 pub(super) type StormCore = Core<u64, u64>;

@@ -36,7 +36,7 @@ use serde::Serialize;
 
 use super::group::speaks_as_leader;
 use super::node::{Node, Seen};
-use super::record::hash_of;
+use crate::record::hash_of;
 
 /// As far as messages may take a term between two ticks, and what campaigns may add.
 const TERM_REACH: u64 = (1 << 32) + (1 << 20);

@@ -11,17 +11,17 @@ const KEPT: u64 = 512;
 
 /// A log as its writes make it: entries by term and a hash of their data.
 #[derive(Debug, Clone, Default)]
-pub(super) struct LogRecord {
+pub(crate) struct LogRecord {
     entries: BTreeMap<u64, (u64, u64)>,
     /// The snapshot that it begins with, if one was installed.
-    pub(super) base: u64,
-    pub(super) last: LogId,
-    pub(super) hard_state: HardState,
+    pub(crate) base: u64,
+    pub(crate) last: LogId,
+    pub(crate) hard_state: HardState,
 }
 
 impl LogRecord {
     /// The log of a group that was just founded.
-    pub(super) fn founded() -> Self {
+    pub(crate) fn founded() -> Self {
         let id = LogId { index: 1, term: 1 };
         let mut hard_state = HardState::default();
         (hard_state.term, hard_state.commit) = (1, 1);
@@ -29,7 +29,7 @@ impl LogRecord {
     }
 
     /// Takes in what a node writes.
-    pub(super) fn write(&mut self, write: &GroupWrite) {
+    pub(crate) fn write(&mut self, write: &GroupWrite) {
         if write.install {
             self.entries.clear();
             self.base = write.record.snapshot.index;
@@ -49,12 +49,12 @@ impl LogRecord {
     }
 
     /// Term and hash of an entry; `None` where that is not kept.
-    pub(super) fn at(&self, index: u64) -> Option<(u64, u64)> {
+    pub(crate) fn at(&self, index: u64) -> Option<(u64, u64)> {
         self.entries.get(&index).copied()
     }
 
     /// Whether the log holds what `other` has at `index`, or both no longer know.
-    pub(super) fn holds(&self, index: u64, other: &LogRecord) -> bool {
+    pub(crate) fn holds(&self, index: u64, other: &LogRecord) -> bool {
         let is_there = index <= self.last.index;
         match (self.at(index), other.at(index)) {
             (Some(ours), Some(theirs)) => is_there && ours == theirs,
@@ -64,7 +64,7 @@ impl LogRecord {
 }
 
 /// FNV-1a: enough to tell forged entries apart.
-pub(super) fn hash_of(data: &[u8]) -> u64 {
+pub(crate) fn hash_of(data: &[u8]) -> u64 {
     data.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

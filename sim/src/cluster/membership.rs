@@ -1,0 +1,146 @@
+//! Hosts that become members, are members no longer, or come back on an empty disk.
+
+use quorate_loop::{
+    Input, Join, MemberChange, MemberRole, MembershipChanged, MembershipError, MembershipRequest,
+};
+
+use super::coverage::{Event, Path};
+use super::host::End;
+use super::world::{Happening, World};
+use super::{SimError, node_id};
+
+/// Between two tries to be let in.
+const PAUSE: u64 = 700_000;
+
+impl World {
+    /// A host whose directory waits asks whoever leads to be let in.
+    pub(super) fn ask_in(&mut self, id: u64) {
+        let Some(host) = self.hosts.get(&id) else { return };
+        if host.process.is_some() {
+            return;
+        }
+        if host.let_in.is_some() {
+            return self.queue.after(0, Happening::Start(id));
+        }
+        let join = Join { binding: host.binding, addr: format!("127.0.0.1:{id}"), was: None };
+        if let Some(leader) = self.leader() {
+            let caller = self.request(leader, MembershipRequest::Join(join));
+            self.asking.insert(caller, id);
+        }
+        self.queue.after(PAUSE, Happening::AskIn(id));
+    }
+
+    /// Asks a node for another membership.
+    fn request(&mut self, node: u64, request: MembershipRequest) -> u64 {
+        self.next_caller += 1;
+        let caller = self.next_caller;
+        self.safety.asked(node, caller, None);
+        self.step(node, Input::Membership { request, dry_run: false, caller });
+        caller
+    }
+
+    /// Somebody is told what became of such a request.
+    pub(super) fn membership_for(
+        &mut self,
+        caller: u64,
+        answer: Result<MembershipChanged, MembershipError>,
+    ) {
+        self.safety.answered(caller);
+        let now = self.queue.now();
+        self.trace.note(now, || match &answer {
+            Ok(changed) => format!("members at {}: {:?}", changed.index, changed.members),
+            Err(error) => format!("members: {error}"),
+        });
+        let Some(id) = self.asking.remove(&caller) else { return };
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        if let Ok(changed) = answer
+            && let Some(member) = changed.members.of_binding(host.binding)
+            && host.let_in.is_none()
+        {
+            host.let_in = Some((member.member_id, changed.members.clone()));
+            self.queue.after(0, Happening::Start(id));
+        }
+    }
+
+    /// The members change in one way or another, if whoever leads agrees.
+    pub(super) fn change_members(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let ids: Vec<u64> = self.hosts.keys().copied().collect();
+        let mut changes = Vec::new();
+        for _ in 0..1 + self.random.below(2) {
+            let node = node_id(ids[self.random.below(ids.len() as u64) as usize]);
+            changes.push(match self.random.below(4) {
+                0 | 1 => MemberChange::Add(node),
+                2 => MemberChange::Demote(node),
+                _ => MemberChange::Promote(node),
+            });
+        }
+        self.happened(Event::Members, 1_000_000, || format!("{changes:?}"));
+        self.request(leader, MembershipRequest::Change(changes));
+    }
+
+    /// Whether a disk may be lost: all others have all that counts, and everybody knows who everybody is.
+    pub(super) fn can_lose_a_disk(&self) -> bool {
+        let voters = &self.newest.conf_state().voters;
+        let is_sound = |id: &u64| {
+            let Some(member) = self.newest.get(*id) else { return false };
+            let host = self.hosts.get(&member.node_id().get());
+            host.is_some_and(|host| {
+                host.binding == member.binding && host.process.is_some() && !host.is_rotten
+            })
+        };
+        let agree = self.hosts.values().filter_map(|host| host.process.as_ref()).all(|process| {
+            process.core.status().members.index() == self.newest.index()
+                && process.replica.members().index() == self.newest.index()
+        });
+        self.replacing.is_none()
+            && !self.newest.is_joint()
+            && voters.len() >= 3
+            && voters.iter().all(is_sound)
+            && agree
+    }
+
+    /// A node's disk is replaced by an empty one.
+    pub(super) fn wipe(&mut self, id: u64) -> Result<(), SimError> {
+        self.end(id, End::Kill, None)?;
+        self.lives += 1;
+        let (life, config) = (self.lives, self.plan.engine_config.clone());
+        if let Some(host) = self.hosts.get_mut(&id) {
+            host.wipe(&config, life)?;
+        }
+        self.asking.retain(|_, host| *host != id);
+        self.queue.after(PAUSE, Happening::AskIn(id));
+        Ok(())
+    }
+
+    /// A node finds at its start that its group is damaged: another member takes its place.
+    pub(super) fn found_damaged(&mut self, id: u64, what: &str) -> Result<(), SimError> {
+        let now = self.queue.now();
+        self.trace.note(now, || format!("node {id} is damaged: {what}"));
+        if self.hosts.get(&id).is_some_and(|host| !host.is_rotten) {
+            self.safety.violated(format!("node {id} is damaged, and nothing did that: {what}"));
+        }
+        self.coverage.went(Path::FoundDamage);
+        self.wipe(id)
+    }
+
+    /// A node finds that it is no member: it comes back as another.
+    pub(super) fn departed(&mut self, id: u64) -> Result<(), SimError> {
+        self.wipe(id)
+    }
+
+    /// Whether whoever lost its disk has a place again.
+    pub(super) fn look_for_replacement(&mut self) {
+        let Some(id) = self.replacing else { return };
+        let Some(host) = self.hosts.get(&id) else { return };
+        let votes = self
+            .newest
+            .of_binding(host.binding)
+            .is_some_and(|member| self.newest.role(member.member_id) == Some(MemberRole::Voter));
+        let alone = self.newest.all_of_node(node_id(id)).count() == 1;
+        if votes && alone && !self.newest.is_joint() {
+            self.coverage.went(Path::Replaced);
+            self.replacing = None;
+        }
+    }
+}

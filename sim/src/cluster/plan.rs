@@ -1,0 +1,131 @@
+//! [`Plan`]: what a seed decides before anything happens.
+
+use clap::ValueEnum;
+use quorate_engine::EngineConfig;
+use quorate_loop::{AppendMode, LoopConfig};
+use serde::Serialize;
+
+use super::coverage::Event;
+use super::queue::Micros;
+use crate::random::Random;
+
+/// What goes on in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mix {
+    /// A cluster that is idle most of the time, and has a fault now and then: hours of it.
+    Idle,
+    /// One fault after the other under load.
+    Faults,
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// Voters from the start.
+    pub(super) voters: u64,
+    /// Other machines, which are no members yet.
+    pub(super) others: u64,
+    pub(super) clients: u64,
+    /// How long faults come.
+    pub(super) length: Micros,
+    /// Between two faults, on average.
+    pub(super) between: Micros,
+    /// Between an answer and the next command of a client, on average.
+    pub(super) thinking: Micros,
+    /// What may happen in this run.
+    pub(super) events: Vec<Event>,
+    /// What a sync takes at least, and what may come on top.
+    pub(super) sync: (Micros, Micros),
+    /// Entries between two snapshots of a node.
+    pub(super) snapshot_every: u64,
+    pub(super) loop_config: LoopConfig,
+    pub(super) engine_config: EngineConfig,
+}
+
+const SECOND: Micros = 1_000_000;
+
+impl Plan {
+    pub(super) fn draw(seed: u64, mix: Mix) -> Plan {
+        let mut random = Random::new(seed ^ 0x9147);
+        let random = &mut random;
+        // Swarms: some faults are absent in each run, so that the others come more often together.
+        let some = [25, 50, 80][random.below(3) as usize];
+        let mut events: Vec<_> = Event::ALL.into_iter().filter(|_| random.chance(some)).collect();
+        if events.is_empty() {
+            events = Event::ALL.to_vec();
+        }
+        let (length, between, thinking) = match mix {
+            Mix::Idle => (1_800 * SECOND, 120 * SECOND, 20 * SECOND),
+            Mix::Faults => {
+                let between = [300_000, SECOND, 3 * SECOND][random.below(3) as usize];
+                let thinking = [30_000, 200_000, 1_000_000][random.below(3) as usize];
+                (10 * SECOND + random.below(30 * SECOND), between, thinking)
+            }
+        };
+        let voters = match random.below(10) {
+            0 => 1,
+            1 => 2,
+            2..=6 => 3,
+            7 => 4,
+            8 => 5,
+            _ => 7,
+        };
+        Plan {
+            voters,
+            others: random.below(3).min(7 - voters),
+            clients: 1 + random.below(6),
+            length,
+            between,
+            thinking,
+            events,
+            sync: [(50, 100), (500, 1_000), (2_000, 20_000)][random.below(3) as usize],
+            snapshot_every: [5, 20, 100, 1_000][random.below(4) as usize],
+            loop_config: loop_config(random),
+            engine_config: engine_config(random),
+        }
+    }
+}
+
+fn loop_config(random: &mut Random) -> LoopConfig {
+    let append_mode = match random.chance(50) {
+        true => AppendMode::Parallel,
+        false => AppendMode::default(),
+    };
+    LoopConfig {
+        append_mode,
+        command_bytes_max: 16 << 10,
+        append_bytes_max: [4 << 10, 16 << 10, 64 << 10][random.below(3) as usize],
+        append_inflight_max: [2, 16, 64][random.below(3) as usize],
+        uncommitted_bytes_max: 64 << 10,
+        apply_lag_max: [50, 10_000][random.below(2) as usize],
+        tail_entries: [0, 10, 200][random.below(3) as usize],
+        tail_bytes: [0, 4 << 10, 1 << 20][random.below(3) as usize],
+        ..LoopConfig::default()
+    }
+}
+
+fn engine_config(random: &mut Random) -> EngineConfig {
+    let target_file_size_bytes = [4 << 10, 32 << 10, 1 << 20][random.below(3) as usize];
+    EngineConfig {
+        cache_bytes_max: [0, 4 << 10, 16 << 20][random.below(3) as usize],
+        target_file_size_bytes,
+        purge_threshold_bytes: 4 * target_file_size_bytes,
+        ..EngineConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_plan_is_one_that_a_node_would_accept() {
+        for (seed, mix) in (0..500).zip([Mix::Idle, Mix::Faults].into_iter().cycle()) {
+            let plan = Plan::draw(seed, mix);
+            assert_eq!(plan.engine_config.validate(), Ok(()), "seed {seed}");
+            assert!((1..=7).contains(&(plan.voters + plan.others)), "seed {seed}");
+            assert!(!plan.events.is_empty());
+        }
+    }
+}
