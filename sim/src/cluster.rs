@@ -67,7 +67,7 @@ const CALM: Micros = 180_000_000;
 /// How often it is looked at meanwhile.
 const GLANCE: Micros = 500_000;
 /// Events after which a run is not one any more.
-const EVENTS_MAX: u64 = 50_000_000;
+const EVENTS_MAX: u64 = 1_000_000;
 /// Failures that are reported one by one.
 const FAILURES_MAX: usize = 20;
 /// Each so many seeds one is run twice, to see whether it comes out the same.

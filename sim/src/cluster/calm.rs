@@ -25,7 +25,7 @@ impl World {
         }
         for number in 0..self.clients.len() {
             if self.clients[number].is_idle() {
-                self.queue.after(0, Happening::Client(number));
+                self.client_later(number, 0);
             }
         }
     }

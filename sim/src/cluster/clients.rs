@@ -5,6 +5,7 @@ use quorate_loop::{CommandId, Done, Input, Proposal, ProposeError, SessionError,
 use quorate_statemachine::{Outcome, StateMachine as _};
 
 use super::coverage::{Event, Path};
+use super::queue::Micros;
 use super::safety::Asked;
 use super::world::{Happening, World};
 
@@ -21,6 +22,8 @@ pub(super) struct Client {
     task: Option<Task>,
     /// Tells its tasks apart: an answer may be to an earlier one.
     tasks: u64,
+    /// Whether its turn will come.
+    has_turn: bool,
     /// What it was told of, in all.
     pub(super) told: u64,
 }
@@ -65,6 +68,7 @@ impl Client {
 impl World {
     /// A client's turn: it begins something, or tries again.
     pub(super) fn client_acts(&mut self, number: usize) {
+        self.clients[number].has_turn = false;
         if self.clients[number].is_idle() {
             if self.is_calm && self.clients[number].told > self.told_before_calm[number] {
                 return;
@@ -84,7 +88,7 @@ impl World {
         }
         let running = self.running();
         if running.is_empty() {
-            return self.queue.after(PAUSE, Happening::Client(number));
+            return self.client_later(number, PAUSE);
         }
         let node = running[self.random.below(running.len() as u64) as usize];
         self.ask(number, node);
@@ -96,6 +100,13 @@ impl World {
                 self.happened(Event::Retry, 0, || format!("client {number} asks node {other} too"));
                 self.ask(number, other);
             }
+        }
+    }
+
+    /// A client's turn comes so much later, if it does not come anyway.
+    pub(super) fn client_later(&mut self, number: usize, pause: Micros) {
+        if !std::mem::replace(&mut self.clients[number].has_turn, true) {
+            self.queue.after(pause, Happening::Client(number));
         }
     }
 
@@ -194,7 +205,7 @@ impl World {
         client.told += 1;
         let thinking = if self.is_calm { PAUSE } else { self.plan.thinking };
         let pause = self.random.below(2 * thinking + 1);
-        self.queue.after(pause, Happening::Client(number));
+        self.client_later(number, pause);
     }
 
     fn tries_again(&mut self, number: usize) {
@@ -205,7 +216,8 @@ impl World {
         // One turn at a time: another try may still be under way.
         let tasks = self.clients[number].tasks;
         if self.callers.values().all(|other| *other != (number, tasks)) {
-            self.queue.after(1 + self.random.below(PAUSE), Happening::Client(number));
+            let pause = 1 + self.random.below(PAUSE);
+            self.client_later(number, pause);
         }
     }
 

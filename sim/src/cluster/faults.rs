@@ -133,7 +133,8 @@ impl World {
         self.end(id, End::Kill, None)?;
         let config = self.plan.engine_config.clone();
         let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
-        if let Err(error) = host.open_and_end(&config, end, within) {
+        let opened = host.open_and_end(&config, end, within);
+        if let (Err(error), false) = (opened, host.is_rotten) {
             self.safety.violated(format!("node {id} does not open: {error}"));
         }
         let away = self.span();
@@ -322,9 +323,6 @@ impl World {
         }
         self.coverage.went(Path::FatalDisk);
         let survival = Survival::Random(self.random.next());
-        if let Some(host) = self.hosts.get_mut(&id) {
-            host.doubt();
-        }
         self.end(id, End::PowerLoss(survival), None)?;
         let away = self.span();
         self.queue.after(away, Happening::Start(id));

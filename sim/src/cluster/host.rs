@@ -32,7 +32,7 @@ pub(super) struct Host {
     pub(super) let_in: Option<(u64, Arc<Members>)>,
     /// What the disk is known to hold.
     pub(super) durable: LogRecord,
-    /// What was being written when the process ended: all of it is there, or nothing.
+    /// What was being written when the process ended: the first of it may be there.
     doubtful: Vec<GroupWrite>,
     pub(super) process: Option<Process>,
     /// Whether a bit of it has flipped that nobody may have noticed.
@@ -162,12 +162,15 @@ impl Host {
     /// while the disk carries out what it was given: at that operation, if there are as many.
     pub(super) fn end(&mut self, end: End, within: Option<u64>) -> Result<(), SimError> {
         let mut image = None;
-        if let (Some(process), Some(nth)) = (self.process.as_mut(), within) {
+        if let Some(process) = &mut self.process {
+            self.doubtful = std::mem::take(&mut process.kept);
+        }
+        if let (Some(process), Some(nth)) = (&mut self.process, within) {
             let (batch, capture) = (process.batch(), Capture::of(&self.disk, nth));
             // What comes of it nobody hears.
             let _ = process.write(batch.clone());
             image = capture.take();
-            self.doubtful = batch;
+            self.doubtful.extend(batch);
         }
         self.process = None;
         self.disk.heal();
@@ -177,13 +180,6 @@ impl Host {
             None => self.disk.image().map_err(SimError::new)?,
         };
         self.revive(&image, end)
-    }
-
-    /// The disk has failed: what it was given may be there or not.
-    pub(super) fn doubt(&mut self) {
-        if let Some(process) = &mut self.process {
-            self.doubtful = std::mem::take(&mut process.kept);
-        }
     }
 
     /// The disk that an image leaves becomes the disk.
@@ -263,8 +259,6 @@ impl Host {
 
     /// Compares what was recovered with what must be there, and forgets the doubt.
     fn agree(&mut self, log: &GroupLog, snapshot: LogId) -> Result<(), SimError> {
-        let mut with_doubtful = self.durable.clone();
-        self.doubtful.iter().for_each(|write| with_doubtful.write(write));
         let found = log.hard_state();
         let is = |record: &LogRecord| {
             let commit = record.hard_state.commit.max(snapshot.index);
@@ -272,8 +266,14 @@ impl Host {
                 && (record.hard_state.term, record.hard_state.vote) == (found.term, found.vote)
                 && commit == found.commit
         };
-        let record = [self.durable.clone(), with_doubtful].into_iter().find(is);
-        let record = record.ok_or_else(|| {
+        let mut record = self.durable.clone();
+        let mut doubtful = std::mem::take(&mut self.doubtful).into_iter();
+        while !is(&record)
+            && let Some(write) = doubtful.next()
+        {
+            record.write(&write);
+        }
+        let record = Some(record).filter(is).ok_or_else(|| {
             SimError::new(format!(
                 "node {} was durable up to {} with {:?}, and has {} with {found:?}",
                 self.id,
@@ -282,7 +282,7 @@ impl Host {
                 log.last()
             ))
         })?;
-        (self.durable, self.doubtful) = (record, Vec::new());
+        self.durable = record;
         Ok(())
     }
 

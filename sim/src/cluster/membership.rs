@@ -24,19 +24,19 @@ impl World {
         }
         let join = Join { binding: host.binding, addr: format!("127.0.0.1:{id}"), was: None };
         if let Some(leader) = self.leader() {
-            let caller = self.request(leader, MembershipRequest::Join(join));
-            self.asking.insert(caller, id);
+            self.request(leader, MembershipRequest::Join(join), Some(id));
         }
         self.queue.after(PAUSE, Happening::AskIn(id));
     }
 
-    /// Asks a node for another membership.
-    fn request(&mut self, node: u64, request: MembershipRequest) -> u64 {
+    /// Asks a node for another membership; for a host that would be a member, if it is for one.
+    fn request(&mut self, node: u64, request: MembershipRequest, asking: Option<u64>) {
         self.next_caller += 1;
         let caller = self.next_caller;
         self.safety.asked(node, caller, None);
+        // The answer may come at once.
+        self.asking.extend(asking.map(|host| (caller, host)));
         self.step(node, Input::Membership { request, dry_run: false, caller });
-        caller
     }
 
     /// Somebody is told what became of such a request.
@@ -48,7 +48,9 @@ impl World {
         self.safety.answered(caller);
         let now = self.queue.now();
         self.trace.note(now, || match &answer {
-            Ok(changed) => format!("members at {}: {:?}", changed.index, changed.members),
+            Ok(changed) => {
+                format!("members at {}: {:?}", changed.index, changed.members.conf_state())
+            }
             Err(error) => format!("members: {error}"),
         });
         let Some(id) = self.asking.remove(&caller) else { return };
@@ -76,7 +78,7 @@ impl World {
             });
         }
         self.happened(Event::Members, 1_000_000, || format!("{changes:?}"));
-        self.request(leader, MembershipRequest::Change(changes));
+        self.request(leader, MembershipRequest::Change(changes), None);
     }
 
     /// Whether a disk may be lost: all others have all that counts, and everybody knows who everybody is.

@@ -51,6 +51,8 @@ pub(super) struct Safety {
     entries: BTreeMap<(u64, u64), (u64, Option<u64>)>,
     /// By index: term and hash of what was applied there.
     committed: BTreeMap<u64, (u64, u64)>,
+    /// By the term of whoever first applied it, the last of them: it was committed by then.
+    committed_in: BTreeMap<u64, u64>,
     states: BTreeMap<u64, (StateHash, MetadataImage)>,
     /// By session and sequence: where it was applied.
     runs: BTreeMap<(u64, u64), u64>,
@@ -86,12 +88,19 @@ impl Safety {
             if first != id {
                 self.violated(format!("nodes {first} and {id} lead in term {}", now.term));
             }
-            self.is_complete(id, &process.log);
+            self.is_complete(id, now.term, &process.log);
         }
     }
 
-    fn is_complete(&mut self, id: u64, log: &LogRecord) {
-        let Some((&index, &committed)) = self.committed.last_key_value() else { return };
+    /// A leader holds what was committed in the terms before its own. (One that learns late that it was
+    /// elected may lack what a later one has committed.)
+    fn is_complete(&mut self, id: u64, term: u64, log: &LogRecord) {
+        let before = self.committed_in.range(..term).map(|(_, index)| *index).max();
+        let Some((index, committed)) =
+            before.and_then(|index| Some((index, *self.committed.get(&index)?)))
+        else {
+            return;
+        };
         let is_another = |(term, _): (u64, u64)| term != committed.0;
         let lacks = log.last.index < index || log.at(index).is_some_and(is_another);
         if lacks {
@@ -154,8 +163,11 @@ impl Safety {
         }
     }
 
-    /// A node applies an entry.
-    pub(super) fn applied(&mut self, id: u64, at: LogId, hash: u64) {
+    /// A node whose term is `term` applies an entry.
+    pub(super) fn applied(&mut self, id: u64, term: u64, at: LogId, hash: u64) {
+        if !self.committed.contains_key(&at.index) {
+            self.committed_in.insert(term, at.index);
+        }
         let first = *self.committed.entry(at.index).or_insert((at.term, hash));
         if first != (at.term, hash) {
             self.violated(format!("node {id} applies something else at {at}"));

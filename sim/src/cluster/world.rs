@@ -150,7 +150,7 @@ impl World {
             world.queue.after(1_000_000, Happening::AskIn(id));
         }
         for number in 0..world.clients.len() {
-            world.queue.after(500_000, Happening::Client(number));
+            world.client_later(number, 500_000);
         }
         world.next_strike();
         Ok(world)
@@ -263,8 +263,11 @@ impl World {
 
     /// One input for a node; its effects come with its next turn.
     pub(super) fn step_quietly(&mut self, id: u64, input: Input<u64, u64>) {
+        let draw = self.draws.next();
         if let Some(process) = self.process(id) {
             process.core.step(input);
+            // raft-rs has drawn another timeout if its role has changed, which the next tick counts on.
+            process.core.draw_election_timeout(draw);
         }
     }
 
@@ -503,7 +506,9 @@ impl World {
             _ => None,
         };
         let mixed = session.map_or(0, |(session, sequence)| session << 20 ^ sequence);
-        self.safety.applied(id, at, hash_of(&entry.command) ^ mixed);
+        let Some(process) = self.process(id) else { return };
+        let term = process.core.status().term;
+        self.safety.applied(id, term, at, hash_of(&entry.command) ^ mixed);
         let Some(process) = self.process(id) else { return };
         let mut changes = None;
         let result = match process.replica.apply(entry, &mut changes) {
@@ -589,7 +594,14 @@ impl World {
             }
         }
         if received && let Some(target) = self.process(to) {
-            let (members, catalogue) = target.head(id)?;
+            let (members, catalogue) = match target.head(id) {
+                Ok(head) => head,
+                Err(error) => {
+                    self.disk_failed(to, &error.to_string())?;
+                    self.step(from, Input::SnapshotSent { to: node_id(to), received: false });
+                    return Ok(());
+                }
+            };
             let from = node_id(from);
             self.step(to, Input::SnapshotReceived { from, message, members, catalogue });
         }
