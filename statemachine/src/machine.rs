@@ -147,7 +147,7 @@ pub(crate) struct Step<'a> {
 
 impl Step<'_> {
     pub(crate) fn run(&mut self, command: &Command) -> Result<Reply, Rejection> {
-        self.image.check_level(command)?;
+        self.image.check_command_level(command)?;
         match command {
             Command::RegisterBroker(register) => register::apply(self, register),
             Command::FenceBroker(session) => liveness::fence(self, *session),
