@@ -22,6 +22,8 @@ pub(crate) fn apply(step: &mut Step<'_>, alter: &AlterPartition) -> Result<Reply
     check_isr(partition, alter, &isr)?;
     check_recovery(partition, alter, &isr)?;
     check_members(step.image, alter)?;
+    // Last: whoever is wrong about more than that is to hear of it, as the specification has it.
+    step.changeable(alter.partition)?;
 
     let target = Target { isr, recovery: alter.recovery, ..Target::of(partition) };
     let (was_reassigning, leader) = (partition.is_reassigning(), partition.leader);

@@ -63,9 +63,8 @@ impl Target {
 ///
 /// The brokers in `target.isr` are replicas that may be in an ISR: callers check this before.
 ///
-/// # Panics
-///
-/// Behind [`EPOCH_MAX`]: what a client asks for is refused long before
+/// The change that takes the last epoch, [`EPOCH_MAX`], closes the partition, whatever it aims at: nobody
+/// leads it from then on, and nothing changes it any more. What a client asks for is refused long before
 /// ([`EPOCHS_RESERVED`](crate::EPOCHS_RESERVED)).
 #[must_use]
 pub fn change(
@@ -124,7 +123,7 @@ pub fn change(
         removing,
         recovery,
     };
-    (next != *partition).then(|| stamp(next, leader_written))
+    stamp(partition, next, leader_written)
 }
 
 /// Step 2 alone, for a partition for which another `min.insync.replicas` holds now; `None` if nothing
@@ -146,7 +145,7 @@ pub(crate) fn with_min_insync(
         None,
         partition.min_insync_effective(min_insync_replicas),
     );
-    (elr != partition.elr).then(|| stamp(Partition { elr, ..partition.clone() }, false))
+    stamp(partition, Partition { elr, ..partition.clone() }, false)
 }
 
 /// Step 1: a reassignment is complete when every replica that stays is in sync.
@@ -183,23 +182,37 @@ fn eligible(
         .collect()
 }
 
-/// The epochs of a state that differs.
-///
-/// # Panics
-///
-/// Behind [`EPOCH_MAX`], to which only years of fences lead: an epoch that ran over would let a fenced
-/// leader back in, so it must never go unnoticed.
-fn stamp(mut next: Partition, leader_written: bool) -> Partition {
-    next.partition_epoch = PartitionEpoch(following(next.partition_epoch.get()));
-    if leader_written {
-        next.leader_epoch = LeaderEpoch(following(next.leader_epoch.get()));
+/// The next state with its epochs, if it differs.
+fn stamp(before: &Partition, mut next: Partition, leader_written: bool) -> Option<Partition> {
+    if next == *before {
+        return None;
     }
-    next
+    let (leader_epoch, partition_epoch) = (before.leader_epoch.get(), before.partition_epoch.get());
+    if leader_epoch.max(partition_epoch) >= EPOCH_MAX - 1 {
+        return Some(closed(before)).filter(|closed| closed != before);
+    }
+    next.partition_epoch = PartitionEpoch(partition_epoch + 1);
+    if leader_written {
+        next.leader_epoch = LeaderEpoch(leader_epoch + 1);
+    }
+    Some(next)
 }
 
-fn following(epoch: u32) -> u32 {
-    assert!(epoch < EPOCH_MAX, "a partition has used up its epochs: create its topic anew");
-    epoch + 1
+/// The end of a partition's epochs, to which only years of fences lead. Another leader would need an epoch
+/// that the fenced one does not have, and whoever leads now could not be fenced any more; so nobody leads,
+/// and nobody has a claim to. That is a state as any other: to stop instead would stop every replica.
+fn closed(before: &Partition) -> Partition {
+    let leader_epoch = before.leader_epoch.get();
+    let is_written = before.leader.is_some() && leader_epoch < EPOCH_MAX;
+    Partition {
+        isr: Brokers::default(),
+        elr: Brokers::default(),
+        last_known_leader: None,
+        leader: None,
+        leader_epoch: LeaderEpoch(leader_epoch + u32::from(is_written)),
+        partition_epoch: PartitionEpoch(EPOCH_MAX),
+        ..before.clone()
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ pub enum Recovery {
     Recovering,
 }
 
-/// The highest epoch of a partition: Kafka sends epochs as signed 32-bit numbers.
+/// The highest epoch of a partition: Kafka sends epochs as signed 32-bit numbers. A partition that has reached
+/// it is closed: nobody leads it, and nothing changes it any more.
 pub const EPOCH_MAX: u32 = i32::MAX as u32;
 
 /// The last epochs are for what must not fail, a fence before all. From where they begin on, nothing that a
