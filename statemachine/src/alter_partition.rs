@@ -251,7 +251,9 @@ mod tests {
                 cluster.restart(1, 2, &[1]);
                 cluster.unfence(1);
             },
-            |cluster| drop(cluster.accept(Command::UnregisterBroker { broker: BrokerId(1) })),
+            |cluster| {
+                drop(cluster.accept(Command::UnregisterBroker { broker: BrokerId(1), epoch: None }))
+            },
         ];
         for (at, leave) in leave.iter().enumerate() {
             leave(&mut cluster);

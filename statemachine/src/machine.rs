@@ -153,7 +153,9 @@ impl Step<'_> {
             Command::FenceBroker(session) => liveness::fence(self, *session),
             Command::UnfenceBroker(session) => liveness::unfence(self, *session),
             Command::ShutdownBroker(session) => liveness::shut_down(self, *session),
-            Command::UnregisterBroker { broker } => liveness::unregister(self, *broker),
+            Command::UnregisterBroker { broker, epoch } => {
+                liveness::unregister(self, *broker, *epoch)
+            }
             Command::CreateTopics { topics } => topics::create(self, topics),
             Command::DeleteTopic { topic } => topics::delete(self, *topic),
             Command::AlterPartition(alter) => alter_partition::apply(self, alter),
@@ -459,7 +461,7 @@ mod tests {
             cluster.restart(1, 2, &[1]);
             cluster.unfence(1);
             cluster.unfence(2);
-            cluster.accept(Command::UnregisterBroker { broker: BrokerId(2) });
+            cluster.accept(Command::UnregisterBroker { broker: BrokerId(2), epoch: None });
             assert_eq!(cluster.shown(), closed);
             let mut bytes = Vec::new();
             cluster.image().write_snapshot(&mut bytes).expect("a vector takes all");

@@ -44,6 +44,7 @@ enum Wish {
     },
     Unregister {
         broker: u32,
+        meant: Option<bool>,
     },
     Create {
         topic: u128,
@@ -150,7 +151,8 @@ fn wish() -> impl Strategy<Value = Wish> {
         4 => (broker.clone(), stale).prop_map(|(broker, stale)| Wish::Fence { broker, stale }),
         8 => (broker.clone(), stale).prop_map(|(broker, stale)| Wish::Unfence { broker, stale }),
         1 => broker.clone().prop_map(|broker| Wish::ShutDown { broker }),
-        1 => broker.clone().prop_map(|broker| Wish::Unregister { broker }),
+        1 => (broker.clone(), prop::option::of(prop::bool::weighted(0.7)))
+            .prop_map(|(broker, meant)| Wish::Unregister { broker, meant }),
         3 => create,
         1 => (1..=TOPICS).prop_map(|topic| Wish::Delete { topic }),
         12 => alter.prop_map(|(topic, partition, mask, leader, epoch, recovering)| Wish::Alter {
@@ -204,7 +206,10 @@ fn command(cluster: &Cluster, wish: Wish) -> Command {
         Wish::Fence { broker, stale } => Command::FenceBroker(session(cluster, broker, stale)),
         Wish::Unfence { broker, stale } => Command::UnfenceBroker(session(cluster, broker, stale)),
         Wish::ShutDown { broker } => Command::ShutdownBroker(session(cluster, broker, false)),
-        Wish::Unregister { broker } => Command::UnregisterBroker { broker: BrokerId(broker) },
+        Wish::Unregister { broker, meant } => {
+            let epoch = meant.map(|meant| session(cluster, broker, !meant).epoch);
+            Command::UnregisterBroker { broker: BrokerId(broker), epoch }
+        }
         Wish::Create { topic, name, partitions, min_insync } => {
             let partitions =
                 partitions.iter().map(|replicas| crate::testing::ids(replicas)).collect();
