@@ -12,7 +12,7 @@ use crate::ids::{BrokerId, list};
 use crate::image::MetadataImage;
 use crate::machine::Step;
 use crate::outcome::{PartitionAltered, Reply};
-use crate::partition::{Partition, Recovery, first_doubled};
+use crate::partition::{Members, Partition, Recovery, first_doubled};
 
 pub(crate) fn apply(step: &mut Step<'_>, alter: &AlterPartition) -> Result<Reply, Rejection> {
     step.session(alter.sender)?;
@@ -81,7 +81,8 @@ fn check_isr(
     alter: &AlterPartition,
     isr: &[BrokerId],
 ) -> Result<(), Rejection> {
-    let fault = if let Some(id) = isr.iter().find(|id| !partition.replicas.contains(id)) {
+    let replicas = Members::of(&partition.replicas);
+    let fault = if let Some(id) = isr.iter().find(|id| !replicas.contains(**id)) {
         format!("has broker {id}, which is no replica: use {}", list(&partition.replicas))
     } else if let Some(id) = first_doubled(isr) {
         format!("names broker {id} twice: name it once")

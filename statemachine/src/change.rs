@@ -12,7 +12,7 @@ use crate::brokers::Brokers;
 use crate::elect::{Ballot, Elected, Election};
 use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch};
 use crate::partition::{
-    EPOCH_MAX, Partition, Recovery, in_order_of, min_insync_effective, without,
+    EPOCH_MAX, Members, Partition, Recovery, in_order_of, min_insync_effective, without,
 };
 
 /// What a change aims at. Starts as [`Target::of`] a partition, which aims at no change.
@@ -105,11 +105,12 @@ pub fn change(
     } else if partition.leader.is_some() {
         last_known_leader = partition.leader;
     }
+    let stays = Members::of(&replicas);
     // A broker that is no replica any more would be elected on its return, with no claim to it.
     last_known_leader =
-        last_known_leader.filter(|id| forgotten != Some(*id) && replicas.contains(id));
+        last_known_leader.filter(|id| forgotten != Some(*id) && stays.contains(*id));
 
-    let replica_left = partition.replicas.iter().any(|id| !replicas.contains(id));
+    let replica_left = partition.replicas.iter().any(|id| !stays.contains(*id));
     let leader_written = leader != partition.leader || replica_left;
     let next = Partition {
         replicas,
@@ -155,9 +156,11 @@ fn complete_reassignment(target: Target) -> Target {
     }
     let isr = without(&target.isr, &target.removing);
     let replicas = without(&target.replicas, &target.removing);
-    let complete =
-        !isr.is_empty() && !replicas.is_empty() && replicas.iter().all(|id| isr.contains(id));
-    if !complete {
+    let all_in_sync = || {
+        let in_sync = Members::of(&isr);
+        replicas.iter().all(|id| in_sync.contains(*id))
+    };
+    if isr.is_empty() || replicas.is_empty() || !all_in_sync() {
         return target;
     }
     Target { isr, replicas, adding: Brokers::default(), removing: Brokers::default(), ..target }
@@ -174,11 +177,13 @@ fn eligible(
     if isr.len() >= min_insync {
         return Brokers::default();
     }
+    let (held, in_sync) = (Members::of(&partition.elr), Members::of(&partition.isr));
+    let stays = Members::of(isr);
     replicas
         .iter()
         .copied()
-        .filter(|id| partition.elr.contains(id) || partition.isr.contains(id))
-        .filter(|id| !isr.contains(id) && unclean != Some(*id))
+        .filter(|id| held.contains(*id) || in_sync.contains(*id))
+        .filter(|id| !stays.contains(*id) && unclean != Some(*id))
         .collect()
 }
 
@@ -390,6 +395,37 @@ mod tests {
         let target = Target { replicas: ids(&[4, 3]), ..Target::of(&from) };
         let next = changed(&from, target, 2, &[4]).expect("changes");
         assert_eq!(show(&next), "leader=- isr=[] elr=[3] last=- epochs=1/1");
+    }
+
+    /// Scans of one list for each broker of another took minutes for these. To see it fail: scan one.
+    #[test]
+    fn the_longest_lists_are_changed_in_no_time() {
+        let most = crate::REPLICATION_FACTOR_MAX as u32;
+        let all: Brokers = (0..most).map(BrokerId).collect();
+        let (first, last) = all.split_at(all.len() / 2);
+        // Nobody of the first half is active, and everybody of the second is in the ELR, or in sync.
+        let cluster = Cluster::of(&[most - 1]);
+        let active = ActiveBrokers::all(&cluster.image().brokers);
+        let in_sync = Partition::created(all.clone(), all.clone());
+        let moves = Partition { removing: first.into(), ..in_sync.clone() };
+        let none = Partition {
+            isr: Brokers::default(),
+            elr: all.clone(),
+            leader: None,
+            last_known_leader: Some(BrokerId(0)),
+            ..in_sync.clone()
+        };
+        let begun = std::time::Instant::now();
+        for _ in 0..20 {
+            let target = Target { isr: last.into(), ..Target::of(&in_sync) };
+            let next = change(&in_sync, target, most, &active).expect("changes");
+            assert_eq!((next.leader, &*next.elr), (Some(BrokerId(most - 1)), first));
+            let next = change(&moves, Target::of(&moves), 1, &active).expect("completes");
+            assert_eq!((next.leader, &*next.replicas), (Some(BrokerId(most - 1)), last));
+            let next = change(&none, Target::of(&none), most, &active).expect("is led");
+            assert_eq!((next.leader, next.elr.len()), (Some(BrokerId(most - 1)), all.len() - 1));
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 
     #[test]

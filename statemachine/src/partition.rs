@@ -99,24 +99,25 @@ pub(crate) fn min_insync_effective(min_insync_replicas: u32, replication_factor:
     usize::try_from(min_insync_replicas).unwrap_or(usize::MAX).min(replication_factor).max(1)
 }
 
-/// Up to so many brokers a scan beats a search; no replication factor is higher but by mistake.
+/// Up to so many brokers a scan beats a search; no replication factor is higher but by mistake, and then
+/// there may be [`REPLICATION_FACTOR_MAX`](crate::REPLICATION_FACTOR_MAX).
 const SCANNED_MAX: usize = 32;
 
 /// A list of brokers in which others are looked up.
-enum Members<'a> {
+pub(crate) enum Members<'a> {
     Scanned(&'a [BrokerId]),
     Searched(BTreeSet<BrokerId>),
 }
 
 impl<'a> Members<'a> {
-    fn of(list: &'a [BrokerId]) -> Self {
+    pub(crate) fn of(list: &'a [BrokerId]) -> Self {
         match list.len() {
             0..=SCANNED_MAX => Self::Scanned(list),
             _ => Self::Searched(list.iter().copied().collect()),
         }
     }
 
-    fn contains(&self, id: BrokerId) -> bool {
+    pub(crate) fn contains(&self, id: BrokerId) -> bool {
         match self {
             Self::Scanned(list) => list.contains(&id),
             Self::Searched(set) => set.contains(&id),
