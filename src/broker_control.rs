@@ -48,16 +48,17 @@ impl Quorum {
     ///
     /// A broker that is alive is refused, also while it is fenced: its session would end by it, and with
     /// that its process, which may be a voter's. One that was silent for a whole session, and is only cut
-    /// off, ends when it hears of it.
+    /// off, ends when it hears of it. What goes is the registration that the leader of the quorum knew: one
+    /// that the broker made at the same time stays.
     ///
     /// Not cancel safe: the broker may be unregistered afterwards.
     ///
     /// # Errors
     ///
     /// [`WriteError`]: INVALID_REQUEST while the broker's session lives or it is not fenced;
-    /// BROKER_ID_NOT_REGISTERED, also when it was this that was asked for before.
+    /// STALE_BROKER_EPOCH when it registered anew at the same time; BROKER_ID_NOT_REGISTERED, also when it was this that was asked for before.
     pub async fn unregister_broker(&self, broker: BrokerId) -> Result<BrokerChanged, WriteError> {
-        let done = self.propose_as_is(&Command::UnregisterBroker { broker }).await?;
+        let done = self.propose_as_is(&Command::UnregisterBroker { broker, epoch: None }).await?;
         match done.reply {
             Reply::BrokerUnregistered { partitions_changed } => {
                 Ok(BrokerChanged { broker, partitions_changed, index: done.index })

@@ -149,8 +149,9 @@ impl Inner {
             }
             RequestKind::Checkpoints(_) => comparison::answer(&node),
             RequestKind::Propose(command) => match Command::decode(&command) {
-                Ok(Command::UnregisterBroker { broker }) => {
-                    let unregistering = self.to_duties(|reply| Call::Unregister(broker, reply));
+                Ok(Command::UnregisterBroker { broker, epoch }) => {
+                    let unregistering =
+                        self.to_duties(|reply| Call::Unregister(broker, epoch, reply));
                     in_place(&self.registrations, unregistering).await
                 }
                 Ok(decided) if is_the_senders_to_decide(&decided) => {

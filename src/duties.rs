@@ -41,7 +41,8 @@ const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(50);
 pub(crate) enum Call {
     Heartbeat(HeartbeatRequest, oneshot::Sender<Response>),
     Register(RegisterRequest, oneshot::Sender<Response>),
-    Unregister(BrokerId, oneshot::Sender<Response>),
+    /// Which registration, or the one that there is.
+    Unregister(BrokerId, Option<BrokerEpoch>, oneshot::Sender<Response>),
 }
 
 /// The duties of one node, while it leads and while it does not.
@@ -187,8 +188,8 @@ impl Duties {
                 Ok(register) => return self.register(register, reply),
                 Err(response) => (reply, response),
             },
-            Call::Unregister(broker, reply) => match self.release(broker) {
-                Ok(()) => return self.unregister(broker, reply),
+            Call::Unregister(broker, meant, reply) => match self.release(broker) {
+                Ok(epoch) => return self.unregister(broker, meant.unwrap_or(epoch), reply),
                 Err(response) => (reply, response),
             },
         };
@@ -273,27 +274,39 @@ impl Duties {
         });
     }
 
-    /// Checks that nobody is left whom an unregistration would stop.
-    fn release(&mut self, broker: BrokerId) -> Result<(), Response> {
+    /// Checks that nobody is left whom an unregistration would stop, and says which registration that is
+    /// of: another one, which may yet come before it in the log, is not to be undone.
+    fn release(&mut self, broker: BrokerId) -> Result<BrokerEpoch, Response> {
         self.check_room()?;
         let now = self.now();
         let sessions = self.sessions().ok_or(Refusal::NotLeader)?;
         let index = sessions.index();
-        sessions.unregister(now, broker).map_err(|alive| {
+        let released = sessions.unregister(now, broker).map_err(|alive| {
             let message = format!(
                 "broker {broker} is alive, or was a moment ago, and its process would end with its \
                  registration: stop it first, and ask again {:.1?} after it has stopped",
                 alive.ends_in
             );
             rejected_with(ErrorCode::InvalidRequest, message, index)
+        })?;
+        released.ok_or_else(|| {
+            let message = format!(
+                "broker {broker} is not registered: name a registered one, it may be gone already"
+            );
+            rejected_with(ErrorCode::BrokerIdNotRegistered, message, index)
         })
     }
 
-    fn unregister(&mut self, broker: BrokerId, reply: oneshot::Sender<Response>) {
+    fn unregister(
+        &mut self,
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+        reply: oneshot::Sender<Response>,
+    ) {
         let Term::Leading(term, _) = self.term else { return };
         let node = self.node.clone();
         self.work.spawn(async move {
-            let command = Command::UnregisterBroker { broker };
+            let command = Command::UnregisterBroker { broker, epoch: Some(epoch) };
             let response = propose(&node, &command).await;
             Finished::Unregistration { term, broker, reply, response }
         });

@@ -119,8 +119,8 @@ pub(crate) struct Sessions {
     brokers: BTreeMap<BrokerId, Session>,
     /// Who is registering right now; one at a time for a broker.
     registering: BTreeMap<BrokerId, Incarnation>,
-    /// How many unregistrations of a broker are under way. They name no epoch: a registration that came
-    /// before one in the log would be undone by it.
+    /// How many unregistrations of a broker are under way. A registration of the same incarnation keeps
+    /// its epoch: one that came before them in the log would be undone.
     unregistering: BTreeMap<BrokerId, usize>,
     /// The last own tick; `None` while there is nobody to watch.
     ticked: Option<Duration>,
@@ -358,19 +358,25 @@ impl Sessions {
         }
     }
 
-    /// Whether a broker may be unregistered now; if so, none registers as it until
-    /// [`Sessions::unregistered`]. One that is not fenced, or whose session lives though it
+    /// Which registration of a broker may be undone now, if it is registered; if so, none registers as it
+    /// until [`Sessions::unregistered`]. What comes from a leader before, or from one that did not
+    /// hear how it ended, may be in the log in between: that is another registration. One that is not fenced, or whose session lives though it
     /// is fenced, has a process that would end with its registration. One that shuts down in order has
-    /// none that lives on; and one that is not registered the log refuses. A new leader waits for a whole
+    /// none that lives on. A new leader waits for a whole
     /// session: who lives says so by then.
     ///
     /// # Errors
     ///
     /// [`Alive`], also while a new incarnation is registering.
-    pub(crate) fn unregister(&mut self, now: Duration, broker: BrokerId) -> Result<(), Alive> {
+    pub(crate) fn unregister(
+        &mut self,
+        now: Duration,
+        broker: BrokerId,
+    ) -> Result<Option<BrokerEpoch>, Alive> {
         self.may_be_unregistered(now, broker)?;
+        let Some(session) = self.brokers.get(&broker) else { return Ok(None) };
         *self.unregistering.entry(broker).or_default() += 1;
-        Ok(())
+        Ok(Some(session.registered.epoch))
     }
 
     /// Ends what [`Sessions::unregister`] began, whether it was applied or not.

@@ -438,7 +438,8 @@ async fn a_second_process_waits_for_the_first_ones_session_and_the_first_does_no
     timeout(PATIENCE, second.active()).await.unwrap().unwrap();
 
     // Unregistered, by a leader that took it for dead: the session ends, and does not register again.
-    let command = quorate_statemachine::Command::UnregisterBroker { broker: BrokerId(1) };
+    let command =
+        quorate_statemachine::Command::UnregisterBroker { broker: BrokerId(1), epoch: None };
     quorum.node().propose(command.encode()).await.unwrap();
     let mut state = second.watch();
     let ended = SessionState::Ended(SessionEnd::Unregistered);

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::access::Access;
-use crate::limits::{CONNECTIONS_MAX, HANDSHAKE_MAX, STUCK_MAX};
+use crate::limits::{CONNECTIONS_MAX, HANDSHAKE_MAX, SENDING_MAX, STUCK_MAX};
 use crate::stream::Stream;
 
 /// Pause after the system refused a connection, which mostly means that it is out of descriptors.
@@ -139,8 +139,8 @@ impl Listener for Connections {
     }
 }
 
-/// One connection: fails when the other side is silent, takes too long for a request, or takes
-/// nothing.
+/// One connection: fails when the other side is silent, takes too long for a request or for an answer, or
+/// takes nothing.
 pub(crate) struct Connection {
     stream: Stream,
     silence_max: Duration,
@@ -153,6 +153,8 @@ pub(crate) struct Connection {
     stuck: Pin<Box<Sleep>>,
     /// Whether a write waits for the other side.
     writing: bool,
+    /// Until when the answer that is under way has to be sent.
+    sent_by: Option<Instant>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -166,6 +168,7 @@ impl Connection {
             waits: Arc::default(),
             stuck: Box::pin(sleep(STUCK_MAX)),
             writing: false,
+            sent_by: None,
             _place: place,
         }
     }
@@ -175,7 +178,7 @@ impl Connection {
         self.silence.as_mut().reset(until);
     }
 
-    /// The outcome of a write, and the time it may still take.
+    /// The outcome of a write, in the time that it and its answer may take.
     fn wrote<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -188,9 +191,16 @@ impl Connection {
             self.listen_afresh();
             return outcome;
         }
+        self.wait_for_client(context)
+    }
+
+    /// Fails when the other side has not taken anything for too long, or not the whole answer.
+    fn wait_for_client<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if !self.writing {
             self.writing = true;
-            self.stuck.as_mut().reset(Instant::now() + STUCK_MAX);
+            let now = Instant::now();
+            let sent_by = *self.sent_by.get_or_insert(now + SENDING_MAX);
+            self.stuck.as_mut().reset(sent_by.min(now + STUCK_MAX));
         }
         match self.stuck.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
@@ -249,7 +259,13 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let outcome = Pin::new(&mut self.stream).poll_flush(context);
+        if outcome.is_pending() {
+            return self.wait_for_client(context);
+        }
+        // An answer is one piece: behind it nothing is left to write, and the server flushes.
+        (self.writing, self.sent_by) = (false, None);
+        outcome
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -297,5 +313,47 @@ mod tests {
         assert!(heard.is_err(), "{heard:?}");
         drop(waiting);
         assert_eq!(served.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// To see it fail: have what is taken give the answer more time, or have the next answer begin with
+    /// what is left of it.
+    #[tokio::test]
+    async fn an_answer_that_is_taken_slowly_ends_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let hour = Duration::from_secs(3_600);
+        let mut connections = Connections::new(listener, hour, Access::default());
+        let mut client = TcpStream::connect(addr).await.unwrap();
+        let (mut served, _) = connections.accept().await;
+        // More than the buffers take: the write waits, and the time of the answer has begun.
+        let answer = vec![0; 64 << 20];
+        let waits = tokio::time::timeout(Duration::from_millis(100), served.write_all(&answer));
+        assert!(waits.await.is_err());
+        let sent_by = served.sent_by.unwrap();
+        assert!(sent_by > Instant::now() + SENDING_MAX - Duration::from_secs(30));
+        served.flush().await.unwrap();
+        assert_eq!(served.sent_by, None);
+
+        served.sent_by = Some(Instant::now() + Duration::from_millis(200));
+        let sends = async {
+            loop {
+                if let Err(error) = served.write_all(&answer).await {
+                    break error.kind();
+                }
+            }
+        };
+        let mut taken = vec![0; 64 << 10];
+        let takes = async {
+            loop {
+                client.read_exact(&mut taken).await.unwrap();
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(30), async {
+            tokio::select! {
+                ended = sends => ended,
+                () = takes => unreachable!("it takes for ever"),
+            }
+        });
+        assert_eq!(ended.await.unwrap(), io::ErrorKind::TimedOut);
     }
 }

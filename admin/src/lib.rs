@@ -42,8 +42,9 @@
 //! - An answer that is no success is a [`views::ApiError`]: it says whether anything may have changed.
 //!   Unknown fields of a request are errors.
 //! - Everything is bounded: connections, their silence, how long a request takes to arrive, bodies,
-//!   the time of a request, and how many answers about the whole state (all topics, all partitions,
-//!   `what-if`) or the log are made at a time. Those grow with the state.
+//!   the time of a request, the two minutes in which an answer is to be taken, and how many answers about
+//!   the whole state (all topics, all partitions, `what-if`) there are at a time, made or on their way, or
+//!   about the log. Those grow with the state.
 //!
 //! - An address that is not loopback is served over TLS 1.3 only, and whatever is no `GET` needs a
 //!   client certificate or a bearer token there: see [`Access`]. Reading is open to whoever reaches

@@ -23,6 +23,10 @@ pub(crate) const SILENCE_SLACK: Duration = Duration::from_secs(10);
 /// How long a client may take no byte of an answer that waits for it.
 pub(crate) const STUCK_MAX: Duration = Duration::from_secs(30);
 
+/// How long an answer may be on its way to a client that takes it slowly: for as long it holds its memory,
+/// and a turn if it is about the whole state. 200 MB take that long at 14 Mbit/s.
+pub(crate) const SENDING_MAX: Duration = Duration::from_secs(120);
+
 /// What a request may take beyond the time of its operation, whose own answer says more.
 const REQUEST_SLACK: Duration = Duration::from_secs(2);
 
@@ -35,7 +39,7 @@ pub(crate) fn request_max(operation_timeout: Duration) -> Duration {
 /// The partitions of an answer that takes no turn.
 pub(crate) const SMALL_ANSWER_MAX: usize = 10_000;
 
-/// Answers about the whole state that are made at a time: one of a million partitions has some 200 MB.
+/// Answers about the whole state that are made and sent at a time: one of a million partitions has some 200 MB.
 pub(crate) const WHOLE_ANSWERS_MAX: usize = 2;
 
 /// How long open requests may go on when the server is told to stop.

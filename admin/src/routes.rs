@@ -32,7 +32,7 @@ mod partitions;
 mod topics;
 
 /// Everything that is served.
-pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
+pub(crate) fn router(quorum: Quorum, access: Access, turns: Turns) -> Router {
     let operation_timeout = quorum.config().operation_timeout();
     Router::new()
         .route("/", get(page))
@@ -61,7 +61,7 @@ pub(crate) fn router(quorum: Quorum, access: Access) -> Router {
         .route("/v1/producer-ids", get(producer_ids).post(allocate_producer_ids))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(Extension(Turns::new()))
+        .layer(Extension(turns))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(operation_timeout, in_time))
         // The last layer is the first that a request meets.

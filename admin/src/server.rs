@@ -10,6 +10,7 @@ use crate::access::Access;
 use crate::connection::{Caller, Connections};
 use crate::limits::{DRAIN_MAX, SILENCE_SLACK, request_max};
 use crate::routes;
+use crate::turns::Turns;
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,7 @@ pub struct Admin {
     listener: TcpListener,
     addr: SocketAddr,
     access: Access,
+    pub(crate) turns: Turns,
 }
 
 impl Admin {
@@ -88,7 +90,7 @@ impl Admin {
         };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, addr, access })
+        Ok(Self { listener, addr, access, turns: Turns::new() })
     }
 
     /// The address, with the port that the system chose when it was asked for any.
@@ -108,7 +110,7 @@ impl Admin {
         };
         let silence_max = request_max(quorum.config().operation_timeout()) + SILENCE_SLACK;
         let connections = Connections::new(self.listener, silence_max, self.access.clone());
-        let router = routes::router(quorum, self.access);
+        let router = routes::router(quorum, self.access, self.turns);
         let server =
             axum::serve(connections, router.into_make_service_with_connect_info::<Caller>())
                 .with_graceful_shutdown(until)

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::turns::Turns;
 use crate::views::{
     ApiError, Broker, CreatedTopic, DeletedTopic, FailureOutcome, Health, LeaderTransferred,
     Member, MemberRole, MembersChanged, Partition, ProducerIdBlock, ProducerIds, Role, Status,
@@ -34,6 +35,7 @@ struct Server {
     _dir: tempfile::TempDir,
     addr: SocketAddr,
     quorum: Quorum,
+    turns: Turns,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
 }
@@ -54,12 +56,12 @@ impl Server {
         config.group.tick_ms = 20;
         let quorum = Quorum::open(config).await.unwrap();
         let admin = Admin::bind_with("127.0.0.1:0".parse().unwrap(), access).await.unwrap();
-        let addr = admin.addr();
+        let (addr, turns) = (admin.addr(), admin.turns.clone());
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(admin.serve(quorum.clone(), async {
             let _ = stopped.await;
         }));
-        Self { _dir: dir, addr, quorum, stop, serving }
+        Self { _dir: dir, addr, quorum, turns, stop, serving }
     }
 
     async fn with_broker() -> (Self, BrokerSession) {

@@ -1,8 +1,10 @@
 //! What operators ask of topics, partitions, configs, brokers and features, through whichever node.
 
-use quorate_statemachine::{Command, FeatureRange};
+use quorate_loop::{FIRST_GROUP, Replayed};
+use quorate_statemachine::{BrokerEpoch, Command, FeatureRange, Metadata};
 
 use super::*;
+use crate::history::HISTORY_MAX;
 use crate::{
     ConfigChange, ConfigOperation, ConfigSource, ConfigTarget, ElectionScope, ElectionType,
     FeatureLevel, PartitionResult, Placement, TopicConfigKey, TopicPartition,
@@ -282,7 +284,7 @@ async fn brokers_are_fenced_and_forgotten_by_operators() {
     let [quorum, leader] = both(&cluster).await;
     for asked in [&quorum, &leader] {
         assert_refused(asked.unregister_broker(BrokerId(3)).await, ErrorCode::InvalidRequest);
-        let command = Command::UnregisterBroker { broker: BrokerId(3) };
+        let command = Command::UnregisterBroker { broker: BrokerId(3), epoch: None };
         assert_refused(asked.propose(command).await, ErrorCode::InvalidRequest);
         asked.fence_broker(BrokerId(3)).await.unwrap();
         assert_refused(asked.unregister_broker(BrokerId(3)).await, ErrorCode::InvalidRequest);
@@ -299,8 +301,31 @@ async fn brokers_are_fenced_and_forgotten_by_operators() {
     assert_eq!(leader_of(&image, &named("orders", 1)), Some(1));
     assert_eq!(leader.fence_broker(BrokerId(3)).await.unwrap().partitions_changed, 0);
 
+    // Another registration than the one that was meant stays, whoever knows of which.
+    let epoch = image.broker(BrokerId(3)).unwrap().epoch;
+    let other = Some(BrokerEpoch(epoch.get() - 1));
+    let stale = Command::UnregisterBroker { broker: BrokerId(3), epoch: other };
+    let refused = async {
+        loop {
+            match quorum.propose(stale.clone()).await {
+                // It waits for the session's end first.
+                Err(WriteError::Rejected(error)) if error.code == ErrorCode::InvalidRequest => {}
+                done => break done,
+            }
+        }
+    };
+    let refused = timeout(PATIENCE, refused).await.unwrap();
+    assert_refused(refused, ErrorCode::StaleBrokerEpoch);
     unregister(&quorum, BrokerId(3)).await;
     assert!(quorum.image().image.broker(BrokerId(3)).is_none());
+    // Nobody named an epoch: it is the leader's to say which one goes.
+    let named = |replayed: Replayed<'_, Metadata>| match Command::decode(replayed.command) {
+        Ok(Command::UnregisterBroker { epoch, .. }) => Some(epoch),
+        _ => None,
+    };
+    let (group, most) = (FIRST_GROUP, HISTORY_MAX);
+    let found = quorum.node().replay(group, PATIENCE, most, named, |found| found.picked).await;
+    assert_eq!(found.unwrap(), [other, Some(epoch)]);
     let again = leader.unregister_broker(BrokerId(3)).await;
     assert_refused(again, ErrorCode::BrokerIdNotRegistered);
 }

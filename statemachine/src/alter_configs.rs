@@ -34,7 +34,7 @@ pub(crate) fn apply(
 
 fn of_all(step: &mut Step<'_>, changes: &[ConfigChange]) -> Result<u64, Rejection> {
     let before = step.image.defaults.clone();
-    let after = before.altered(changes, TopicConfigKey::default_value)?;
+    let after = before.altered(changes, step.image.feature_level, TopicConfigKey::default_value)?;
     if after == *before {
         return Ok(0);
     }
@@ -65,7 +65,7 @@ fn of_broker(
     }
     let image = &*step.image;
     let before = image.broker_configs(id).cloned().unwrap_or_default();
-    let after = before.altered(changes, |key| image.default_config(key))?;
+    let after = before.altered(changes, image.feature_level, |key| image.default_config(key))?;
     if let Some((key, _)) = after.iter().find(|(key, _)| !key.may_differ_by_broker()) {
         return Err(Rejection::new(
             ErrorCode::InvalidConfig,
@@ -86,7 +86,7 @@ fn of_topic(step: &mut Step<'_>, id: TopicId, changes: &[ConfigChange]) -> Resul
     let topic = step.topic(id)?;
     let before = topic.configs.clone();
     let image = &*step.image;
-    let after = before.altered(changes, |key| image.default_config(key))?;
+    let after = before.altered(changes, image.feature_level, |key| image.default_config(key))?;
     if after == *before {
         return Ok(0);
     }

@@ -12,7 +12,7 @@ use crate::brokers::Brokers;
 use crate::elect::{Ballot, Elected, Election};
 use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch};
 use crate::partition::{
-    EPOCH_MAX, Partition, Recovery, in_order_of, min_insync_effective, without,
+    EPOCH_MAX, Members, Partition, Recovery, in_order_of, min_insync_effective, without,
 };
 
 /// What a change aims at. Starts as [`Target::of`] a partition, which aims at no change.
@@ -63,9 +63,8 @@ impl Target {
 ///
 /// The brokers in `target.isr` are replicas that may be in an ISR: callers check this before.
 ///
-/// # Panics
-///
-/// Behind [`EPOCH_MAX`]: what a client asks for is refused long before
+/// The change that takes the last epoch, [`EPOCH_MAX`], closes the partition, whatever it aims at: nobody
+/// leads it from then on, and nothing changes it any more. What a client asks for is refused long before
 /// ([`EPOCHS_RESERVED`](crate::EPOCHS_RESERVED)).
 #[must_use]
 pub fn change(
@@ -106,11 +105,12 @@ pub fn change(
     } else if partition.leader.is_some() {
         last_known_leader = partition.leader;
     }
+    let stays = Members::of(&replicas);
     // A broker that is no replica any more would be elected on its return, with no claim to it.
     last_known_leader =
-        last_known_leader.filter(|id| forgotten != Some(*id) && replicas.contains(id));
+        last_known_leader.filter(|id| forgotten != Some(*id) && stays.contains(*id));
 
-    let replica_left = partition.replicas.iter().any(|id| !replicas.contains(id));
+    let replica_left = partition.replicas.iter().any(|id| !stays.contains(*id));
     let leader_written = leader != partition.leader || replica_left;
     let next = Partition {
         replicas,
@@ -124,7 +124,7 @@ pub fn change(
         removing,
         recovery,
     };
-    (next != *partition).then(|| stamp(next, leader_written))
+    stamp(partition, next, leader_written)
 }
 
 /// Step 2 alone, for a partition for which another `min.insync.replicas` holds now; `None` if nothing
@@ -146,7 +146,7 @@ pub(crate) fn with_min_insync(
         None,
         partition.min_insync_effective(min_insync_replicas),
     );
-    (elr != partition.elr).then(|| stamp(Partition { elr, ..partition.clone() }, false))
+    stamp(partition, Partition { elr, ..partition.clone() }, false)
 }
 
 /// Step 1: a reassignment is complete when every replica that stays is in sync.
@@ -156,9 +156,11 @@ fn complete_reassignment(target: Target) -> Target {
     }
     let isr = without(&target.isr, &target.removing);
     let replicas = without(&target.replicas, &target.removing);
-    let complete =
-        !isr.is_empty() && !replicas.is_empty() && replicas.iter().all(|id| isr.contains(id));
-    if !complete {
+    let all_in_sync = || {
+        let in_sync = Members::of(&isr);
+        replicas.iter().all(|id| in_sync.contains(*id))
+    };
+    if isr.is_empty() || replicas.is_empty() || !all_in_sync() {
         return target;
     }
     Target { isr, replicas, adding: Brokers::default(), removing: Brokers::default(), ..target }
@@ -175,31 +177,47 @@ fn eligible(
     if isr.len() >= min_insync {
         return Brokers::default();
     }
+    let (held, in_sync) = (Members::of(&partition.elr), Members::of(&partition.isr));
+    let stays = Members::of(isr);
     replicas
         .iter()
         .copied()
-        .filter(|id| partition.elr.contains(id) || partition.isr.contains(id))
-        .filter(|id| !isr.contains(id) && unclean != Some(*id))
+        .filter(|id| held.contains(*id) || in_sync.contains(*id))
+        .filter(|id| !stays.contains(*id) && unclean != Some(*id))
         .collect()
 }
 
-/// The epochs of a state that differs.
-///
-/// # Panics
-///
-/// Behind [`EPOCH_MAX`], to which only years of fences lead: an epoch that ran over would let a fenced
-/// leader back in, so it must never go unnoticed.
-fn stamp(mut next: Partition, leader_written: bool) -> Partition {
-    next.partition_epoch = PartitionEpoch(following(next.partition_epoch.get()));
-    if leader_written {
-        next.leader_epoch = LeaderEpoch(following(next.leader_epoch.get()));
+/// The next state with its epochs, if it differs.
+fn stamp(before: &Partition, mut next: Partition, leader_written: bool) -> Option<Partition> {
+    if next == *before {
+        return None;
     }
-    next
+    let (leader_epoch, partition_epoch) = (before.leader_epoch.get(), before.partition_epoch.get());
+    if leader_epoch.max(partition_epoch) >= EPOCH_MAX - 1 {
+        return Some(closed(before)).filter(|closed| closed != before);
+    }
+    next.partition_epoch = PartitionEpoch(partition_epoch + 1);
+    if leader_written {
+        next.leader_epoch = LeaderEpoch(leader_epoch + 1);
+    }
+    Some(next)
 }
 
-fn following(epoch: u32) -> u32 {
-    assert!(epoch < EPOCH_MAX, "a partition has used up its epochs: create its topic anew");
-    epoch + 1
+/// The end of a partition's epochs, to which only years of fences lead. Another leader would need an epoch
+/// that the fenced one does not have, and whoever leads now could not be fenced any more; so nobody leads,
+/// and nobody has a claim to. That is a state as any other: to stop instead would stop every replica.
+fn closed(before: &Partition) -> Partition {
+    let leader_epoch = before.leader_epoch.get();
+    let is_written = before.leader.is_some() && leader_epoch < EPOCH_MAX;
+    Partition {
+        isr: Brokers::default(),
+        elr: Brokers::default(),
+        last_known_leader: None,
+        leader: None,
+        leader_epoch: LeaderEpoch(leader_epoch + u32::from(is_written)),
+        partition_epoch: PartitionEpoch(EPOCH_MAX),
+        ..before.clone()
+    }
 }
 
 #[cfg(test)]
@@ -377,6 +395,37 @@ mod tests {
         let target = Target { replicas: ids(&[4, 3]), ..Target::of(&from) };
         let next = changed(&from, target, 2, &[4]).expect("changes");
         assert_eq!(show(&next), "leader=- isr=[] elr=[3] last=- epochs=1/1");
+    }
+
+    /// Scans of one list for each broker of another took minutes for these. To see it fail: scan one.
+    #[test]
+    fn the_longest_lists_are_changed_in_no_time() {
+        let most = crate::REPLICATION_FACTOR_MAX as u32;
+        let all: Brokers = (0..most).map(BrokerId).collect();
+        let (first, last) = all.split_at(all.len() / 2);
+        // Nobody of the first half is active, and everybody of the second is in the ELR, or in sync.
+        let cluster = Cluster::of(&[most - 1]);
+        let active = ActiveBrokers::all(&cluster.image().brokers);
+        let in_sync = Partition::created(all.clone(), all.clone());
+        let moves = Partition { removing: first.into(), ..in_sync.clone() };
+        let none = Partition {
+            isr: Brokers::default(),
+            elr: all.clone(),
+            leader: None,
+            last_known_leader: Some(BrokerId(0)),
+            ..in_sync.clone()
+        };
+        let begun = std::time::Instant::now();
+        for _ in 0..20 {
+            let target = Target { isr: last.into(), ..Target::of(&in_sync) };
+            let next = change(&in_sync, target, most, &active).expect("changes");
+            assert_eq!((next.leader, &*next.elr), (Some(BrokerId(most - 1)), first));
+            let next = change(&moves, Target::of(&moves), 1, &active).expect("completes");
+            assert_eq!((next.leader, &*next.replicas), (Some(BrokerId(most - 1)), last));
+            let next = change(&none, Target::of(&none), most, &active).expect("is led");
+            assert_eq!((next.leader, next.elr.len()), (Some(BrokerId(most - 1)), all.len() - 1));
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 
     #[test]

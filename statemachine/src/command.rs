@@ -192,6 +192,9 @@ pub enum Command {
     UnregisterBroker {
         /// The broker.
         broker: BrokerId,
+        /// Which registration of it, or whichever there is. One that comes before this in the log and was
+        /// not known to whoever asked is another one.
+        epoch: Option<BrokerEpoch>,
     },
     /// Creates topics, all or none.
     CreateTopics {

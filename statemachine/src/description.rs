@@ -42,7 +42,10 @@ impl Display for Command {
             Self::FenceBroker(session) => write!(f, "fence {session}"),
             Self::UnfenceBroker(session) => write!(f, "unfence {session}"),
             Self::ShutdownBroker(session) => write!(f, "shut down {session}"),
-            Self::UnregisterBroker { broker } => write!(f, "unregister broker {broker}"),
+            Self::UnregisterBroker { broker, epoch } => {
+                write!(f, "unregister broker {broker}")?;
+                epoch.map_or(Ok(()), |epoch| write!(f, " with epoch {epoch}"))
+            }
             Self::CreateTopics { topics } => {
                 f.write_str("create topics")?;
                 separated(f, topics)

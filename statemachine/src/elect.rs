@@ -3,6 +3,7 @@
 use crate::broker::ActiveBrokers;
 use crate::brokers::Brokers;
 use crate::ids::BrokerId;
+use crate::partition::Members;
 
 /// What kind of election a change runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,16 +49,12 @@ pub struct Ballot<'a> {
 }
 
 impl Ballot<'_> {
-    /// Active, and in the ISR, or in the ELR when the ISR is empty.
-    fn is_valid(&self, id: BrokerId, active: &ActiveBrokers<'_>) -> bool {
-        let candidates = if self.isr.is_empty() { self.elr } else { self.isr };
-        candidates.contains(&id) && active.contains(id)
-    }
-
     /// Runs the election.
     #[must_use]
     pub fn elect(&self, election: Election, active: &ActiveBrokers<'_>) -> Elected {
-        let valid = |id: &BrokerId| self.is_valid(*id, active);
+        // Active, and in the ISR, or in the ELR when the ISR is empty.
+        let candidates = Members::of(if self.isr.is_empty() { self.elr } else { self.isr });
+        let valid = |id: &BrokerId| candidates.contains(*id) && active.contains(*id);
         let preferred = match election {
             Election::Preferred => self.replicas.first().copied().filter(valid),
             Election::Online | Election::Unclean => None,

@@ -16,7 +16,7 @@ pub(crate) fn apply(step: &mut Step<'_>, elect: &ElectLeaders) -> Result<Reply, 
 }
 
 fn elect_one(step: &mut Step<'_>, key: PartitionKey, wanted: ElectionType) -> PartitionResult {
-    let partition = step.partition(key)?;
+    let partition = step.changeable(key)?;
     let leads_as_wanted = match wanted {
         ElectionType::Preferred => partition.leader == partition.replicas.first().copied(),
         ElectionType::Unclean | ElectionType::UncleanWhereAllowed => partition.leader.is_some(),

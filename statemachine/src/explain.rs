@@ -213,7 +213,7 @@ mod tests {
     fn a_last_leader_that_is_not_registered_is_nobody_to_start() {
         let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[]);
         cluster.set_isr(&[1]);
-        cluster.accept(Command::UnregisterBroker { broker: BrokerId(1) });
+        cluster.accept(Command::UnregisterBroker { broker: BrokerId(1), epoch: None });
         assert_eq!(cluster.shown(), "leader=- isr=[] elr=[] last=1 epochs=1/2");
         let why = explain(cluster.image(), key(1, 0), &[]).expect("there").why;
         assert!(why.ends_with("an unclean election, which would have broker 2 lead"), "{why}");

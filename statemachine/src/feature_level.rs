@@ -6,8 +6,11 @@
 //!
 //! A level is what a cluster of several versions has in common. So each kind of command and each config
 //! key says from which level on it may be used, and a later version adds some without a replica of an
-//! earlier one ever meeting what it does not know: it is refused until the level is finalized, before it
-//! is proposed and once more where it is applied ([`MetadataImage::check_level`]).
+//! earlier one ever meeting a command that it does not know: it is refused until the level is finalized,
+//! before it is proposed ([`MetadataImage::check_level`]) and once more where it is applied. A key is a
+//! string, which an earlier version may meet at any time: it finds it unknown, INVALID_CONFIG, where it
+//! looks at it. So where it is applied a later version does the same, below the key's level, and only whoever
+//! asks hears that a level would help.
 
 use crate::command::Command;
 use crate::error::{ErrorCode, Rejection};
@@ -71,6 +74,8 @@ impl TopicConfigKey {
             | Self::RetentionMs
             | Self::SegmentBytes
             | Self::UncleanLeaderElectionEnable => MetadataImage::FEATURE_LEVEL_GENESIS,
+            #[cfg(test)]
+            Self::OfLevel2 => FeatureLevel(2),
         }
     }
 }
@@ -83,12 +88,17 @@ impl MetadataImage {
     ///
     /// UNSUPPORTED_VERSION.
     pub fn check_level(&self, command: &Command) -> Result<(), Rejection> {
-        self.require_level(command.name(), command.minimum_level())?;
+        self.check_command_level(command)?;
         let keys = command.config_keys().into_iter().filter_map(TopicConfigKey::from_name);
         for key in keys {
             self.require_level(key.name(), key.minimum_level())?;
         }
         Ok(())
+    }
+
+    /// Whether the finalized level allows a command, whatever it carries: asked where it is applied.
+    pub(crate) fn check_command_level(&self, command: &Command) -> Result<(), Rejection> {
+        self.require_level(command.name(), command.minimum_level())
     }
 
     fn require_level(&self, what: &str, minimum: FeatureLevel) -> Result<(), Rejection> {
@@ -144,13 +154,13 @@ mod tests {
     use crate::broker::FeatureRange;
     use crate::command::{ConfigChange, ConfigOperation, ConfigResource, RegisterBroker};
     use crate::command_wire::tests::every_command;
-    use crate::testing::{Cluster, new_topic, registration};
+    use crate::testing::{Cluster, new_topic, registration, topic_id};
 
     fn set(level: u32) -> Command {
         Command::SetFeatureLevel { level: FeatureLevel(level) }
     }
 
-    /// To see it fail: leave `check_level` out of `Step::run`.
+    /// To see it fail: leave `check_command_level` out of `Step::run`, or out of `check_level`.
     #[test]
     fn below_its_level_a_command_is_refused_and_changes_nothing() {
         for command in every_command() {
@@ -168,22 +178,75 @@ mod tests {
         }
     }
 
+    /// A command of each kind that names config keys, with these keys.
+    fn commands_with(keys: &[&str]) -> Vec<Command> {
+        let mut topic = new_topic(2, "u", &[&[1]]);
+        topic.configs = keys.iter().map(|key| ((*key).into(), "1".into())).collect();
+        let changes: Vec<ConfigChange> = keys
+            .iter()
+            .map(|key| ConfigChange {
+                key: (*key).into(),
+                operation: ConfigOperation::Set("1".into()),
+            })
+            .collect();
+        let of = |resource| Command::AlterConfigs { resource, changes: changes.clone() };
+        vec![
+            Command::CreateTopics { topics: vec![new_topic(3, "v", &[&[1]]), topic] },
+            of(ConfigResource::Default),
+            of(ConfigResource::Broker(crate::BrokerId(1))),
+            of(ConfigResource::Topic(topic_id(1))),
+        ]
+    }
+
+    /// To see it fail: leave a key of a command out in `check_level`, or all of them.
     #[test]
-    fn the_config_keys_of_a_command_have_levels_too() {
-        let mut topic = new_topic(1, "t", &[&[1]]);
-        topic.configs = vec![("retention.ms".into(), "1".into())];
-        let create = Command::CreateTopics { topics: vec![topic] };
-        assert_eq!(create.config_keys(), ["retention.ms"]);
-        let operation = ConfigOperation::Delete;
-        let changes = vec![ConfigChange { key: "segment.bytes".into(), operation }];
-        let alter = Command::AlterConfigs { resource: ConfigResource::Default, changes };
-        assert_eq!(alter.config_keys(), ["segment.bytes"]);
-        let image = MetadataImage::genesis();
-        for key in TopicConfigKey::ALL {
-            assert_eq!(image.require_level(key.name(), key.minimum_level()), Ok(()));
+    fn whoever_asks_for_a_key_of_a_later_level_is_told_which() {
+        let mut image = Cluster::with_topic(&[1], &[1], &[]).image().clone();
+        for command in commands_with(&["retention.ms", "of.level.2"]) {
+            let refused = image.check_level(&command).expect_err("a later key");
+            assert_eq!(refused.code, ErrorCode::UnsupportedVersion, "{command}");
+            let whole = "of.level.2 takes feature level 2, and the cluster is at 1: set it first";
+            assert_eq!(refused.message, whole, "{command}");
         }
-        let refused = image.require_level("new.key", FeatureLevel(2)).expect_err("a later one");
-        assert_eq!(refused.code, ErrorCode::UnsupportedVersion);
+        for command in commands_with(&["retention.ms", "of.no.level"]) {
+            assert_eq!(image.check_level(&command), Ok(()), "unknown, which its handler says");
+        }
+        image.set_feature_level(FeatureLevel(2));
+        for command in commands_with(&["retention.ms", "of.level.2"]) {
+            assert_eq!(image.check_level(&command), Ok(()), "{command}");
+        }
+    }
+
+    /// A version that does not know a key cannot ask for its level. To see it fail: have `Step::run` ask
+    /// `check_level`, or `named` pass over the level.
+    #[test]
+    fn a_key_of_a_later_level_is_applied_as_the_unknown_one_that_it_is_elsewhere() {
+        let mut cluster = Cluster::with_topic(&[1], &[1], &[]);
+        let pairs = [&["retention.ms", "of.level.2"], &["retention.ms", "of.no.level"]];
+        let [later, unknown] = pairs.map(|keys| commands_with(keys));
+        for (later, unknown) in later.into_iter().zip(unknown) {
+            let [later, unknown] = [later, unknown].map(|command| {
+                cluster.apply(command).outcome.into_result().expect_err("an unknown key")
+            });
+            assert_eq!(later.code, ErrorCode::InvalidConfig);
+            assert_eq!(later.message, unknown.message.replace("of.no.level", "of.level.2"));
+        }
+        // Another fault is the first for both.
+        let taken = |key: &str| {
+            let mut topic = new_topic(2, "t", &[&[1]]);
+            topic.configs = vec![(key.into(), "1".into())];
+            Command::CreateTopics { topics: vec![topic] }
+        };
+        for key in ["of.level.2", "of.no.level"] {
+            assert_eq!(cluster.refuse(taken(key)), ErrorCode::TopicAlreadyExists, "{key}");
+        }
+        // At its level it is a key as any other.
+        for command in commands_with(&["of.level.2"]) {
+            let mut image = cluster.image().clone();
+            image.set_feature_level(FeatureLevel(2));
+            let mut step = Step { index: 9, image: &mut image, delta: crate::Delta::default() };
+            step.run(&command).expect("a known key");
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn cause(command: &Command, key: PartitionKey) -> String {
         Command::FenceBroker(session) => format!("broker {} was fenced", session.broker),
         Command::UnfenceBroker(session) => format!("broker {} came back", session.broker),
         Command::ShutdownBroker(session) => format!("broker {} shuts down", session.broker),
-        Command::UnregisterBroker { broker } => format!("broker {broker} was unregistered"),
+        Command::UnregisterBroker { broker, .. } => format!("broker {broker} was unregistered"),
         Command::CreateTopics { .. } => "the topic was created".into(),
         Command::CreatePartitions(_) => "the topic got more partitions".into(),
         Command::DeleteTopic { .. } => "the topic was deleted".into(),

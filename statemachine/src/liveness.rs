@@ -7,7 +7,7 @@ use crate::broker::Broker;
 use crate::change::Target;
 use crate::command::BrokerSession;
 use crate::error::{ErrorCode, Rejection};
-use crate::ids::BrokerId;
+use crate::ids::{BrokerEpoch, BrokerId};
 use crate::machine::Step;
 use crate::outcome::Reply;
 
@@ -35,11 +35,27 @@ pub(crate) fn unfence(step: &mut Step<'_>, session: BrokerSession) -> Result<Rep
     Ok(Reply::BrokerUnfenced { partitions_changed })
 }
 
-pub(crate) fn unregister(step: &mut Step<'_>, id: BrokerId) -> Result<Reply, Rejection> {
-    if step.image.broker(id).is_none() {
+pub(crate) fn unregister(
+    step: &mut Step<'_>,
+    id: BrokerId,
+    epoch: Option<BrokerEpoch>,
+) -> Result<Reply, Rejection> {
+    let Some(broker) = step.image.broker(id) else {
         return Err(Rejection::new(
             ErrorCode::BrokerIdNotRegistered,
             format!("broker {id} is not registered: name a registered one, it may be gone already"),
+        ));
+    };
+    if let Some(epoch) = epoch
+        && epoch != broker.epoch
+    {
+        return Err(Rejection::new(
+            ErrorCode::StaleBrokerEpoch,
+            format!(
+                "broker {id} is registered with epoch {}, and epoch {epoch} was to go: look whether \
+                 it came back, and ask again if it is to go all the same",
+                broker.epoch
+            ),
         ));
     }
     // Whoever comes back with this id comes with disks that nobody knows: it leaves the ELR too.
@@ -69,7 +85,6 @@ fn put_if_changed(step: &mut Step<'_>, broker: Broker) {
 mod tests {
     use super::*;
     use crate::command::{Command, ConfigChange, ConfigOperation, ConfigResource};
-    use crate::ids::BrokerEpoch;
     use crate::testing::{Cluster, ids, key, new_topic, show, topic_id};
 
     #[test]
@@ -93,8 +108,25 @@ mod tests {
     #[test]
     fn an_unknown_broker_cannot_be_unregistered() {
         let mut cluster = Cluster::of(&[1]);
-        let unregister = Command::UnregisterBroker { broker: BrokerId(2) };
+        let unregister = Command::UnregisterBroker { broker: BrokerId(2), epoch: None };
         assert_eq!(cluster.refuse(unregister), ErrorCode::BrokerIdNotRegistered);
+    }
+
+    /// To see it fail: leave the look at the epoch out.
+    #[test]
+    fn another_registration_than_the_one_that_was_meant_is_left_alone() {
+        let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[]);
+        let meant = cluster.session(1).epoch;
+        cluster.restart(1, 2, &[1]);
+        let current = cluster.session(1).epoch;
+        assert!(current > meant);
+        let unregister =
+            |epoch| Command::UnregisterBroker { broker: BrokerId(1), epoch: Some(epoch) };
+        for epoch in [meant, BrokerEpoch(current.get() + 1), BrokerEpoch(0)] {
+            assert_eq!(cluster.refuse(unregister(epoch)), ErrorCode::StaleBrokerEpoch, "{epoch}");
+        }
+        cluster.accept(unregister(current));
+        assert_eq!(cluster.refuse(unregister(current)), ErrorCode::BrokerIdNotRegistered);
     }
 
     /// The elector of the incident's system picked the first of the ISR: the dead leader itself.
@@ -112,7 +144,7 @@ mod tests {
             assert_eq!(cluster.shown(), "leader=- isr=[] elr=[2] last=2 epochs=2/3");
         }
         let mut cluster = Cluster::with_topic(&[1, 2, 3], &[1, 2, 3], &[]);
-        cluster.accept(Command::UnregisterBroker { broker: BrokerId(1) });
+        cluster.accept(Command::UnregisterBroker { broker: BrokerId(1), epoch: None });
         assert_eq!(cluster.shown(), "leader=2 isr=[2,3] elr=[] last=- epochs=1/1");
     }
 
@@ -182,10 +214,10 @@ mod tests {
         let mut cluster = Cluster::with_topic(&[1, 2], &[1, 2], &[("min.insync.replicas", "2")]);
         cluster.fence(1);
         assert_eq!(cluster.shown(), "leader=2 isr=[2] elr=[1] last=- epochs=1/1");
-        let gone = cluster.accept(Command::UnregisterBroker { broker: BrokerId(1) });
+        let gone = cluster.accept(Command::UnregisterBroker { broker: BrokerId(1), epoch: None });
         assert_eq!(gone, Reply::BrokerUnregistered { partitions_changed: 1 });
         assert_eq!(cluster.shown(), "leader=2 isr=[2] elr=[] last=- epochs=1/2");
-        let gone = cluster.accept(Command::UnregisterBroker { broker: BrokerId(2) });
+        let gone = cluster.accept(Command::UnregisterBroker { broker: BrokerId(2), epoch: None });
         assert_eq!(gone, Reply::BrokerUnregistered { partitions_changed: 1 });
         assert_eq!(cluster.shown(), "leader=- isr=[] elr=[] last=2 epochs=2/3");
         assert_eq!(cluster.image().broker_count(), 0);
@@ -204,7 +236,7 @@ mod tests {
             let resource = ConfigResource::Broker(BrokerId(id));
             cluster.accept(Command::AlterConfigs { resource, changes });
         }
-        cluster.accept(Command::UnregisterBroker { broker: BrokerId(1) });
+        cluster.accept(Command::UnregisterBroker { broker: BrokerId(1), epoch: None });
         assert_eq!(cluster.image().broker_configs(BrokerId(1)), None);
         assert!(cluster.image().broker_configs(BrokerId(2)).is_some());
         cluster.restart(1, 2, &[1]);

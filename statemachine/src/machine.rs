@@ -147,13 +147,15 @@ pub(crate) struct Step<'a> {
 
 impl Step<'_> {
     pub(crate) fn run(&mut self, command: &Command) -> Result<Reply, Rejection> {
-        self.image.check_level(command)?;
+        self.image.check_command_level(command)?;
         match command {
             Command::RegisterBroker(register) => register::apply(self, register),
             Command::FenceBroker(session) => liveness::fence(self, *session),
             Command::UnfenceBroker(session) => liveness::unfence(self, *session),
             Command::ShutdownBroker(session) => liveness::shut_down(self, *session),
-            Command::UnregisterBroker { broker } => liveness::unregister(self, *broker),
+            Command::UnregisterBroker { broker, epoch } => {
+                liveness::unregister(self, *broker, *epoch)
+            }
             Command::CreateTopics { topics } => topics::create(self, topics),
             Command::DeleteTopic { topic } => topics::delete(self, *topic),
             Command::AlterPartition(alter) => alter_partition::apply(self, alter),
@@ -199,8 +201,7 @@ impl Step<'_> {
         topic.is_some_and(|topic| self.image.unclean_leader_election(topic))
     }
 
-    /// The partition that a client's request names, for it to change. How this command has left it can be
-    /// asked too.
+    /// The partition that a client's request names.
     pub(crate) fn partition(&self, key: PartitionKey) -> Result<&Partition, Rejection> {
         let topic = self.topic(key.topic)?;
         let partition = topic.partition(key.partition).ok_or_else(|| {
@@ -212,17 +213,22 @@ impl Step<'_> {
             );
             Rejection::new(ErrorCode::UnknownTopicOrPartition, fault)
         })?;
-        if partition.is_spent() && !self.delta.partitions.contains(&key) {
-            return Err(Rejection::new(
+        Ok(partition)
+    }
+
+    /// The same, if a client may change it.
+    pub(crate) fn changeable(&self, key: PartitionKey) -> Result<&Partition, Rejection> {
+        let partition = self.partition(key)?;
+        match partition.is_spent() {
+            true => Err(Rejection::new(
                 ErrorCode::InvalidRequest,
                 format!(
-                    "partition {} of topic {} has used up its epochs, and the last ones are for \
-                     when brokers fail: move its records to a topic that is new",
-                    key.partition, topic.name
+                    "{key} has used up its epochs, and the last ones are for when brokers fail: move \
+                     its records to a topic that is new"
                 ),
-            ));
+            )),
+            false => Ok(partition),
         }
-        Ok(partition)
     }
 
     /// Checks the partitions that one command names: some, not too many, and none of them twice.
@@ -377,7 +383,7 @@ mod tests {
         leads(&cluster, 1);
     }
 
-    /// To see it fail: have `Step::partition` give every partition that there is.
+    /// To see it fail: have `Step::changeable` give every partition that there is.
     #[test]
     fn the_last_epochs_are_for_what_must_not_fail() {
         let last = EPOCH_MAX - EPOCHS_RESERVED;
@@ -389,8 +395,22 @@ mod tests {
         let shown = |epochs| format!("leader=1 isr=[1] elr=[] last=- epochs=7/{epochs}");
         assert_eq!(cluster.shown(), shown(last + 1), "the last change that a client may ask for");
 
+        // Each of the other checks comes first.
         let alter = cluster.alter(&[1, 2]);
-        assert_eq!(cluster.refuse(Command::AlterPartition(alter)), ErrorCode::InvalidRequest);
+        let mut fenced = alter.clone();
+        fenced.leader_epoch.0 -= 1;
+        let mut outdated = alter.clone();
+        outdated.partition_epoch.0 -= 1;
+        let mut ineligible = alter.clone();
+        ineligible.isr[1].epoch.0 += 1;
+        for (alter, code) in [
+            (fenced, ErrorCode::FencedLeaderEpoch),
+            (outdated, ErrorCode::InvalidUpdateVersion),
+            (ineligible, ErrorCode::IneligibleReplica),
+            (alter, ErrorCode::InvalidRequest),
+        ] {
+            assert_eq!(cluster.refuse(Command::AlterPartition(alter)), code);
+        }
         let partition = key(1, 0);
         let elect = |election| ElectLeaders { election, partitions: vec![partition] };
         let reassign = |target: Option<Brokers>| Command::AlterReassignments {
@@ -418,6 +438,37 @@ mod tests {
         cluster.unfence(1);
         let unfenced = format!("leader=1 isr=[1] elr=[] last=- epochs=9/{}", last + 3);
         assert_eq!(cluster.shown(), unfenced);
+    }
+
+    /// To see it fail: have `stamp` step the last epoch, or a closed partition change.
+    #[test]
+    fn the_last_epoch_closes_a_partition_and_stops_no_replica() {
+        for (leader_epoch, closed) in [(7, 8), (EPOCH_MAX - 2, EPOCH_MAX - 1)] {
+            let mut cluster = Cluster::with_topic(&[1, 2, 3], &[1, 2], &[]);
+            let mut partition = cluster.partition().clone();
+            (partition.leader_epoch.0, partition.partition_epoch.0) = (leader_epoch, EPOCH_MAX - 3);
+            cluster.replace_partition(partition);
+            cluster.fence(2);
+            let last =
+                format!("leader=1 isr=[1] elr=[] last=- epochs={leader_epoch}/{}", EPOCH_MAX - 1);
+            assert_eq!(cluster.shown(), last, "the last epoch with a leader");
+            cluster.fence(1);
+            let closed = format!("leader=- isr=[] elr=[] last=- epochs={closed}/{EPOCH_MAX}");
+            assert_eq!(cluster.shown(), closed, "and not in the ELR");
+            // Whatever comes: nobody leads again, and nothing differs.
+            cluster.unfence(1);
+            cluster.shut_down(1);
+            cluster.restart(1, 2, &[1]);
+            cluster.unfence(1);
+            cluster.unfence(2);
+            cluster.accept(Command::UnregisterBroker { broker: BrokerId(2), epoch: None });
+            assert_eq!(cluster.shown(), closed);
+            let mut bytes = Vec::new();
+            cluster.image().write_snapshot(&mut bytes).expect("a vector takes all");
+            let again = Metadata::restore(&mut &bytes[..]).expect("written just now");
+            assert_eq!(&again.image(), cluster.image());
+            cluster.accept(Command::DeleteTopic { topic: key(1, 0).topic });
+        }
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub enum Recovery {
     Recovering,
 }
 
-/// The highest epoch of a partition: Kafka sends epochs as signed 32-bit numbers.
+/// The highest epoch of a partition: Kafka sends epochs as signed 32-bit numbers. A partition that has reached
+/// it is closed: nobody leads it, and nothing changes it any more.
 pub const EPOCH_MAX: u32 = i32::MAX as u32;
 
 /// The last epochs are for what must not fail, a fence before all. From where they begin on, nothing that a
@@ -98,24 +99,25 @@ pub(crate) fn min_insync_effective(min_insync_replicas: u32, replication_factor:
     usize::try_from(min_insync_replicas).unwrap_or(usize::MAX).min(replication_factor).max(1)
 }
 
-/// Up to so many brokers a scan beats a search; no replication factor is higher but by mistake.
+/// Up to so many brokers a scan beats a search; no replication factor is higher but by mistake, and then
+/// there may be [`REPLICATION_FACTOR_MAX`](crate::REPLICATION_FACTOR_MAX).
 const SCANNED_MAX: usize = 32;
 
 /// A list of brokers in which others are looked up.
-enum Members<'a> {
+pub(crate) enum Members<'a> {
     Scanned(&'a [BrokerId]),
     Searched(BTreeSet<BrokerId>),
 }
 
 impl<'a> Members<'a> {
-    fn of(list: &'a [BrokerId]) -> Self {
+    pub(crate) fn of(list: &'a [BrokerId]) -> Self {
         match list.len() {
             0..=SCANNED_MAX => Self::Scanned(list),
             _ => Self::Searched(list.iter().copied().collect()),
         }
     }
 
-    fn contains(&self, id: BrokerId) -> bool {
+    pub(crate) fn contains(&self, id: BrokerId) -> bool {
         match self {
             Self::Scanned(list) => list.contains(&id),
             Self::Searched(set) => set.contains(&id),

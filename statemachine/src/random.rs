@@ -1,5 +1,7 @@
 //! Random commands against the machine: every invariant after each, the same bytes on every replica.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -8,7 +10,7 @@ use crate::command::{
     AlterPartition, BrokerSession, Checkpoint, Command, ConfigChange, ConfigOperation,
     ConfigResource, CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment,
 };
-use crate::contract::{Changes as _, Image, StateHash, StateMachine};
+use crate::contract::{ApplyError, Changes as _, Image, StateHash, StateMachine};
 use crate::delta::Delta;
 use crate::ids::{BrokerEpoch, BrokerId, FeatureLevel, PartitionKey};
 use crate::image::MetadataImage;
@@ -44,6 +46,7 @@ enum Wish {
     },
     Unregister {
         broker: u32,
+        meant: Option<bool>,
     },
     Create {
         topic: u128,
@@ -150,7 +153,8 @@ fn wish() -> impl Strategy<Value = Wish> {
         4 => (broker.clone(), stale).prop_map(|(broker, stale)| Wish::Fence { broker, stale }),
         8 => (broker.clone(), stale).prop_map(|(broker, stale)| Wish::Unfence { broker, stale }),
         1 => broker.clone().prop_map(|broker| Wish::ShutDown { broker }),
-        1 => broker.clone().prop_map(|broker| Wish::Unregister { broker }),
+        1 => (broker.clone(), prop::option::of(prop::bool::weighted(0.7)))
+            .prop_map(|(broker, meant)| Wish::Unregister { broker, meant }),
         3 => create,
         1 => (1..=TOPICS).prop_map(|topic| Wish::Delete { topic }),
         12 => alter.prop_map(|(topic, partition, mask, leader, epoch, recovering)| Wish::Alter {
@@ -204,7 +208,10 @@ fn command(cluster: &Cluster, wish: Wish) -> Command {
         Wish::Fence { broker, stale } => Command::FenceBroker(session(cluster, broker, stale)),
         Wish::Unfence { broker, stale } => Command::UnfenceBroker(session(cluster, broker, stale)),
         Wish::ShutDown { broker } => Command::ShutdownBroker(session(cluster, broker, false)),
-        Wish::Unregister { broker } => Command::UnregisterBroker { broker: BrokerId(broker) },
+        Wish::Unregister { broker, meant } => {
+            let epoch = meant.map(|meant| session(cluster, broker, !meant).epoch);
+            Command::UnregisterBroker { broker: BrokerId(broker), epoch }
+        }
         Wish::Create { topic, name, partitions, min_insync } => {
             let partitions =
                 partitions.iter().map(|replicas| crate::testing::ids(replicas)).collect();
@@ -285,28 +292,59 @@ fn restored(image: &MetadataImage) -> Metadata {
     Metadata::restore(&mut &bytes(image)[..]).expect("what was written can be read")
 }
 
+/// How often a replica was asked for what it had noted itself, and would have stopped at anything else.
+static COMPARED: AtomicU64 = AtomicU64::new(0);
+
+/// Whether that replica noted something for the checkpoint's index: then it stops at another hash.
+fn compares(replica: &Metadata, index: u64, checkpoint: Checkpoint) -> bool {
+    let image = replica.image();
+    let notes = image.checkpoints().iter().any(|noted| noted.index == checkpoint.index);
+    let hash = StateHash::new(checkpoint.hash.as_u128() ^ 1);
+    let other = Command::CompareState(Checkpoint { hash, ..checkpoint });
+    match Metadata::of(image).apply_command(index, &other) {
+        Err(ApplyError::Diverged { checkpoint: at, .. }) => {
+            assert!(notes && at == checkpoint.index, "stopped at {at}, and noted {notes}");
+            true
+        }
+        passed => {
+            assert!(!notes && passed.is_ok(), "{passed:?}");
+            false
+        }
+    }
+}
+
+/// To see it fail: have the indexes stay below the first checkpoint.
+#[test]
+fn replicas_agree_with_restarts_from_snapshots_in_the_middle() {
+    replicas_agree();
+    // A few hundred as a rule.
+    let compared = COMPARED.load(Ordering::Relaxed);
+    assert!(compared > 50, "{compared}");
+}
+
 proptest! {
     #![proptest_config(Config { cases: 1_000, failure_persistence: None, ..Config::default() })]
 
     /// A log of random commands, with snapshots at random points of it: whoever is restored from one, and
     /// applies what is behind it once more, ends with the same bytes. `Cluster::apply` checks every
     /// invariant, and that a delta names what differs, after each.
-    #[test]
-    fn replicas_agree_with_restarts_from_snapshots_in_the_middle(
+    fn replicas_agree(
         warm in prop::bool::weighted(0.9),
-        wishes in vec(wish(), 1..120),
+        // Between two commands a log has entries of other kinds, so that it comes to some checkpoints.
+        wishes in vec((wish(), 0u64..60), 1..120),
         restart_at in 0usize..120,
         snapshot_at in proptest::collection::btree_set(0usize..120, 0..4),
         watch_from in 0usize..120,
     ) {
         let mut cluster = Cluster::default();
         let mut follower = Metadata::new();
-        let wishes = if warm { warm_up().chain(wishes).collect() } else { wishes };
+        let first = warm_up().map(|wish| (wish, 0));
+        let wishes = if warm { first.chain(wishes).collect() } else { wishes };
         let mut watched: Option<(MetadataImage, Delta)> = None;
         let mut accepted = 0;
         let mut log = Vec::new();
         let mut snapshots = Vec::new();
-        for (at, wish) in wishes.into_iter().enumerate() {
+        for (at, (wish, skipped)) in wishes.into_iter().enumerate() {
             if at == restart_at {
                 follower = restored(&follower.image());
             }
@@ -317,6 +355,12 @@ proptest! {
                 watched = Some((cluster.image().clone(), Delta::default()));
             }
             let command = command(&cluster, wish);
+            cluster.index += skipped;
+            if let Command::CompareState(checkpoint) = &command
+                && compares(&follower, cluster.index + 1, *checkpoint)
+            {
+                COMPARED.fetch_add(1, Ordering::Relaxed);
+            }
             let applied = cluster.apply(command.clone());
             accepted += usize::from(matches!(applied.outcome, Outcome::Accepted(_)));
             let followed = follower.apply(cluster.index, &command.encode()).expect("known");

@@ -29,7 +29,7 @@ fn reassign(
     step: &mut Step<'_>,
     Reassignment { partition: key, target }: &Reassignment,
 ) -> PartitionResult {
-    let partition = step.partition(*key)?;
+    let partition = step.changeable(*key)?;
     let before = partition.leader;
     let target = match target {
         Some(wanted) => moved(step.image, *key, partition, wanted)?,

@@ -6,7 +6,7 @@ use crate::command_wire::{
     listener_to_wire, recovery_from_wire,
 };
 use crate::contract::Cause;
-use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, LeaderEpoch, PartitionEpoch};
+use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, FeatureLevel, LeaderEpoch, PartitionEpoch};
 use crate::partition::{Partition, Recovery};
 use crate::topic::Topic;
 use crate::topic_config::{TopicConfigKey, TopicConfigs};
@@ -25,8 +25,12 @@ pub(crate) fn configs_to_wire(broker: Option<BrokerId>, configs: &TopicConfigs) 
 }
 
 /// Only in the order and the spelling in which they are written.
-pub(crate) fn configs_from_wire(entries: &[wire::Config]) -> Result<TopicConfigs, Cause> {
-    let configs = TopicConfigs::from_entries(entries.iter().map(|it| (&it.key, &it.value)))?;
+pub(crate) fn configs_from_wire(
+    entries: &[wire::Config],
+    level: FeatureLevel,
+) -> Result<TopicConfigs, Cause> {
+    let given = entries.iter().map(|it| (&it.key, &it.value));
+    let configs = TopicConfigs::from_entries(given, level)?;
     let kept = configs.iter().map(|(key, value)| (key.name(), value));
     if !kept.eq(entries.iter().map(|it| (it.key.as_str(), it.value.as_str()))) {
         return Err("configs that are out of order or in another spelling".into());

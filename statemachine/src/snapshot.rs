@@ -129,7 +129,7 @@ pub(crate) fn read(stream: &mut dyn Read) -> Result<MetadataImage, RestoreError>
                     None => image.defaults.is_empty() && last.is_none(),
                     Some(broker) => last.is_none_or(|last| last < broker),
                 };
-                let read = configs_from_wire(&configs.configs);
+                let read = configs_from_wire(&configs.configs, image.feature_level);
                 let read = read.map_err(|error| records.malformed(error))?;
                 if is_late || !ascends || read.is_empty() {
                     return Err(records.malformed("configs out of order"));
@@ -148,7 +148,7 @@ pub(crate) fn read(stream: &mut dyn Read) -> Result<MetadataImage, RestoreError>
                 image.put_broker(broker);
             }
             Kind::Topic(topic) => {
-                let topic = read_topic(&mut records, topic)?;
+                let topic = read_topic(&mut records, topic, image.feature_level)?;
                 if image.topics.get_max().is_some_and(|(last, _)| *last >= topic.id) {
                     return Err(records.malformed("a topic out of order"));
                 }
@@ -178,9 +178,14 @@ fn read_feature_level(records: &mut RecordReader<'_>) -> Result<FeatureLevel, Re
     Err(RestoreError::UnsupportedFeatureLevel { level, min, max })
 }
 
-fn read_topic(records: &mut RecordReader<'_>, topic: wire::Topic) -> Result<Topic, RestoreError> {
+fn read_topic(
+    records: &mut RecordReader<'_>,
+    topic: wire::Topic,
+    level: FeatureLevel,
+) -> Result<Topic, RestoreError> {
     let id = id_from_wire("topic id", &topic.id).map_err(|error| records.malformed(error))?;
-    let configs = configs_from_wire(&topic.configs).map_err(|error| records.malformed(error))?;
+    let configs =
+        configs_from_wire(&topic.configs, level).map_err(|error| records.malformed(error))?;
     let mut partitions = Vec::new();
     for _ in 0..topic.partitions {
         match records.next()? {

@@ -44,7 +44,7 @@ fn carry_out(cluster: &mut Cluster, step: &str) -> Option<ErrorCode> {
         "fence" => Command::FenceBroker(cluster.session(number(1))),
         "unfence" => Command::UnfenceBroker(cluster.session(number(1))),
         "shutdown" => Command::ShutdownBroker(cluster.session(number(1))),
-        "unregister" => Command::UnregisterBroker { broker: BrokerId(number(1)) },
+        "unregister" => Command::UnregisterBroker { broker: BrokerId(number(1)), epoch: None },
         "restart" => {
             let vouched: Vec<u32> = words[3..].iter().map(|it| it.parse().expect("one")).collect();
             cluster.restart(number(1), number(2), &vouched);

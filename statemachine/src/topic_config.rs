@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::command::{ConfigChange, ConfigOperation};
 use crate::error::{ErrorCode, Rejection};
+use crate::ids::FeatureLevel;
 
 /// A key that a topic's configuration may have; any other is refused with INVALID_CONFIG.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +35,9 @@ pub enum TopicConfigKey {
     SegmentBytes,
     /// `unclean.leader.election.enable`: `true` or `false`.
     UncleanLeaderElectionEnable,
+    /// One of a later feature level, which no release has: what tests of the levels set.
+    #[cfg(test)]
+    OfLevel2,
 }
 
 /// The smallest `segment.bytes`: the record overhead of the oldest message format, as in Kafka.
@@ -66,12 +70,18 @@ impl TopicConfigKey {
             Self::RetentionMs => "retention.ms",
             Self::SegmentBytes => "segment.bytes",
             Self::UncleanLeaderElectionEnable => "unclean.leader.election.enable",
+            #[cfg(test)]
+            Self::OfLevel2 => "of.level.2",
         }
     }
 
     /// The key with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
+        #[cfg(test)]
+        if name == Self::OfLevel2.name() {
+            return Some(Self::OfLevel2);
+        }
         Self::ALL.into_iter().find(|key| key.name() == name)
     }
 
@@ -88,6 +98,8 @@ impl TopicConfigKey {
             Self::RetentionMs => "604800000",
             Self::SegmentBytes => "1073741824",
             Self::UncleanLeaderElectionEnable => "false",
+            #[cfg(test)]
+            Self::OfLevel2 => "1",
         }
     }
 
@@ -103,10 +115,13 @@ impl TopicConfigKey {
         !matches!(self, Self::MinInsyncReplicas | Self::UncleanLeaderElectionEnable)
     }
 
-    /// The key with this name, or what there is instead.
-    fn named(name: &str) -> Result<Self, Rejection> {
-        Self::from_name(name).ok_or_else(|| {
-            let known: Vec<&str> = Self::ALL.iter().map(|key| key.name()).collect();
+    /// The key with this name that there is at a feature level, or what there is instead. One of a later
+    /// level is as unknown as to a version that has never heard of it: replicas of both refuse it alike.
+    fn named(name: &str, level: FeatureLevel) -> Result<Self, Rejection> {
+        let is_there = |key: &Self| key.minimum_level() <= level;
+        Self::from_name(name).filter(is_there).ok_or_else(|| {
+            let known: Vec<&str> =
+                Self::ALL.iter().filter(|key| is_there(key)).map(|key| key.name()).collect();
             let name = name.escape_debug().take(VALUE_SHOWN_CHARS_MAX).collect::<String>();
             invalid(format!("`{name}` is not a topic config: use one of {}", known.join(", ")))
         })
@@ -123,6 +138,8 @@ impl TopicConfigKey {
             Self::RetentionBytes | Self::RetentionMs => Rule::Number { min: -1, max: i64::MAX },
             Self::SegmentBytes => Rule::Number { min: SEGMENT_BYTES_MIN, max: i32::MAX as i64 },
             Self::UncleanLeaderElectionEnable => Rule::OneOf(&["true", "false"]),
+            #[cfg(test)]
+            Self::OfLevel2 => Rule::OneOf(&["1"]),
         }
     }
 
@@ -197,18 +214,19 @@ fn invalid(message: String) -> Rejection {
 pub struct TopicConfigs(BTreeMap<TopicConfigKey, Box<str>>);
 
 impl TopicConfigs {
-    /// Checks keys and values as they came in a command.
+    /// Checks keys and values as they came in a command, at a feature level.
     ///
     /// # Errors
     ///
-    /// INVALID_CONFIG for an unknown key, a key given twice, or a value that the key may not have.
+    /// INVALID_CONFIG for a key that is unknown or of a later level, a key given twice, or a value that the key may not have.
     pub fn from_entries<K: AsRef<str>, V: AsRef<str>>(
         entries: impl IntoIterator<Item = (K, V)>,
+        level: FeatureLevel,
     ) -> Result<Self, Rejection> {
         let mut configs = BTreeMap::new();
         for (name, value) in entries {
             let (name, value) = (name.as_ref(), value.as_ref());
-            let key = TopicConfigKey::named(name)?;
+            let key = TopicConfigKey::named(name, level)?;
             let value = key.validate(value)?;
             if configs.insert(key, value).is_some() {
                 return Err(invalid(format!("{name} is given twice: give it once")));
@@ -234,22 +252,23 @@ impl TopicConfigs {
         self.0.is_empty()
     }
 
-    /// The same with changes, checked as a whole. A list that has no value here is appended to what
+    /// The same with changes, checked as a whole at a feature level. A list that has no value here is appended to what
     /// `inherited` says of it.
     ///
     /// # Errors
     ///
-    /// INVALID_CONFIG for an unknown key, a key given twice, a list operation on what is no list or with
-    /// more than [`CONFIG_LIST_BYTES_MAX`] bytes, or a value or result that the key may not have.
+    /// INVALID_CONFIG for a key that is unknown or of a later level, a key given twice, a list operation on
+    /// what is no list or with more than [`CONFIG_LIST_BYTES_MAX`] bytes, or a value or result that the key may not have.
     pub fn altered<'a>(
         &self,
         changes: &[ConfigChange],
+        level: FeatureLevel,
         inherited: impl Fn(TopicConfigKey) -> &'a str,
     ) -> Result<Self, Rejection> {
         let mut configs = self.0.clone();
         let mut changed = Vec::new();
         for ConfigChange { key: name, operation } in changes {
-            let key = TopicConfigKey::named(name)?;
+            let key = TopicConfigKey::named(name, level)?;
             if changed.contains(&key) {
                 return Err(invalid(format!("{name} is given twice: give it once")));
             }
@@ -320,7 +339,7 @@ mod tests {
             ("message.timestamp.type", "Never", false),
             ("flush.ms", "1", false),
         ] {
-            let result = TopicConfigs::from_entries([(key, value)]);
+            let result = TopicConfigs::from_entries([(key, value)], FeatureLevel(1));
             assert_eq!(result.is_ok(), allowed, "{key}={value}: {result:?}");
             if let Err(rejection) = result {
                 assert_eq!(rejection.code, ErrorCode::InvalidConfig);
@@ -331,21 +350,23 @@ mod tests {
 
     #[test]
     fn numbers_are_kept_in_one_spelling() {
-        let configs = TopicConfigs::from_entries([("retention.ms", "+0001")]).expect("valid");
+        let configs = TopicConfigs::from_entries([("retention.ms", "+0001")], FeatureLevel(1))
+            .expect("valid");
         assert_eq!(configs.get(TopicConfigKey::RetentionMs), Some("1"));
     }
 
     #[test]
     fn a_key_given_twice_is_refused() {
         let twice = [("retention.ms", "1"), ("retention.ms", "1")];
-        let rejection = TopicConfigs::from_entries(twice).expect_err("given twice");
+        let rejection =
+            TopicConfigs::from_entries(twice, FeatureLevel(1)).expect_err("given twice");
         assert_eq!(rejection.message, "retention.ms is given twice: give it once");
     }
 
     #[test]
     fn the_defaults_are_values_that_the_keys_may_have() {
         let defaults = TopicConfigKey::ALL.map(|key| (key.name(), key.default_value()));
-        let configs = TopicConfigs::from_entries(defaults).expect("valid");
+        let configs = TopicConfigs::from_entries(defaults, FeatureLevel(1)).expect("valid");
         for key in TopicConfigKey::ALL {
             assert_eq!(configs.get(key), Some(key.default_value()));
         }
@@ -356,8 +377,9 @@ mod tests {
     }
 
     fn altered(set: &[(&str, &str)], changes: &[ConfigChange]) -> Result<TopicConfigs, Rejection> {
-        let configs = TopicConfigs::from_entries(set.iter().copied()).expect("valid");
-        configs.altered(changes, TopicConfigKey::default_value)
+        let configs =
+            TopicConfigs::from_entries(set.iter().copied(), FeatureLevel(1)).expect("valid");
+        configs.altered(changes, FeatureLevel(1), TopicConfigKey::default_value)
     }
 
     #[test]
@@ -368,7 +390,8 @@ mod tests {
             change("segment.bytes", ConfigOperation::Delete),
             change("max.message.bytes", ConfigOperation::Delete),
         ];
-        let expected = TopicConfigs::from_entries([("retention.ms", "7")]).expect("valid");
+        let expected =
+            TopicConfigs::from_entries([("retention.ms", "7")], FeatureLevel(1)).expect("valid");
         assert_eq!(altered(&set, &changes), Ok(expected));
     }
 
@@ -376,7 +399,9 @@ mod tests {
     fn lists_are_appended_to_and_subtracted_from_and_nothing_else_is() {
         let append = |to: &str| ConfigOperation::Append(to.into());
         let subtract = |from: &str| ConfigOperation::Subtract(from.into());
-        let policy = Ok(TopicConfigs::from_entries([("cleanup.policy", "delete")]).expect("valid"));
+        let policy =
+            Ok(TopicConfigs::from_entries([("cleanup.policy", "delete")], FeatureLevel(1))
+                .expect("valid"));
         assert_eq!(altered(&[], &[change("cleanup.policy", append(" delete ,delete"))]), policy);
         assert_eq!(altered(&[], &[change("cleanup.policy", subtract("compact"))]), policy);
         let longest = ",".repeat(CONFIG_LIST_BYTES_MAX);

@@ -117,6 +117,7 @@ impl<'a> Batch<'a> {
             .collect::<Result<_, _>>()?;
         let configs = TopicConfigs::from_entries(
             topic.configs.iter().map(|(key, value)| (key.as_str(), value.as_str())),
+            self.image.feature_level,
         )?;
         let (name, configs) = (name.as_str().into(), Arc::new(configs));
         Ok(Topic { id: topic.id, name, configs, partitions })

@@ -135,27 +135,60 @@ async fn several_topics_are_created_together_or_not_at_all() {
     }
 }
 
-/// Many at a time: they wait for each other, and all are answered.
+/// To see it fail: have one of the routes answer without a turn, or take one for what is small.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whole_states_are_told_in_turns() {
     let (server, _session) = Server::with_broker().await;
     let wish = json!({"name": "orders", "partitions": 3, "replication_factor": 1});
     let _: CreatedTopic = server.post("/v1/topics", wish).await;
-    let paths = ["/v1/topics", "/v1/partitions", "/v1/partitions/what-if?kill=1"];
-    let elect = json!({"election": "preferred", "all": true}).to_string();
     let server = Arc::new(server);
-    let mut asked = tokio::task::JoinSet::new();
-    for number in 0..24 {
-        let (server, elect) = (Arc::clone(&server), elect.clone());
-        asked.spawn(async move {
-            match paths.get(number % 4) {
-                Some(path) => server.ask("GET", path, None).await,
-                None => server.ask("POST", "/v1/partitions/elect", Some(&elect)).await,
-            }
-        });
+    let asked = |method: &'static str, path: &'static str, body: Option<Value>| {
+        let (server, body) = (Arc::clone(&server), body.map(|body| body.to_string()));
+        tokio::spawn(async move { server.ask(method, path, body.as_deref()).await.0 })
+    };
+    let brief = Duration::from_millis(200);
+    let elect = |scope: &str, value: Value| {
+        let mut wish = json!({"election": "preferred"});
+        wish[scope] = value;
+        Some(wish)
+    };
+
+    let (first, second) = (server.turns.next().await, server.turns.next().await);
+    let mut waiting = [
+        "/v1/topics?local=true",
+        "/v1/topics",
+        "/v1/partitions?local=true",
+        "/v1/partitions",
+        "/v1/partitions/what-if?kill=1",
+    ]
+    .map(|path| asked("GET", path, None));
+    for (method, path, body) in [
+        ("GET", "/v1/partitions?topic=orders", None),
+        ("GET", "/v1/topics/orders", None),
+        ("GET", "/v1/brokers", None),
+        ("GET", "/status", None),
+        ("POST", "/v1/partitions/elect", elect("topic", "orders".into())),
+        ("POST", "/v1/partitions/elect", elect("all", true.into())),
+    ] {
+        let small = timeout(PATIENCE, asked(method, path, body)).await;
+        assert_eq!(small.unwrap().unwrap(), 200, "{path}");
     }
-    let answers = timeout(PATIENCE, asked.join_all()).await.unwrap();
-    assert_eq!(answers.iter().filter(|(status, _)| *status == 200).count(), 24, "{answers:?}");
+    for (at, asked) in waiting.iter_mut().enumerate() {
+        assert!(timeout(brief, asked).await.is_err(), "{at} was answered without a turn");
+    }
+    drop(first);
+    for asked in waiting {
+        assert_eq!(timeout(PATIENCE, asked).await.unwrap().unwrap(), 200, "with the one turn");
+    }
+    drop(second);
+
+    let election = server.turns.election().await;
+    let mut whole = asked("POST", "/v1/partitions/elect", elect("all", true.into()));
+    let part = asked("POST", "/v1/partitions/elect", elect("topic", "orders".into()));
+    assert_eq!(timeout(PATIENCE, part).await.unwrap().unwrap(), 200);
+    assert!(timeout(brief, &mut whole).await.is_err(), "beside another election");
+    drop(election);
+    assert_eq!(timeout(PATIENCE, whole).await.unwrap().unwrap(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

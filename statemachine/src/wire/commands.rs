@@ -131,6 +131,9 @@ pub struct UnregisterBroker {
     /// Broker id.
     #[prost(uint32, tag = "1")]
     pub broker: u32,
+    /// Broker epoch; without it, whichever there is.
+    #[prost(uint64, optional, tag = "2")]
+    pub epoch: Option<u64>,
 }
 
 /// Creates topics, all or none.

@@ -147,9 +147,14 @@ impl State {
         Ok(Reply::BrokerShuttingDown { partitions_changed })
     }
 
-    pub(crate) fn unregister(&mut self, id: BrokerId) -> Result<Reply, ErrorCode> {
-        if !self.brokers.contains_key(&id) {
-            return Err(ErrorCode::BrokerIdNotRegistered);
+    pub(crate) fn unregister(
+        &mut self,
+        id: BrokerId,
+        epoch: Option<BrokerEpoch>,
+    ) -> Result<Reply, ErrorCode> {
+        let registered = self.brokers.get(&id).ok_or(ErrorCode::BrokerIdNotRegistered)?.epoch;
+        if epoch.is_some_and(|meant| meant != registered) {
+            return Err(ErrorCode::StaleBrokerEpoch);
         }
         // It stays the last known leader, for people to see: it can only come back unvouched.
         let partitions_changed = self.change_where(

@@ -65,7 +65,14 @@ impl<'a> Generator<'a> {
             1 => Command::FenceBroker(self.session_where(|active| active)),
             2 => Command::UnfenceBroker(self.session_where(|active| !active)),
             3 => Command::ShutdownBroker(self.session_where(|active| active)),
-            4 => Command::UnregisterBroker { broker: self.any_broker() },
+            4 => {
+                let broker = self.any_broker();
+                let registered = self.state.brokers.get(&broker).map(|it| it.epoch.get());
+                let epoch =
+                    BrokerEpoch(registered.unwrap_or(1) - u64::from(self.random.chance(300)));
+                let epoch = self.random.chance(500).then_some(epoch);
+                Command::UnregisterBroker { broker, epoch }
+            }
             5 => Command::CreateTopics { topics: self.new_topics() },
             6 => Command::DeleteTopic { topic: self.topic() },
             7 => Command::AlterPartition(self.alter_partition()),

@@ -16,7 +16,12 @@ impl State {
     fn find(&self, key: PartitionKey) -> Result<Partition, ErrorCode> {
         let topic = self.topics.get(&key.topic).ok_or(ErrorCode::UnknownTopicId)?;
         let partition = topic.partitions.get(key.partition as usize);
-        let partition = partition.cloned().ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        partition.cloned().ok_or(ErrorCode::UnknownTopicOrPartition)
+    }
+
+    /// One that a client may change.
+    fn changeable(&self, key: PartitionKey) -> Result<Partition, ErrorCode> {
+        let partition = self.find(key)?;
         match partition.partition_epoch.0.max(partition.leader_epoch.0) > LAST_FOR_CLIENTS {
             true => Err(ErrorCode::InvalidRequest),
             false => Ok(partition),
@@ -68,6 +73,7 @@ impl State {
         if !alter.isr.iter().all(|one| self.session(*one).is_ok_and(may_join)) {
             return Err(ErrorCode::IneligibleReplica);
         }
+        self.changeable(key)?;
         self.change(key, Target { isr, recovery: alter.recovery, ..Target::keep(&old) });
         Ok(Reply::PartitionAltered(self.altered(key, self.completed_elsewhere(key, &old))))
     }
@@ -90,7 +96,7 @@ impl State {
         key: PartitionKey,
         wanted: ElectionType,
     ) -> Result<PartitionAltered, ErrorCode> {
-        let old = self.find(key)?;
+        let old = self.changeable(key)?;
         let (needed, election, unavailable) = match wanted {
             ElectionType::Preferred => (
                 old.leader != Some(old.replicas[0]),
@@ -132,7 +138,7 @@ impl State {
         key: PartitionKey,
         target: &[BrokerId],
     ) -> Result<PartitionAltered, ErrorCode> {
-        let old = self.find(key)?;
+        let old = self.changeable(key)?;
         if target.is_empty() || target.len() > REPLICAS_MAX {
             return Err(ErrorCode::InvalidReplicaAssignment);
         }
@@ -157,7 +163,7 @@ impl State {
     }
 
     fn cancel(&mut self, key: PartitionKey) -> Result<PartitionAltered, ErrorCode> {
-        let old = self.find(key)?;
+        let old = self.changeable(key)?;
         if !old.is_reassigning() {
             return Err(ErrorCode::NoReassignmentInProgress);
         }

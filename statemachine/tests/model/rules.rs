@@ -12,7 +12,7 @@ impl State {
             Command::FenceBroker(session) => self.fence(*session),
             Command::UnfenceBroker(session) => self.unfence(*session),
             Command::ShutdownBroker(session) => self.shut_down(*session),
-            Command::UnregisterBroker { broker } => self.unregister(*broker),
+            Command::UnregisterBroker { broker, epoch } => self.unregister(*broker, *epoch),
             Command::CreateTopics { topics } => self.create_topics(topics),
             Command::DeleteTopic { topic } => self.delete_topic(*topic),
             Command::AlterPartition(alter) => self.alter_partition(alter),
