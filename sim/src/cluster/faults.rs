@@ -56,8 +56,12 @@ impl World {
             return Ok(());
         }
         self.next_strike();
-        self.look_for_replacement();
-        let event = self.plan.events[self.random.below(self.plan.events.len() as u64) as usize];
+        self.look_for_replacements();
+        let event = match self.random.below(4) {
+            0 => self.plan.pair.0,
+            1 => self.plan.pair.1,
+            _ => self.plan.events[self.random.below(self.plan.events.len() as u64) as usize],
+        };
         match event {
             Event::Kill
             | Event::KillInWrite
@@ -79,8 +83,9 @@ impl World {
                 self.strike_disk(event);
                 Ok(())
             }
-            // These come with what they befall.
-            Event::TransferCut | Event::Retry => Ok(()),
+            Event::TransferCut => self.leave_behind(),
+            // It comes with what it befalls.
+            Event::Retry => Ok(()),
             Event::Pause
             | Event::ClockJump
             | Event::SlowApply
@@ -142,28 +147,35 @@ impl World {
         Ok(())
     }
 
+    /// A node is away until the log that it lacks is gone, so that it is sent a snapshot, which may break
+    /// off.
+    fn leave_behind(&mut self) -> Result<(), SimError> {
+        let (Some(id), Some(leader)) = (self.any_running(), self.leader()) else { return Ok(()) };
+        if id == leader {
+            return Ok(());
+        }
+        let election = self.plan.loop_config.tick_ms * 1_000 * 12;
+        self.end(id, End::Kill, None)?;
+        self.queue.after(election, Happening::Relent(Relief::Compaction(leader)));
+        self.queue.after(election + AFTERMATH / 2, Happening::Start(id));
+        Ok(())
+    }
+
     fn lose_disk(&mut self, event: Event) -> Result<(), SimError> {
-        if !self.can_lose_a_disk() {
-            return Ok(());
-        }
         let Some(id) = self.any_running() else { return Ok(()) };
-        let is_voter = self.hosts.get(&id).is_some_and(|host| {
-            let member = self.newest.of_binding(host.binding);
-            member.is_some_and(|member| self.newest.is_voter(member.member_id))
-        });
-        if !is_voter {
+        if !self.can_lose_the_disk_of(id) {
             return Ok(());
         }
-        self.replacing = Some(id);
+        self.replacing.insert(id);
         if event == Event::Wipe {
-            self.happened(event, 0, || format!("node {id}"));
+            self.happened(event, AFTERMATH, || format!("node {id}"));
             return self.wipe(id);
         }
         self.end(id, End::Kill, None)?;
         let mut random = crate::random::Random::new(self.random.next());
         let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
         let what = host.rot(&mut random)?;
-        self.happened(event, 0, || format!("node {id}: {what:?}"));
+        self.happened(event, AFTERMATH, || format!("node {id}: {what:?}"));
         self.queue.after(AFTERMATH, Happening::Start(id));
         Ok(())
     }
@@ -245,11 +257,7 @@ impl World {
             }
             Event::Snapshot => {
                 self.happened(event, 0, || format!("node {id}"));
-                if let Some(process) = self.process(id) {
-                    process.wants_snapshot = true;
-                }
-                self.step(id, Input::CompactionWanted);
-                self.purge(id)?;
+                self.compact(id)?;
             }
             Event::HandOver => {
                 let to = self.any();
@@ -274,8 +282,17 @@ impl World {
         Ok(())
     }
 
+    /// A node takes a snapshot now, and its log ends there.
+    fn compact(&mut self, id: u64) -> Result<(), SimError> {
+        if let Some(process) = self.process(id) {
+            process.wants_snapshot = true;
+        }
+        self.step(id, Input::CompactionWanted);
+        self.purge(id)
+    }
+
     /// A fault ends.
-    pub(super) fn relent(&mut self, relief: Relief) {
+    pub(super) fn relent(&mut self, relief: Relief) -> Result<(), SimError> {
         match relief {
             Relief::Links(links) => {
                 for (from, to) in links {
@@ -290,7 +307,9 @@ impl World {
                 }
             }
             Relief::Apply(id) => drop(self.slow_machines.remove(&id)),
+            Relief::Compaction(id) => return self.compact(id),
         }
+        Ok(())
     }
 
     /// A process ends, and whoever waited on it hears nothing; others may notice.

@@ -1,11 +1,11 @@
 //! Hosts that become members, are members no longer, or come back on an empty disk.
 
 use quorate_loop::{
-    Input, Join, MemberChange, MemberRole, MembershipChanged, MembershipError, MembershipRequest,
+    Input, Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
 };
 
 use super::coverage::{Event, Path};
-use super::host::End;
+use super::host::{End, Host};
 use super::world::{Happening, World};
 use super::{SimError, node_id};
 
@@ -81,25 +81,25 @@ impl World {
         self.request(leader, MembershipRequest::Change(changes), None);
     }
 
-    /// Whether a disk may be lost: all others have all that counts, and everybody knows who everybody is.
-    pub(super) fn can_lose_a_disk(&self) -> bool {
-        let voters = &self.newest.conf_state().voters;
-        let is_sound = |id: &u64| {
-            let Some(member) = self.newest.get(*id) else { return false };
-            let host = self.hosts.get(&member.node_id().get());
-            host.is_some_and(|host| {
-                host.binding == member.binding && host.process.is_some() && !host.is_rotten
-            })
+    /// Whether a voter's disk may be lost: a majority has whole ones still, and runs, and knows who
+    /// everybody is. What no Raft can bear is not asked of this one.
+    pub(super) fn can_lose_the_disk_of(&self, id: u64) -> bool {
+        let newest = &self.newest;
+        let is_voter = |host: &Host| {
+            newest.of_binding(host.binding).is_some_and(|member| newest.is_voter(member.member_id))
         };
-        let agree = self.hosts.values().filter_map(|host| host.process.as_ref()).all(|process| {
-            process.core.status().members.index() == self.newest.index()
-                && process.replica.members().index() == self.newest.index()
-        });
-        self.replacing.is_none()
-            && !self.newest.is_joint()
-            && voters.len() >= 3
-            && voters.iter().all(is_sound)
-            && agree
+        let is_sound = |host: &Host| {
+            host.id != id
+                && !host.is_rotten
+                && is_voter(host)
+                && host.process.as_ref().is_some_and(|process| {
+                    process.core.status().members.index() == newest.index()
+                        && process.replica.members().index() == newest.index()
+                })
+        };
+        let sound = self.hosts.values().filter(|host| is_sound(host)).count();
+        let voters = newest.conf_state().voters.len();
+        self.hosts.get(&id).is_some_and(is_voter) && !newest.is_joint() && sound > voters / 2
     }
 
     /// A node's disk is replaced by an empty one.
@@ -131,18 +131,18 @@ impl World {
         self.wipe(id)
     }
 
-    /// Whether whoever lost its disk has a place again.
-    pub(super) fn look_for_replacement(&mut self) {
-        let Some(id) = self.replacing else { return };
-        let Some(host) = self.hosts.get(&id) else { return };
-        let votes = self
-            .newest
-            .of_binding(host.binding)
-            .is_some_and(|member| self.newest.role(member.member_id) == Some(MemberRole::Voter));
-        let alone = self.newest.all_of_node(node_id(id)).count() == 1;
-        if votes && alone && !self.newest.is_joint() {
-            self.coverage.went(Path::Replaced);
-            self.replacing = None;
+    /// Whether whoever lost a disk has a place again.
+    pub(super) fn look_for_replacements(&mut self) {
+        let newest = &self.newest;
+        let is_replaced = |id: &u64| {
+            let Some(host) = self.hosts.get(id) else { return false };
+            let own = newest.of_binding(host.binding);
+            let votes = own.is_some_and(|member| newest.is_voter(member.member_id));
+            !host.is_rotten && votes && newest.all_of_node(node_id(*id)).count() == 1
+        };
+        if !newest.is_joint() {
+            let replaced = self.replacing.extract_if(.., |id| is_replaced(id)).count();
+            (0..replaced).for_each(|_| self.coverage.went(Path::Replaced));
         }
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) thinking: Micros,
     /// What may happen in this run.
     pub(super) events: Vec<Event>,
+    /// Two of them, which happen more often than the others, so that they meet: each two have their turn.
+    pub(super) pair: (Event, Event),
     /// What a sync takes at least, and what may come on top.
     pub(super) sync: (Micros, Micros),
     /// Entries between two snapshots of a node.
@@ -51,10 +53,10 @@ impl Plan {
         let random = &mut random;
         // Swarms: some faults are absent in each run, so that the others come more often together.
         let some = [25, 50, 80][random.below(3) as usize];
-        let mut events: Vec<_> = Event::ALL.into_iter().filter(|_| random.chance(some)).collect();
-        if events.is_empty() {
-            events = Event::ALL.to_vec();
-        }
+        let pair = pair(seed);
+        let is_in = |event: &Event| *event == pair.0 || *event == pair.1;
+        let events = Event::ALL.into_iter().filter(|event| random.chance(some) || is_in(event));
+        let events: Vec<_> = events.collect();
         let (length, between, thinking) = match mix {
             Mix::Idle => (1_800 * SECOND, 120 * SECOND, 20 * SECOND),
             Mix::Faults => {
@@ -64,6 +66,8 @@ impl Plan {
             }
         };
         let voters = match random.below(10) {
+            // Where one disk may be lost while another is, there are enough of them.
+            _ if pair == (Event::Wipe, Event::BitRot) => 5,
             0 => 1,
             1 => 2,
             2..=6 => 3,
@@ -79,12 +83,26 @@ impl Plan {
             between,
             thinking,
             events,
+            pair,
             sync: [(50, 100), (500, 1_000), (2_000, 20_000)][random.below(3) as usize],
             snapshot_every: [5, 20, 100, 1_000][random.below(4) as usize],
             loop_config: loop_config(random),
             engine_config: engine_config(random),
         }
     }
+}
+
+/// The two events whose turn it is with this seed.
+fn pair(seed: u64) -> (Event, Event) {
+    let all = Event::ALL.len();
+    let mut number = (seed % (all * (all - 1) / 2) as u64) as usize;
+    let mut first = 0;
+    // As many pairs begin with the first event as there are events behind it.
+    while number >= all - 1 - first {
+        number -= all - 1 - first;
+        first += 1;
+    }
+    (Event::ALL[first], Event::ALL[first + 1 + number])
 }
 
 fn loop_config(random: &mut Random) -> LoopConfig {
@@ -120,12 +138,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_two_events_have_their_turn() {
+        let all = Event::ALL.len();
+        let count = (all * (all - 1) / 2) as u64;
+        let pairs: std::collections::BTreeSet<_> = (0..count).map(pair).collect();
+        assert_eq!(pairs.len() as u64, count);
+        assert!(pairs.iter().all(|(first, second)| first < second));
+    }
+
+    #[test]
     fn every_plan_is_one_that_a_node_would_accept() {
         for (seed, mix) in (0..500).zip([Mix::Idle, Mix::Faults].into_iter().cycle()) {
             let plan = Plan::draw(seed, mix);
             assert_eq!(plan.engine_config.validate(), Ok(()), "seed {seed}");
             assert!((1..=7).contains(&(plan.voters + plan.others)), "seed {seed}");
-            assert!(!plan.events.is_empty());
+            assert!(plan.events.contains(&plan.pair.0) && plan.events.contains(&plan.pair.1));
         }
     }
 }

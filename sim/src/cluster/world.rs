@@ -65,6 +65,8 @@ pub(super) enum Relief {
     Disk(u64),
     /// Of a slow state machine.
     Apply(u64),
+    /// Of a log that somebody lacks.
+    Compaction(u64),
 }
 
 /// Everything.
@@ -97,8 +99,8 @@ pub(super) struct World {
     pub(super) asking: BTreeMap<u64, u64>,
     /// Directories given out so far.
     pub(super) lives: u64,
-    /// Whose disk was lost, until another member has its place.
-    pub(super) replacing: Option<u64>,
+    /// Whose disks were lost, until other members have their places.
+    pub(super) replacing: BTreeSet<u64>,
     pub(super) events: u64,
 }
 
@@ -131,7 +133,7 @@ impl World {
             newest: members.clone(),
             asking: BTreeMap::new(),
             lives: 0,
-            replacing: None,
+            replacing: BTreeSet::new(),
             events: 0,
             dir,
             plan,
@@ -185,7 +187,7 @@ impl World {
             Happening::AskIn(id) => self.ask_in(id),
             Happening::Client(number) => self.client_acts(number),
             Happening::Strike => self.strike()?,
-            Happening::Relent(relief) => self.relent(relief),
+            Happening::Relent(relief) => self.relent(relief)?,
         }
         Ok(true)
     }
