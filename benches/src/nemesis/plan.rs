@@ -1,0 +1,278 @@
+//! [`Plan`]: what is done to three nodes, and when: the same for the same seed.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::random::Random;
+use crate::trio::NODES;
+
+/// How long what is done to a node lasts, in milliseconds.
+const DOWN_MS: (u64, u64) = (0, 700);
+/// Longer than an election timeout, of 1 to 2 s, can be, or not quite.
+const STOPPED_MS: (u64, u64) = (1_500, 4_000);
+const CUT_MS: (u64, u64) = (300, 3_500);
+const SLOW_MS: (u64, u64) = (5, 150);
+
+/// How long the next step waits, in milliseconds, by how many were killed at once: a majority that
+/// was lost takes an election timeout to come back.
+const REST_MS: [(u64, u64); 4] = [(200, 800), (250, 1_400), (700, 3_000), (1_500, 4_000)];
+/// How long where it shall meet nodes that have only just begun, and how often that is, in percent.
+const HASTE_MS: (u64, u64) = (10, 300);
+const HASTE: usize = 25;
+
+/// How often a step stops a node, or cuts a link, where that is not so already, in percent.
+const STOPS: usize = 8;
+const CUTS: usize = 15;
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fault {
+    /// SIGKILL of one, two or all nodes.
+    Kill,
+    /// SIGSTOP of a node, and SIGCONT later.
+    Stop,
+    /// Links that carry nothing or are slow, one way or both.
+    Cut,
+}
+
+/// What a link does with what is sent on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It arrives.
+    Open,
+    /// It waits until the link is whole again.
+    Cut,
+    /// It arrives later.
+    Slow(Duration),
+}
+
+/// Something that is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// SIGKILL, to all of them at once.
+    Kill(Vec<u64>),
+    /// The process is started again.
+    Start(u64),
+    /// SIGSTOP.
+    Stop(u64),
+    /// SIGCONT; nothing where the process was killed meanwhile.
+    Resume(u64),
+    /// What the nodes send to each other on these links, each from and to a node, goes this way now.
+    Links(Vec<(u64, u64)>, Way),
+}
+
+/// What comes, for as long as it is wanted.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    random: Random,
+    faults: Vec<Fault>,
+}
+
+impl Plan {
+    /// One with these kinds of faults.
+    pub(crate) fn new(seed: u32, faults: &[Fault]) -> Plan {
+        Plan { random: Random::seeded(u64::from(seed)), faults: faults.to_vec() }
+    }
+
+    /// The next acts, each after a pause. Before them and after them all nodes run, and all links are
+    /// whole. There are so many kills in them, or other faults where none are wanted.
+    pub(crate) fn round(&mut self, count: u32) -> Vec<(Duration, Act)> {
+        let mut round = Round::default();
+        let mut done = 0;
+        while done < count {
+            done += self.step(&mut round, count - done);
+        }
+        round.in_order()
+    }
+
+    /// Plans the next step; returns how much it counts, at most `left`.
+    fn step(&mut self, round: &mut Round, left: u32) -> u32 {
+        let (mut others, mut rest) = (0, REST_MS[0]);
+        if self.has(Fault::Stop) && round.stopped_until <= round.at && self.random.chance(STOPS) {
+            others += u32::from(self.stop(round));
+        }
+        if self.has(Fault::Cut) && round.cut_until <= round.at && self.random.chance(CUTS) {
+            self.cut(round);
+            others += 1;
+        }
+        let mut counts = others;
+        if self.has(Fault::Kill) {
+            // Not before a cut that came just now, and not long after.
+            round.at += if others > 0 { self.between(HASTE_MS) } else { Duration::ZERO };
+            counts = self.kill(round, left);
+            rest = REST_MS[counts as usize];
+        }
+        let haste = self.random.chance(HASTE);
+        round.at += self.between(if haste { HASTE_MS } else { rest });
+        counts.min(left)
+    }
+
+    /// Kills some of those that run, and has them started again; returns how many.
+    fn kill(&mut self, round: &mut Round, left: u32) -> u32 {
+        let mut nodes: Vec<u64> =
+            NODES.into_iter().filter(|node| round.runs_from(*node) <= round.at).collect();
+        self.random.shuffle(&mut nodes);
+        let wanted = match self.random.place(100) {
+            0..75 => 1,
+            75..90 => 2,
+            _ => 3,
+        };
+        nodes.truncate(wanted.min(left as usize));
+        if nodes.is_empty() {
+            return 0;
+        }
+        for node in &nodes {
+            let up = round.at + self.between(DOWN_MS);
+            round.runs_from[(node - 1) as usize] = up;
+            round.acts.push((up, Act::Start(*node)));
+        }
+        let killed = nodes.len() as u32;
+        round.acts.push((round.at, Act::Kill(nodes)));
+        killed
+    }
+
+    /// Stops one of those that run; whether there is one.
+    fn stop(&mut self, round: &mut Round) -> bool {
+        let node = NODES[self.random.place(NODES.len())];
+        if round.runs_from(node) > round.at {
+            return false;
+        }
+        round.stopped_until = round.at + self.between(STOPPED_MS);
+        round.acts.push((round.at, Act::Stop(node)));
+        round.acts.push((round.stopped_until, Act::Resume(node)));
+        true
+    }
+
+    /// Cuts links, or slows them down, for a time.
+    fn cut(&mut self, round: &mut Round) {
+        let mut nodes = NODES;
+        self.random.shuffle(&mut nodes);
+        let [a, b, c] = nodes;
+        let links = match self.random.place(4) {
+            // One way, both ways, and a node from all others, both ways or as far as it speaks.
+            0 => vec![(a, b)],
+            1 => vec![(a, b), (b, a)],
+            2 => vec![(a, b), (b, a), (a, c), (c, a)],
+            _ => vec![(a, b), (a, c)],
+        };
+        let slow = self.random.chance(30);
+        let way = if slow { Way::Slow(self.between(SLOW_MS)) } else { Way::Cut };
+        round.cut_until = round.at + self.between(CUT_MS);
+        round.acts.push((round.at, Act::Links(links.clone(), way)));
+        round.acts.push((round.cut_until, Act::Links(links, Way::Open)));
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    fn between(&mut self, (from, to): (u64, u64)) -> Duration {
+        self.random.millis(from, to)
+    }
+}
+
+/// Acts, and how far they are planned.
+#[derive(Debug, Default)]
+struct Round {
+    at: Duration,
+    acts: Vec<(Duration, Act)>,
+    /// From when on each node runs.
+    runs_from: [Duration; NODES.len()],
+    stopped_until: Duration,
+    cut_until: Duration,
+}
+
+impl Round {
+    fn runs_from(&self, node: u64) -> Duration {
+        self.runs_from[(node - 1) as usize]
+    }
+
+    /// The acts in the order of their times, each with the pause before it.
+    fn in_order(mut self) -> Vec<(Duration, Act)> {
+        // What is planned for the same time stays in the order in which it was planned.
+        self.acts.sort_by_key(|(at, _)| *at);
+        let mut last = Duration::ZERO;
+        let pauses = self.acts.into_iter().map(|(at, act)| {
+            let pause = at - last;
+            last = at;
+            (pause, act)
+        });
+        pauses.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    const ALL: [Fault; 3] = [Fault::Kill, Fault::Stop, Fault::Cut];
+
+    #[test]
+    fn the_same_seed_is_the_same_plan() {
+        let plan = |seed| {
+            let mut plan = Plan::new(seed, &ALL);
+            [plan.round(50), plan.round(50)]
+        };
+        assert_eq!(plan(7), plan(7));
+        assert_ne!(plan(7), plan(8));
+        let [first, second] = plan(7);
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn a_round_has_its_kills_and_leaves_everything_whole() {
+        let (mut kills_at_once, mut met) = (BTreeSet::new(), BTreeSet::new());
+        for seed in 0..50 {
+            let mut kills = 0;
+            let (mut down, mut stopped) = (BTreeSet::new(), BTreeSet::new());
+            let mut ways = BTreeMap::new();
+            for (_, act) in Plan::new(seed, &ALL).round(100) {
+                match act {
+                    Act::Kill(nodes) => {
+                        kills += nodes.len();
+                        kills_at_once.insert(nodes.len());
+                        for node in nodes {
+                            assert!(down.insert(node), "seed {seed}: node {node} is down");
+                            if stopped.remove(&node) {
+                                met.insert("a kill of a stopped node");
+                            }
+                        }
+                        if ways.values().any(|way| *way != Way::Open) {
+                            met.insert("a kill while a link is cut");
+                        }
+                    }
+                    Act::Start(node) => assert!(down.remove(&node), "seed {seed}: {node} runs"),
+                    Act::Stop(node) => {
+                        assert!(!down.contains(&node), "seed {seed}: node {node} is down");
+                        assert!(stopped.is_empty(), "seed {seed}: {stopped:?} are stopped");
+                        stopped.insert(node);
+                    }
+                    Act::Resume(node) => drop(stopped.remove(&node)),
+                    Act::Links(links, way) => {
+                        assert!(links.iter().all(|(from, to)| from != to));
+                        ways.extend(links.into_iter().map(|link| (link, way)));
+                    }
+                }
+            }
+            assert_eq!(kills, 100, "seed {seed}");
+            assert!(down.is_empty() && stopped.is_empty(), "seed {seed}: {down:?} {stopped:?}");
+            assert!(ways.values().all(|way| *way == Way::Open), "seed {seed}: {ways:?}");
+        }
+        assert_eq!(kills_at_once, [1, 2, 3].into());
+        assert_eq!(met.len(), 2, "{met:?}");
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_planned() {
+        let stops = Plan::new(1, &[Fault::Stop]).round(5);
+        let stop = |act: &Act| matches!(act, Act::Stop(_) | Act::Resume(_));
+        assert!(stops.len() == 10 && stops.iter().all(|(_, act)| stop(act)), "{stops:?}");
+        let cuts = Plan::new(1, &[Fault::Cut]).round(5);
+        assert!(cuts.len() == 10 && cuts.iter().all(|(_, act)| matches!(act, Act::Links(..))));
+        let kills = Plan::new(1, &[Fault::Kill]).round(5);
+        assert!(kills.iter().all(|(_, act)| matches!(act, Act::Kill(_) | Act::Start(_))));
+    }
+}
