@@ -12,8 +12,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-/// Pause before a topic is asked for again that no broker can lead just now.
-const BROKERLESS: Duration = Duration::from_millis(20);
+/// Pause before a topic is asked for again that surely was not created.
+const REFUSED: Duration = Duration::from_millis(20);
 
 /// What the names of the ledgers end with.
 pub(crate) const LEDGER: &str = "ledger";
@@ -134,12 +134,15 @@ async fn create(shared: &Shared, name: String) -> Option<Line> {
             Err(WriteError::Rejected(refusal))
                 if refusal.code == ErrorCode::InvalidReplicationFactor =>
             {
-                tokio::time::sleep(BROKERLESS).await;
+                tokio::time::sleep(REFUSED).await;
             }
             Err(error) => match error.kind() {
-                ErrorKind::Retryable => {}
+                // It has tried for a time already, or says at once that there is no room.
+                ErrorKind::Retryable => tokio::time::sleep(REFUSED).await,
                 ErrorKind::Unknown => return None,
-                _ => return Some(Line::Failed { name, why: error.to_string() }),
+                // The process is about to end.
+                ErrorKind::Fatal => std::future::pending().await,
+                ErrorKind::Rejected => return Some(Line::Failed { name, why: error.to_string() }),
             },
         }
     }

@@ -7,6 +7,9 @@ mod bare;
 mod commit;
 mod engine;
 mod failover;
+// Real processes on disks that fail need the same disk in both places, and what is shipped none.
+#[path = "../../cli/src/faults.rs"]
+mod faults;
 mod fleet;
 mod groups;
 mod latency;
@@ -90,9 +93,9 @@ enum Command {
         data_dir: PathBuf,
         #[arg(long)]
         listen: SocketAddr,
-        /// Tells on its standard error what it does.
+        /// Logs to its standard error, and has a disk that fails as the environment says.
         #[arg(long)]
-        log: bool,
+        victim: bool,
     },
 }
 
@@ -100,8 +103,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let json = args.output == Output::Json;
     let rows = match args.command {
-        Command::Member { data_dir, listen, log } => {
-            return ended(member::run(data_dir, listen, log));
+        Command::Member { data_dir, listen, victim } => {
+            return ended(member::run(data_dir, listen, victim));
         }
         Command::Replica(args) => return ended(replica::run(args)),
         Command::EngineOpen(args) => return ended(engine::run_child(&args)),

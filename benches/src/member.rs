@@ -15,6 +15,7 @@
 use std::io::BufRead as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate::metadata::Image as _;
@@ -24,6 +25,7 @@ use quorate::{
 use tokio::task::JoinHandle;
 
 use crate::bare::BareLog;
+use crate::faults::FaultyDisk;
 use crate::latency::Latencies;
 use crate::load::{Load, now};
 use crate::process::{Failure, Process};
@@ -40,14 +42,24 @@ const RECORD_BYTES: usize = 256;
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 
 /// Runs the node until its standard input ends.
-pub(crate) fn run(data_dir: PathBuf, listen: SocketAddr, log: bool) -> Result<(), Failure> {
+///
+/// A `victim` logs, and has a disk that fails when it is told to. A node that has stopped for good ends
+/// the process.
+pub(crate) fn run(data_dir: PathBuf, listen: SocketAddr, victim: bool) -> Result<(), Failure> {
     let begun = now();
-    if log {
+    if victim {
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let quorum = runtime.block_on(Quorum::open(QuorumConfig::new(&data_dir, listen)))?;
+    let config = QuorumConfig::new(&data_dir, listen);
+    let quorum = runtime.block_on(async {
+        match victim {
+            true => Quorum::open_with(config, Arc::new(FaultyDisk::of_environment())).await,
+            false => Quorum::open(config).await,
+        }
+    })?;
+    runtime.spawn(end_with(quorum.clone()));
     let mut member = Member { quorum, data_dir, load: None, broker: None, begun: Some(begun) };
     println!("ready");
     for line in std::io::stdin().lock().lines() {
@@ -56,6 +68,16 @@ pub(crate) fn run(data_dir: PathBuf, listen: SocketAddr, log: bool) -> Result<()
     }
     runtime.block_on(member.quorum.shut_down());
     Ok(())
+}
+
+/// Ends the process when its node has stopped for good.
+async fn end_with(quorum: Quorum) {
+    let mut status = quorum.watch_status();
+    // A status that is told no more is that of a node that was asked to stop.
+    if let Ok(status) = status.wait_for(|status| status.fatal.is_some()).await {
+        eprintln!("quorate-benches: {}", status.fatal.as_deref().unwrap_or_default());
+        std::process::exit(1);
+    }
 }
 
 struct Member {

@@ -1,8 +1,8 @@
 //! `nemesis`: three nodes as processes, clients that create topics all the time, and faults.
 //!
 //! Nodes are killed with SIGKILL, one, two or all at once, at any moment, also while others are still
-//! catching up; they are stopped for longer than an election takes; and what they send to each other is
-//! held up or slowed down, one way or both. When everything has healed, every topic that was acknowledged
+//! catching up; they are stopped for longer than an election takes; what they send to each other is
+//! held up or slowed down, one way or both; their disks are full, or their fsyncs fail. When everything has healed, every topic that was acknowledged
 //! must be there, once, on every node, under the id that was acknowledged, and none that nobody asked
 //! for; and all nodes must have the same state at the same index. That is looked at after every round
 //! of kills, and at the end.
@@ -50,7 +50,7 @@ pub(crate) struct NemesisArgs {
     #[arg(long)]
     seed: Option<u32>,
     /// Which kinds of faults there are.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["kill", "stop", "cut"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["kill", "stop", "cut", "full", "sync"])]
     faults: Vec<Fault>,
     /// Kills between two checks.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -135,6 +135,7 @@ fn rows(mut total: Row, tally: &Tally, check: &Check) -> Result<Vec<Row>, Failur
     total.what = Some("nemesis".to_owned());
     (total.kills, total.stops, total.cuts) =
         (Some(tally.kills), Some(tally.stops), Some(tally.cuts));
+    (total.full_disks, total.failed_fsyncs) = (Some(tally.full_disks), Some(tally.failed_fsyncs));
     total.ops_per_s = total.seconds.map(|seconds| acknowledged as f64 / seconds);
     total.acknowledged = Some(acknowledged);
     total.unknown = Some(ledger.unknown() as u64);

@@ -43,21 +43,19 @@ impl Process {
         node: u64,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<Process, Failure> {
-        Process::start_with(node, args, Stdio::inherit())
+        let mut command = Process::command()?;
+        command.args(args);
+        Process::spawn(node, command)
     }
 
-    /// The same, with its words for people written to `words`.
-    pub(crate) fn start_with(
-        node: u64,
-        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
-        words: Stdio,
-    ) -> Result<Process, Failure> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(words)
-            .spawn()?;
+    /// This program once more, without arguments.
+    pub(crate) fn command() -> Result<Command, Failure> {
+        Ok(Command::new(std::env::current_exe()?))
+    }
+
+    /// Starts it as it is told to. As [`Process::start`].
+    pub(crate) fn spawn(node: u64, mut command: Command) -> Result<Process, Failure> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("a node's process has no pipes".into());
         };

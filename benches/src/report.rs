@@ -51,6 +51,10 @@ pub(crate) struct Row {
     pub(crate) kills: Option<u64>,
     /// Processes that got a SIGSTOP.
     pub(crate) stops: Option<u64>,
+    /// Disks that had no room for a time.
+    pub(crate) full_disks: Option<u64>,
+    /// Nodes whose fsyncs failed, so that they ended.
+    pub(crate) failed_fsyncs: Option<u64>,
     /// Changes that were acknowledged.
     pub(crate) acknowledged: Option<u64>,
     /// Changes of which nobody was told whether they were made.
@@ -126,7 +130,7 @@ impl Row {
 type Cell = fn(&Row) -> Option<String>;
 
 /// The columns of a table, and their names.
-const COLUMNS: [(&str, Cell); 48] = [
+const COLUMNS: [(&str, Cell); 50] = [
     ("SYSTEM", |row| Some(row.system.clone())),
     ("MODE", |row| Some(row.mode.clone())),
     ("WHAT", |row| row.what.clone()),
@@ -155,6 +159,8 @@ const COLUMNS: [(&str, Cell); 48] = [
     ("KILLS", |row| row.kills.map(|kills| kills.to_string())),
     ("STOPS", |row| row.stops.map(|stops| stops.to_string())),
     ("CUTS", |row| row.cuts.map(|cuts| cuts.to_string())),
+    ("FULL DISKS", |row| row.full_disks.map(|disks| disks.to_string())),
+    ("FAILED FSYNCS", |row| row.failed_fsyncs.map(|nodes| nodes.to_string())),
     ("ACKNOWLEDGED", |row| row.acknowledged.map(|changes| changes.to_string())),
     ("UNKNOWN", |row| row.unknown.map(|changes| changes.to_string())),
     ("LOST", |row| row.lost.map(|changes| changes.to_string())),

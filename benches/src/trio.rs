@@ -17,6 +17,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The ids of the nodes.
 pub(crate) const NODES: [u64; 3] = [1, 2, 3];
 
+/// How a disk fails.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Switch {
+    /// There is no room.
+    Full,
+    /// Every fsync fails.
+    Sync,
+}
+
 /// Where each of the nodes is.
 pub(crate) type Addrs = BTreeMap<u64, SocketAddr>;
 
@@ -63,15 +72,25 @@ impl Trio {
         Ok(())
     }
 
-    /// Starts a node on its own directory, does not wait for it, and has it log. What it answers has
-    /// to come within the time that anything may take.
+    /// Starts a node on its own directory, and does not wait for it. It logs, and its disk fails while
+    /// there is a file that is a [`Trio::switch`]. What it answers has to come within the time that
+    /// anything may take.
     pub(crate) fn begin(&mut self, node: u64) -> Result<&mut Process, Failure> {
         let (listen, data_dir) = self.place(node);
         let log = self.dir.join(format!("node-{node}.log"));
         let log = File::options().create(true).append(true).open(log)?;
-        let args = ["member", "--log", "--listen", &listen, "--data-dir", &data_dir];
-        let member = Process::start_with(node, args, log.into())?.answering_within(PATIENCE);
+        let mut command = Process::command()?;
+        command.args(["member", "--victim", "--listen", &listen, "--data-dir", &data_dir]);
+        command.env("QUORATE_FAULT_SYNC", self.switch(node, Switch::Sync));
+        command.env("QUORATE_FAULT_FULL", self.switch(node, Switch::Full));
+        command.stderr(log);
+        let member = Process::spawn(node, command)?.answering_within(PATIENCE);
         Ok(self.members.entry(node).insert_entry(member).into_mut())
+    }
+
+    /// The file that has the disk of a node fail while it exists.
+    pub(crate) fn switch(&self, node: u64, switch: Switch) -> PathBuf {
+        self.dir.join(format!("{switch:?}-{node}"))
     }
 
     fn place(&self, node: u64) -> (String, String) {

@@ -11,7 +11,7 @@ use super::plan::{Act, Way};
 use crate::ledger::{Findings, Ledger};
 use crate::load::now;
 use crate::process::Failure;
-use crate::trio::{NODES, Trio, free_addrs};
+use crate::trio::{NODES, Switch, Trio, free_addrs};
 
 /// Acknowledgements of each node after which it serves again.
 const SERVES: u64 = 5;
@@ -27,6 +27,8 @@ pub(crate) struct Ordeal {
     /// What has the clients of a node begin.
     begin: String,
     stopped: BTreeSet<u64>,
+    /// Those that end by themselves, since their fsyncs fail.
+    broken: BTreeSet<u64>,
     /// Everything that is done, with its time by the clock of the ledgers.
     acts: File,
     pub(crate) tally: Tally,
@@ -38,6 +40,8 @@ pub(crate) struct Tally {
     pub(crate) kills: u64,
     pub(crate) stops: u64,
     pub(crate) cuts: u64,
+    pub(crate) full_disks: u64,
+    pub(crate) failed_fsyncs: u64,
     pub(crate) blows: Vec<Blow>,
 }
 
@@ -58,7 +62,7 @@ pub(crate) enum Target {
     Follower,
     /// So many that no majority was left.
     Majority,
-    /// Any, while a link was not whole, a node was stopped or had only begun, or nobody led.
+    /// Any, while another fault was in force, a node had only begun, or nobody led.
     Amid,
 }
 
@@ -108,6 +112,7 @@ impl Ordeal {
             links,
             begin: format!("begin {clients} {}", pause.as_millis()),
             stopped: BTreeSet::new(),
+            broken: BTreeSet::new(),
             acts: File::create(dir.join("acts.log"))?,
             tally: Tally::default(),
         };
@@ -160,7 +165,11 @@ impl Ordeal {
 
     fn carry_out(&mut self, act: Act) -> Result<(), Failure> {
         // A node that has ended by itself is told now, and not when it is killed the next time.
-        self.trio.members.values_mut().try_for_each(|member| member.has_answered().map(drop))?;
+        for (node, member) in &mut self.trio.members {
+            if !self.broken.contains(node) {
+                member.has_answered()?;
+            }
+        }
         writeln!(self.acts, "{:.6} {act:?}", now().as_secs_f64())?;
         match act {
             Act::Kill(nodes) => self.kill(&nodes)?,
@@ -175,6 +184,24 @@ impl Ordeal {
                     self.trio.member(node)?.resume()?;
                     self.note_majority();
                 }
+            }
+            Act::Fill(node) => {
+                File::create(self.trio.switch(node, Switch::Full))?;
+                self.tally.full_disks += 1;
+            }
+            Act::Empty(node) => std::fs::remove_file(self.trio.switch(node, Switch::Full))?,
+            Act::Break(node) => {
+                File::create(self.trio.switch(node, Switch::Sync))?;
+                self.broken.insert(node);
+                self.tally.failed_fsyncs += 1;
+            }
+            Act::Mend(node) => {
+                std::fs::remove_file(self.trio.switch(node, Switch::Sync))?;
+                self.links.refuse(node);
+                // Dropped, it is killed, where it has had nothing to sync until now.
+                self.trio.members.remove(&node);
+                self.broken.remove(&node);
+                self.start_node(node)?;
             }
             Act::Links(links, way) => {
                 links.iter().for_each(|(from, to)| self.links.set(*from, *to, way));
@@ -207,20 +234,24 @@ impl Ordeal {
         let before = self.tally.kills;
         self.tally.kills += nodes.len() as u64;
         if self.tally.kills / PROGRESS > before / PROGRESS {
-            let Tally { kills, stops, cuts, .. } = self.tally;
-            eprintln!("{kills} kills, {stops} stops, {cuts} cuts");
+            let Tally { kills, stops, cuts, full_disks, failed_fsyncs, .. } = self.tally;
+            eprintln!(
+                "{kills} kills, {stops} stops, {cuts} cuts, {full_disks} full disks, \
+                 {failed_fsyncs} failed fsyncs"
+            );
         }
         Ok(())
     }
 
     /// What a kill of these is about to hit.
     fn target(&mut self, nodes: &[u64]) -> Result<Target, Failure> {
-        let running = self.trio.members.keys().filter(|node| !self.stopped.contains(node));
-        let others: Vec<u64> = running.copied().filter(|node| !nodes.contains(node)).collect();
+        let others: Vec<u64> = self.at_work().filter(|node| !nodes.contains(node)).collect();
         if others.len() < 2 {
             return Ok(Target::Majority);
         }
-        if !self.stopped.is_empty() || !self.links.are_whole() {
+        let is_full = NODES.iter().any(|node| self.trio.switch(*node, Switch::Full).exists());
+        let is_ill = is_full || !self.stopped.is_empty() || !self.broken.is_empty();
+        if is_ill || !self.links.are_whole() {
             return Ok(Target::Amid);
         }
         for member in self.trio.members.values_mut() {
@@ -236,8 +267,14 @@ impl Ordeal {
         })
     }
 
+    /// The nodes that run, and could serve.
+    fn at_work(&self) -> impl Iterator<Item = u64> {
+        let ill = |node: &u64| self.stopped.contains(node) || self.broken.contains(node);
+        self.trio.members.keys().copied().filter(move |node| !ill(node))
+    }
+
     fn is_majority(&self) -> bool {
-        self.trio.members.len() - self.stopped.len() >= 2
+        self.at_work().count() >= 2
     }
 
     /// Whatever waited for a majority can be served from now on.

@@ -8,22 +8,25 @@ use crate::random::Random;
 use crate::trio::NODES;
 
 /// How long what is done to a node lasts, in milliseconds.
-const DOWN_MS: (u64, u64) = (0, 700);
+const DOWN_MS: (u64, u64) = (0, 400);
 /// Longer than an election timeout, of 1 to 2 s, can be, or not quite.
 const STOPPED_MS: (u64, u64) = (1_500, 4_000);
 const CUT_MS: (u64, u64) = (300, 3_500);
 const SLOW_MS: (u64, u64) = (5, 150);
+const DISK_MS: (u64, u64) = (300, 3_000);
 
 /// How long the next step waits, in milliseconds, by how many were killed at once: a majority that
 /// was lost takes an election timeout to come back.
-const REST_MS: [(u64, u64); 4] = [(200, 800), (250, 1_400), (700, 3_000), (1_500, 4_000)];
+const REST_MS: [(u64, u64); 4] = [(200, 800), (300, 1_600), (700, 3_000), (1_500, 4_000)];
 /// How long where it shall meet nodes that have only just begun, and how often that is, in percent.
 const HASTE_MS: (u64, u64) = (10, 300);
 const HASTE: usize = 25;
 
-/// How often a step stops a node, or cuts a link, where that is not so already, in percent.
+/// How often a step stops a node, cuts a link or has a disk fail, where that is not so already, in
+/// percent.
 const STOPS: usize = 8;
 const CUTS: usize = 15;
+const DISKS: usize = 6;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,6 +37,10 @@ pub(crate) enum Fault {
     Stop,
     /// Links that carry nothing or are slow, one way or both.
     Cut,
+    /// No room on the disk of a node, for a time.
+    Full,
+    /// Every fsync of a node fails, until it is started again.
+    Sync,
 }
 
 /// What a link does with what is sent on it.
@@ -58,6 +65,14 @@ pub(crate) enum Act {
     Stop(u64),
     /// SIGCONT; nothing where the process was killed meanwhile.
     Resume(u64),
+    /// There is no room on the disk of the node.
+    Fill(u64),
+    /// There is again.
+    Empty(u64),
+    /// Every fsync of the node fails, of which its process ends.
+    Break(u64),
+    /// No longer, and the process is started again.
+    Mend(u64),
     /// What the nodes send to each other on these links, each from and to a node, goes this way now.
     Links(Vec<(u64, u64)>, Way),
 }
@@ -96,6 +111,11 @@ impl Plan {
             self.cut(round);
             others += 1;
         }
+        for fault in [Fault::Full, Fault::Sync] {
+            if self.has(fault) && round.disk_until <= round.at && self.random.chance(DISKS) {
+                others += u32::from(self.fail_a_disk(round, fault));
+            }
+        }
         let mut counts = others;
         if self.has(Fault::Kill) {
             // Not before a cut that came just now, and not long after.
@@ -122,13 +142,14 @@ impl Plan {
         if nodes.is_empty() {
             return 0;
         }
+        let killed = nodes.len() as u32;
+        // Before the starts, one of which may come at the same time.
+        round.acts.push((round.at, Act::Kill(nodes.clone())));
         for node in &nodes {
             let up = round.at + self.between(DOWN_MS);
             round.runs_from[(node - 1) as usize] = up;
             round.acts.push((up, Act::Start(*node)));
         }
-        let killed = nodes.len() as u32;
-        round.acts.push((round.at, Act::Kill(nodes)));
         killed
     }
 
@@ -141,6 +162,26 @@ impl Plan {
         round.stopped_until = round.at + self.between(STOPPED_MS);
         round.acts.push((round.at, Act::Stop(node)));
         round.acts.push((round.stopped_until, Act::Resume(node)));
+        true
+    }
+
+    /// Has the disk of one of those that run fail; whether there is one.
+    fn fail_a_disk(&mut self, round: &mut Round, fault: Fault) -> bool {
+        let node = NODES[self.random.place(NODES.len())];
+        // Who is stopped does not notice.
+        if round.runs_from(node) > round.at || round.stopped_until > round.at {
+            return false;
+        }
+        round.disk_until = round.at + self.between(DISK_MS);
+        let (begin, end) = match fault {
+            Fault::Sync => (Act::Break(node), Act::Mend(node)),
+            _ => (Act::Fill(node), Act::Empty(node)),
+        };
+        if fault == Fault::Sync {
+            round.runs_from[(node - 1) as usize] = round.disk_until;
+        }
+        round.acts.push((round.at, begin));
+        round.acts.push((round.disk_until, end));
         true
     }
 
@@ -181,6 +222,7 @@ struct Round {
     runs_from: [Duration; NODES.len()],
     stopped_until: Duration,
     cut_until: Duration,
+    disk_until: Duration,
 }
 
 impl Round {
@@ -205,10 +247,11 @@ impl Round {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::mem::discriminant;
 
     use super::*;
 
-    const ALL: [Fault; 3] = [Fault::Kill, Fault::Stop, Fault::Cut];
+    const ALL: [Fault; 5] = [Fault::Kill, Fault::Stop, Fault::Cut, Fault::Full, Fault::Sync];
 
     #[test]
     fn the_same_seed_is_the_same_plan() {
@@ -228,6 +271,7 @@ mod tests {
         for seed in 0..50 {
             let mut kills = 0;
             let (mut down, mut stopped) = (BTreeSet::new(), BTreeSet::new());
+            let (mut full, mut broken) = (BTreeSet::new(), BTreeSet::new());
             let mut ways = BTreeMap::new();
             for (_, act) in Plan::new(seed, &ALL).round(100) {
                 match act {
@@ -235,6 +279,10 @@ mod tests {
                         kills += nodes.len();
                         kills_at_once.insert(nodes.len());
                         for node in nodes {
+                            assert!(!broken.contains(&node), "seed {seed}: {node} ends by itself");
+                            if full.contains(&node) {
+                                met.insert("a kill of a node whose disk is full");
+                            }
                             assert!(down.insert(node), "seed {seed}: node {node} is down");
                             if stopped.remove(&node) {
                                 met.insert("a kill of a stopped node");
@@ -251,6 +299,17 @@ mod tests {
                         stopped.insert(node);
                     }
                     Act::Resume(node) => drop(stopped.remove(&node)),
+                    Act::Fill(node) => {
+                        assert!(full.is_empty() && broken.is_empty(), "seed {seed}");
+                        full.insert(node);
+                    }
+                    Act::Break(node) => {
+                        assert!(full.is_empty() && broken.is_empty(), "seed {seed}");
+                        assert!(!down.contains(&node) && !stopped.contains(&node));
+                        broken.insert(node);
+                    }
+                    Act::Empty(node) => assert!(full.remove(&node), "seed {seed}"),
+                    Act::Mend(node) => assert!(broken.remove(&node), "seed {seed}"),
                     Act::Links(links, way) => {
                         assert!(links.iter().all(|(from, to)| from != to));
                         ways.extend(links.into_iter().map(|link| (link, way)));
@@ -259,10 +318,11 @@ mod tests {
             }
             assert_eq!(kills, 100, "seed {seed}");
             assert!(down.is_empty() && stopped.is_empty(), "seed {seed}: {down:?} {stopped:?}");
+            assert!(full.is_empty() && broken.is_empty(), "seed {seed}: {full:?} {broken:?}");
             assert!(ways.values().all(|way| *way == Way::Open), "seed {seed}: {ways:?}");
         }
         assert_eq!(kills_at_once, [1, 2, 3].into());
-        assert_eq!(met.len(), 2, "{met:?}");
+        assert_eq!(met.len(), 3, "{met:?}");
     }
 
     #[test]
@@ -272,6 +332,16 @@ mod tests {
         assert!(stops.len() == 10 && stops.iter().all(|(_, act)| stop(act)), "{stops:?}");
         let cuts = Plan::new(1, &[Fault::Cut]).round(5);
         assert!(cuts.len() == 10 && cuts.iter().all(|(_, act)| matches!(act, Act::Links(..))));
+        for (fault, (begin, end)) in [
+            (Fault::Full, (Act::Fill(1), Act::Empty(1))),
+            (Fault::Sync, (Act::Break(1), Act::Mend(1))),
+        ] {
+            let is = |act: &Act, kind: &Act| discriminant(act) == discriminant(kind);
+            let disks = Plan::new(1, &[fault]).round(5);
+            assert_eq!(disks.iter().filter(|(_, act)| is(act, &begin)).count(), 5);
+            assert_eq!(disks.iter().filter(|(_, act)| is(act, &end)).count(), 5);
+            assert_eq!(disks.len(), 10, "{disks:?}");
+        }
         let kills = Plan::new(1, &[Fault::Kill]).round(5);
         assert!(kills.iter().all(|(_, act)| matches!(act, Act::Kill(_) | Act::Start(_))));
     }
