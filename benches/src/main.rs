@@ -1,7 +1,7 @@
 //! Throughput and latency of Quorate, beside what the disk itself can do.
 //!
 //! Every command measures in one run what it compares: a figure of another day, or of another
-//! machine, says nothing beside it.
+//! machine, says nothing beside it. Only `nemesis` is no comparison: it looks for what must never be.
 
 mod bare;
 mod commit;
