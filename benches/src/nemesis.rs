@@ -65,6 +65,9 @@ pub(crate) struct NemesisArgs {
     /// something is wrong.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Keep them also where nothing is wrong.
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Does it all, and shows what came of it. Fails where anything is not as it must be; then the
@@ -72,13 +75,17 @@ pub(crate) struct NemesisArgs {
 pub(crate) fn run(args: &NemesisArgs, show: impl FnOnce(&[Row])) -> Result<(), Failure> {
     let mut dir = tempfile::Builder::new();
     let dir = dir.prefix("nemesis-");
-    let dir = match &args.dir {
+    let mut dir = match &args.dir {
         Some(parent) => dir.tempdir_in(parent)?,
         None => dir.tempdir()?,
     };
     let seed = args.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u128() as u32);
     eprintln!("seed {seed}, in {}", dir.path().display());
-    let Err(why) = torment(args, seed, dir.path(), show) else { return Ok(()) };
+    let outcome = torment(args, seed, dir.path(), show);
+    if args.keep {
+        dir.disable_cleanup(true);
+    }
+    let Err(why) = outcome else { return Ok(()) };
     let NemesisArgs { kills, round, clients, pause_ms, .. } = args;
     let faults: Vec<String> =
         args.faults.iter().map(|fault| format!("{fault:?}").to_lowercase()).collect();

@@ -136,6 +136,17 @@ impl Trio {
         })
     }
 
+    /// The acknowledgements of each that does not have to answer anything else first.
+    pub(crate) fn acknowledged_by_now(&mut self) -> Result<BTreeMap<u64, u64>, Failure> {
+        let mut counts = BTreeMap::new();
+        for (node, member) in &mut self.members {
+            if member.has_answered()? {
+                counts.insert(*node, member.ask("acknowledged")?.parse()?);
+            }
+        }
+        Ok(counts)
+    }
+
     fn acknowledged(&mut self) -> Result<BTreeMap<u64, u64>, Failure> {
         let answers = self.ask_all("acknowledged")?.into_iter();
         answers.map(|(node, count)| Ok((node, count.parse()?))).collect()

@@ -137,7 +137,9 @@ impl Ordeal {
     /// With all nodes running and all links whole: waits until every node serves, ends the clients, and
     /// holds what the nodes have against what the clients were told.
     pub(crate) fn check(&mut self) -> Result<Check, Failure> {
-        self.trio.steady(SERVES)?;
+        // A client that was told what it never should be has ended: that is why nobody is served.
+        let served = self.trio.steady(SERVES);
+        served.or_else(|vain| Ledger::read(&self.dir).and(Err(vain)))?;
         self.trio.ask_all("halt")?;
         let ledger = Ledger::read(&self.dir)?;
         let mut findings = Findings::default();
@@ -185,6 +187,7 @@ impl Ordeal {
                     self.note_majority();
                 }
             }
+            Act::Serve => self.until_served()?,
             Act::Fill(node) => {
                 File::create(self.trio.switch(node, Switch::Full))?;
                 self.tally.full_disks += 1;
@@ -249,9 +252,7 @@ impl Ordeal {
         if others.len() < 2 {
             return Ok(Target::Majority);
         }
-        let is_full = NODES.iter().any(|node| self.trio.switch(*node, Switch::Full).exists());
-        let is_ill = is_full || !self.stopped.is_empty() || !self.broken.is_empty();
-        if is_ill || !self.links.are_whole() {
+        if self.is_ill() {
             return Ok(Target::Amid);
         }
         for member in self.trio.members.values_mut() {
@@ -264,6 +265,26 @@ impl Ordeal {
             Some(leader) if nodes.contains(&leader) => Target::Leader,
             Some(_) => Target::Follower,
             None => Target::Amid,
+        })
+    }
+
+    /// Whether a fault is in force, other than that nodes do not run.
+    fn is_ill(&self) -> bool {
+        let is_full = NODES.iter().any(|node| self.trio.switch(*node, Switch::Full).exists());
+        let is_ill = is_full || !self.stopped.is_empty() || !self.broken.is_empty();
+        is_ill || !self.links.are_whole()
+    }
+
+    /// Waits until somebody is served, where nothing is in the way of that.
+    fn until_served(&mut self) -> Result<(), Failure> {
+        if self.is_ill() || !self.is_majority() {
+            return Ok(());
+        }
+        let before = self.trio.acknowledged_by_now()?;
+        self.trio.until("anybody to be served", |trio| {
+            let now = trio.acknowledged_by_now()?;
+            let served = now.iter().any(|(node, count)| before.get(node).unwrap_or(&0) < count);
+            Ok(served.then_some(()))
         })
     }
 

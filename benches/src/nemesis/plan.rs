@@ -15,9 +15,8 @@ const CUT_MS: (u64, u64) = (300, 3_500);
 const SLOW_MS: (u64, u64) = (5, 150);
 const DISK_MS: (u64, u64) = (300, 3_000);
 
-/// How long the next step waits, in milliseconds, by how many were killed at once: a majority that
-/// was lost takes an election timeout to come back.
-const REST_MS: [(u64, u64); 4] = [(200, 800), (300, 1_600), (700, 3_000), (1_500, 4_000)];
+/// How long the next step waits, in milliseconds; and after that until somebody is served.
+const REST_MS: (u64, u64) = (200, 1_200);
 /// How long where it shall meet nodes that have only just begun, and how often that is, in percent.
 const HASTE_MS: (u64, u64) = (10, 300);
 const HASTE: usize = 25;
@@ -73,6 +72,8 @@ pub(crate) enum Act {
     Break(u64),
     /// No longer, and the process is started again.
     Mend(u64),
+    /// Nothing, until somebody is served; where another fault is in force, nothing at all.
+    Serve,
     /// What the nodes send to each other on these links, each from and to a node, goes this way now.
     Links(Vec<(u64, u64)>, Way),
 }
@@ -103,7 +104,7 @@ impl Plan {
 
     /// Plans the next step; returns how much it counts, at most `left`.
     fn step(&mut self, round: &mut Round, left: u32) -> u32 {
-        let (mut others, mut rest) = (0, REST_MS[0]);
+        let mut others = 0;
         if self.has(Fault::Stop) && round.stopped_until <= round.at && self.random.chance(STOPS) {
             others += u32::from(self.stop(round));
         }
@@ -121,10 +122,13 @@ impl Plan {
             // Not before a cut that came just now, and not long after.
             round.at += if others > 0 { self.between(HASTE_MS) } else { Duration::ZERO };
             counts = self.kill(round, left);
-            rest = REST_MS[counts as usize];
         }
-        let haste = self.random.chance(HASTE);
-        round.at += self.between(if haste { HASTE_MS } else { rest });
+        if self.random.chance(HASTE) {
+            round.at += self.between(HASTE_MS);
+        } else {
+            round.at += self.between(REST_MS);
+            round.acts.push((round.at, Act::Serve));
+        }
         counts.min(left)
     }
 
@@ -299,6 +303,7 @@ mod tests {
                         stopped.insert(node);
                     }
                     Act::Resume(node) => drop(stopped.remove(&node)),
+                    Act::Serve => {}
                     Act::Fill(node) => {
                         assert!(full.is_empty() && broken.is_empty(), "seed {seed}");
                         full.insert(node);
@@ -327,22 +332,27 @@ mod tests {
 
     #[test]
     fn only_what_is_wanted_is_planned() {
-        let stops = Plan::new(1, &[Fault::Stop]).round(5);
+        let round = |fault| {
+            let mut acts = Plan::new(1, &[fault]).round(5);
+            acts.retain(|(_, act)| *act != Act::Serve);
+            acts
+        };
+        let stops = round(Fault::Stop);
         let stop = |act: &Act| matches!(act, Act::Stop(_) | Act::Resume(_));
         assert!(stops.len() == 10 && stops.iter().all(|(_, act)| stop(act)), "{stops:?}");
-        let cuts = Plan::new(1, &[Fault::Cut]).round(5);
+        let cuts = round(Fault::Cut);
         assert!(cuts.len() == 10 && cuts.iter().all(|(_, act)| matches!(act, Act::Links(..))));
         for (fault, (begin, end)) in [
             (Fault::Full, (Act::Fill(1), Act::Empty(1))),
             (Fault::Sync, (Act::Break(1), Act::Mend(1))),
         ] {
             let is = |act: &Act, kind: &Act| discriminant(act) == discriminant(kind);
-            let disks = Plan::new(1, &[fault]).round(5);
+            let disks = round(fault);
             assert_eq!(disks.iter().filter(|(_, act)| is(act, &begin)).count(), 5);
             assert_eq!(disks.iter().filter(|(_, act)| is(act, &end)).count(), 5);
             assert_eq!(disks.len(), 10, "{disks:?}");
         }
-        let kills = Plan::new(1, &[Fault::Kill]).round(5);
+        let kills = round(Fault::Kill);
         assert!(kills.iter().all(|(_, act)| matches!(act, Act::Kill(_) | Act::Start(_))));
     }
 }
