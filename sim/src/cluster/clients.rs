@@ -1,12 +1,15 @@
 //! [`Client`]s: who propose, read, try again, and count.
 
 use bytes::Bytes;
-use quorate_loop::{CommandId, Done, Input, Proposal, ProposeError, SessionError, SessionStep};
+use quorate_loop::{
+    CommandId, Done, Input, Proposal, ProposeError, ReadError, SessionError, SessionStep,
+};
 use quorate_statemachine::{Outcome, StateMachine as _};
 
 use super::coverage::{Event, Path};
 use super::queue::Micros;
 use super::safety::Asked;
+use super::simulated::{Answer, answer_of};
 use super::world::{Happening, World};
 
 /// What a client waits before it tries again.
@@ -147,6 +150,7 @@ impl World {
         if let Ok(done) = &answer {
             self.safety.told(asked, done.index, false);
         }
+        self.answer(caller, answer_of(&answer));
         let Some(number) = self.waits_still(caller) else { return };
         let client = &mut self.clients[number];
         match (&client.task, answer) {
@@ -166,27 +170,34 @@ impl World {
     /// A proposal ended without being applied here.
     pub(super) fn failed_for(&mut self, caller: u64, error: &ProposeError) {
         self.safety.answered(caller);
+        self.answer(caller, Answer::Failed(error.clone()));
         let Some(number) = self.waits_still(caller) else { return };
         self.trace.note(self.queue.now(), || format!("client {number}: {error}"));
         self.tries_again(number);
     }
 
     /// A read has its index.
-    pub(super) fn read_for(&mut self, node: u64, caller: u64, index: Option<u64>) {
+    pub(super) fn read_for(&mut self, node: u64, caller: u64, index: Result<u64, ReadError>) {
         let asked = self.safety.answered(caller);
-        let Some(number) = self.waits_still(caller) else { return };
-        let (Some(asked), Some(index)) = (asked, index) else { return self.tries_again(number) };
+        let number = self.waits_still(caller);
+        let (Some(asked), Ok(index)) = (asked, index) else {
+            self.answer(caller, Answer::Lost);
+            number.into_iter().for_each(|number| self.tries_again(number));
+            return;
+        };
+        self.answer(caller, Answer::Read { index });
         let Some(process) = self.process(node) else { return };
         let seen = process.replica.applied().index;
         if seen < index {
             self.safety.violated(format!("node {node} reads {index} and has applied {seen}"));
         }
         self.safety.told(asked, seen, true);
-        self.finished(number);
+        number.into_iter().for_each(|number| self.finished(number));
     }
 
     /// The node on which a caller waited has ended.
     pub(super) fn lost(&mut self, caller: u64) {
+        self.answer(caller, Answer::Lost);
         if let Some(number) = self.waits_still(caller) {
             self.tries_again(number);
         }

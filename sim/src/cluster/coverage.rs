@@ -131,6 +131,24 @@ pub enum Path {
     Compaction,
 }
 
+impl Path {
+    /// All of them.
+    pub const ALL: [Path; 12] = [
+        Path::Restart,
+        Path::UnacknowledgedSurvived,
+        Path::FoundDamage,
+        Path::Install,
+        Path::TransferResumed,
+        Path::FatalDisk,
+        Path::Fetch,
+        Path::RoomAgain,
+        Path::Election,
+        Path::Replaced,
+        Path::FoundApplied,
+        Path::Compaction,
+    ];
+}
+
 /// Counts.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Coverage {
