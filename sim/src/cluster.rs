@@ -10,7 +10,7 @@
 //! | `network` | links, each direction for itself |
 //! | `faults`, `membership` | what goes wrong; who comes and goes |
 //! | `clients`, `workload` | who asks, and for what |
-//! | `safety` | what must be true after every event, and why |
+//! | `safety`, `linear` | what must be true after every event, and why |
 //! | `coverage`, `trace` | what happened: counted, hashed, told |
 //! | `simulated` | the cluster for tests of what is built on top of it |
 //!
@@ -29,6 +29,7 @@ mod clients;
 mod coverage;
 mod faults;
 mod host;
+mod linear;
 mod membership;
 mod network;
 mod plan;
