@@ -45,9 +45,10 @@ use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quorate_engine::{GroupId, NodeId};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -224,7 +225,7 @@ impl Simulation {
     pub fn run(&self, progress: &(dyn Fn() + Sync)) -> SimulationReport {
         let next = AtomicU64::new(0);
         let all = Mutex::new((SimulationReport::default(), Coverage::default()));
-        let begun = Instant::now();
+        let begun = cpu_seconds();
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.get() {
                 scope.spawn(|| {
@@ -248,8 +249,7 @@ impl Simulation {
         report.failing.sort_by_key(|failure| failure.seed);
         report.failing.truncate(FAILURES_MAX);
         report.failing.iter_mut().for_each(|failure| self.shorten(failure));
-        // As many threads as jobs, each busy to the end.
-        report.cpu_seconds = begun.elapsed().as_secs_f64() * self.jobs.get() as f64;
+        report.cpu_seconds = cpu_seconds() - begun;
         report.hours_per_cpu_minute = report.simulated_hours / (report.cpu_seconds / 60.0);
         report.pairs_min = coverage.least().1;
         (report.faults, report.paths) = (coverage.events, coverage.paths);
@@ -317,6 +317,12 @@ impl SimulationReport {
             replay: format!("cargo run --release -p quorate-sim -- replay --seed {seed}{mix}"),
         });
     }
+}
+
+/// What the process has had of processors, all its threads together.
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
