@@ -177,6 +177,15 @@ pub(crate) struct FoundingNews {
     pub(crate) asks: bool,
 }
 
+impl FoundingNews {
+    /// Bytes that it holds in memory, roughly: what a queue of them is bounded by.
+    pub(crate) fn weight(&self) -> usize {
+        let binding =
+            |binding: &BindingWire| size_of::<BindingWire>() + binding.directory_id.capacity();
+        (4 << 10) + self.bindings.iter().map(binding).sum::<usize>()
+    }
+}
+
 /// A node and its directory.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(crate) struct BindingWire {

@@ -16,8 +16,11 @@ use raft::eraftpb::{Message, MessageType};
 /// Heartbeats in one frame; more make another.
 pub(crate) const HEARTBEATS_PER_FRAME: usize = 16_384;
 
-/// Bytes that one holds in memory, roughly: what a queue of them is bounded by.
+/// Bytes that one holds in memory, roughly, its context with it: what a queue of them is bounded by.
 pub(crate) const HEARTBEAT_BYTES: usize = 96;
+
+/// Bytes of a context: a read is known by a number.
+const CONTEXT_BYTES_MAX: usize = 8;
 
 /// A `MsgHeartbeat`, or a `MsgHeartbeatResponse`, of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,7 @@ impl Heartbeat {
             && message.priority == 0
             && message.deprecated_priority == 0
             && message.entries.is_empty()
+            && message.context.len() <= CONTEXT_BYTES_MAX
             && !message.has_snapshot();
         is_plain.then(|| Heartbeat {
             group,
@@ -87,6 +91,9 @@ pub(crate) fn get(mut body: Bytes) -> Option<Vec<Heartbeat>> {
         let group = GroupId::new(number()?)?;
         let (from, to, term, commit) = (number()?, number()?, number()?, number()?);
         let length = usize::try_from(number()?).ok().filter(|length| *length <= body.len())?;
+        if length > CONTEXT_BYTES_MAX {
+            return None;
+        }
         // Copied, so that one of them does not hold the bytes of all.
         let context = Bytes::copy_from_slice(&body.split_to(length));
         beats.push(Heartbeat { group, from, to, term, commit, context });

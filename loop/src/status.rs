@@ -86,7 +86,7 @@ pub struct LastAnswer {
 pub enum Liveness {
     /// It answered within an election timeout.
     Live,
-    /// It did not, but this node does not lead for that long: it says nothing.
+    /// It did not, but this node leads, or it is a member, for a shorter time: it says nothing.
     Unheard,
     /// It did not, though it was asked all that time.
     Silent,

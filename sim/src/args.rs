@@ -54,7 +54,7 @@ pub(crate) struct RunArgs {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     pub from: u64,
-    /// Clusters at the same time; as many as there are cores, if not given.
+    /// Clusters at the same time; twice as many as there are cores, if not given.
     #[arg(long)]
     pub jobs: Option<NonZeroUsize>,
     /// What goes on in them.

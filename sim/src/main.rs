@@ -7,6 +7,7 @@ mod args;
 mod output;
 
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ use args::{
 const FAILED: u8 = 1;
 /// The command line cannot be obeyed.
 const USAGE: u8 = 2;
+const TWICE: NonZeroUsize = match NonZeroUsize::new(2) {
+    Some(two) => two,
+    None => panic!("2 is not 0"),
+};
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
@@ -96,7 +101,9 @@ fn fuzz(args: FuzzArgs) -> ExitCode {
 fn run(args: RunArgs) -> ExitCode {
     let RunArgs { seeds, from, jobs, mix, output } = args;
     let bar = bar(seeds);
-    let report = Simulation { from, seeds, jobs: args::jobs(jobs), mix }.run(&|| bar.inc(1));
+    // A cluster waits for the threads of its engines much of the time.
+    let jobs = jobs.unwrap_or_else(|| args::jobs(None).saturating_mul(TWICE));
+    let report = Simulation { from, seeds, jobs, mix }.run(&|| bar.inc(1));
     bar.finish_and_clear();
     exit(output::simulation_report(output, &report), report.is_clean())
 }

@@ -39,6 +39,9 @@ impl<P, R, M> Core<P, R, M> {
         if !self.leads() {
             return Err(CatalogueError::NotLeader { leader: self.leader() });
         }
+        if self.may_lose_its_vote() {
+            return Err(CatalogueError::NotLeader { leader: None });
+        }
         let is_busy = self.lags() || self.catalogue_changes.len() >= CHANGES_WAITING_MAX;
         if self.storage_full || is_busy {
             return Err(CatalogueError::Overloaded);

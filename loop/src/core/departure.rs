@@ -15,13 +15,18 @@
 //! is. So the leader *seals* the change with one that changes nothing, an update of its own member.
 //!
 //! It gives its vote to a log as long as its own only. So until then it is sent nothing that its leader has not
-//! written ([`Core::may_send_ahead`]).
+//! written ([`Core::may_send_ahead`]); and a leader that may be the one who loses its vote takes nothing in
+//! ([`Core::may_lose_its_vote`]).
 //!
 //! Whether a change is sealed is part of the table: it names whom its last change took something from
 //! ([`Members::took_from_somebody`]), and every change behind that clears it. So it means the same on
 //! every node, in a snapshot, and after a restart; and nobody need ask for how long to wait.
 
 use std::sync::Arc;
+
+use quorate_engine::GroupLog;
+use raft::eraftpb::{Entry, EntryType};
+use raft::{GetEntriesContext, RawNode};
 
 use super::Core;
 use crate::change::{Change, Step};
@@ -68,6 +73,25 @@ pub(super) fn is_open(members: &Members) -> bool {
     members.is_joint() || members.took_from_somebody()
 }
 
+/// Whether an entry changes who has a vote.
+pub(super) fn changes_voters(entry: &Entry) -> bool {
+    entry.get_entry_type() != EntryType::EntryNormal
+}
+
+/// The last entry of a recovered log that changes who has a vote and is not known to be committed; where
+/// it cannot be said, the last one that could.
+pub(super) fn last_change(raw: &RawNode<GroupLog>) -> u64 {
+    let log = &raw.raft.raft_log;
+    let (low, high) = (log.committed + 1, log.last_index() + 1);
+    let context = GetEntriesContext::empty(false);
+    match low < high {
+        true => log.slice(low, high, None, context).map_or(log.last_index(), |entries| {
+            entries.iter().rfind(|entry| changes_voters(entry)).map_or(0, |entry| entry.index)
+        }),
+        false => 0,
+    }
+}
+
 impl<P, R, M> Core<P, R, M> {
     /// Whether a leader may send entries that are not on its own disk yet
     /// ([`AppendMode::Parallel`](crate::AppendMode::Parallel)): not from the entry of a change on, until it
@@ -83,6 +107,19 @@ impl<P, R, M> Core<P, R, M> {
     /// that has all of it, is given the vote.
     pub(super) fn may_send_ahead(&self) -> bool {
         !self.is_changing() && !self.members.took_from_somebody()
+    }
+
+    /// Whether this leader takes nothing in, since it may be about to lose its vote: by a change of an
+    /// earlier leader that is in its log and not committed, or by leaving a joint configuration.
+    ///
+    /// What it took in would be behind the entry by which it loses its vote. That one is committed without
+    /// the rest, the leader gives way, and if what it says then is lost it is the one who holds more than
+    /// all that are left. (A change that it proposed itself never takes its own vote.)
+    pub(super) fn may_lose_its_vote(&self) -> bool {
+        let inherits =
+            self.change_at.term != self.raw.raft.term && self.change_in_log > self.handed;
+        let conf_state = self.members.conf_state();
+        inherits || self.members.is_joint() && !conf_state.voters.contains(&self.own_id)
     }
 
     /// Another change is in force: what was before it is remembered now. Whoever waits is told, but for

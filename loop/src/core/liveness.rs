@@ -10,15 +10,23 @@ use crate::status::{LastAnswer, Liveness};
 /// When the members of a group answered last, in ticks.
 #[derive(Default)]
 pub(super) struct Answers {
-    by_member: BTreeMap<u64, u64>,
-    /// The last tick at which this node did not lead: a member that has been asked for nothing since
-    /// then is not silent.
+    by_member: BTreeMap<u64, Contact>,
+    /// The last tick at which this node did not lead: nobody was asked for anything before.
     unasked_at: u64,
+}
+
+/// What there was to hear of a member.
+#[derive(Default)]
+struct Contact {
+    /// When it became one here.
+    since: u64,
+    /// When it answered last.
+    answered: Option<u64>,
 }
 
 impl Answers {
     pub(super) fn heard_of(&mut self, member: u64, now: u64) {
-        self.by_member.insert(member, now);
+        self.by_member.entry(member).or_default().answered = Some(now);
     }
 
     /// This node does not lead at `now`.
@@ -26,17 +34,23 @@ impl Answers {
         self.unasked_at = now;
     }
 
-    pub(super) fn forget_others(&mut self, members: &Members) {
+    /// These are the members from `now` on.
+    pub(super) fn members_are(&mut self, members: &Members, now: u64) {
         self.by_member.retain(|id, _| members.get(*id).is_some());
+        for member in members.iter() {
+            let contact = self.by_member.entry(member.member_id);
+            contact.or_insert(Contact { since: now, answered: None });
+        }
     }
 
     fn liveness(&self, member: u64, now: u64, patience: u64) -> Liveness {
         let lately = |at: u64| now - at <= patience;
-        match self.by_member.get(&member) {
-            Some(&at) if lately(at) => Liveness::Live,
-            _ if lately(self.unasked_at) => Liveness::Unheard,
-            _ => Liveness::Silent,
+        let contact = self.by_member.get(&member);
+        if contact.and_then(|contact| contact.answered).is_some_and(lately) {
+            return Liveness::Live;
         }
+        let asked_since = contact.map_or(0, |contact| contact.since).max(self.unasked_at);
+        if lately(asked_since) { Liveness::Unheard } else { Liveness::Silent }
     }
 }
 
@@ -69,7 +83,9 @@ impl<P, R, M> Core<P, R, M> {
         let answer = |member_id: u64| {
             let at = match member_id == self.own_id {
                 true => Some(self.now),
-                false => self.answers.by_member.get(&member_id).copied(),
+                false => {
+                    self.answers.by_member.get(&member_id).and_then(|contact| contact.answered)
+                }
             };
             let ago = at.map(|at| {
                 let ticks = u32::try_from(self.now - at).unwrap_or(u32::MAX);

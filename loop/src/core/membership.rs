@@ -324,7 +324,7 @@ impl<P, R, M> Core<P, R, M> {
     pub(super) fn set_members(&mut self, members: Arc<Members>) {
         let before = std::mem::replace(&mut self.members, members.clone());
         self.removed = members.get(self.own_id).is_none();
-        self.answers.forget_others(&members);
+        self.answers.members_are(&members, self.now);
         self.strangers.known_below(members.next_member_id());
         if members.index() > before.index() {
             self.seal_last(&members);

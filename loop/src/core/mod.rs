@@ -101,6 +101,8 @@ pub struct Core<P, R, M = R> {
     /// Where the last change of the membership stands that this node has proposed.
     change_at: LogId,
     answers: Answers,
+    /// The last entry of the log that changes who has a vote, or a later one.
+    change_in_log: u64,
     strangers: Strangers,
     /// Whether this node is a member no longer.
     removed: bool,
@@ -170,6 +172,7 @@ impl<P, R, M> Core<P, R, M> {
         let logger = logger::into_tracing();
         let removed = members.get(own_id).is_none();
         let raw = RawNode::new(&raft_config, log, &logger).map_err(|e| e.to_string())?;
+        let change_in_log = departure::last_change(&raw);
         let mut core = Core {
             term_at_tick: raw.raft.term,
             raw,
@@ -192,6 +195,7 @@ impl<P, R, M> Core<P, R, M> {
             catalogue_changes: Vec::new(),
             change_at: LogId::default(),
             answers: Answers::default(),
+            change_in_log,
             strangers: Strangers::default(),
             removed,
             departure: Departure::default(),

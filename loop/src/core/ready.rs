@@ -4,6 +4,7 @@ use quorate_engine::{GroupWrite, LogId, NodeId};
 use raft::Ready;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
+use super::departure::changes_voters;
 use super::outbox::Submitted;
 use super::proposals::Proposer;
 use super::reads::Reader;
@@ -87,6 +88,9 @@ impl<P, R, M> Core<P, R, M> {
         }
         if !self.leads() {
             return self.forward(queued);
+        }
+        if self.may_lose_its_vote() {
+            return self.refuse(proposers_of(queued), Refused::NotLeader(None));
         }
         let term = self.raw.raft.term;
         let before = self.raw.raft.raft_log.last_index();
@@ -192,6 +196,8 @@ impl<P, R, M> Core<P, R, M> {
         let changes_vote = self.changes_vote(&ready);
         let snapshot = snapshot_id(&ready);
         let entries = ready.take_entries();
+        let change = entries.iter().rfind(|entry| changes_voters(entry));
+        self.change_in_log = change.map_or(self.change_in_log, |entry| entry.index);
 
         let log = self.raw.mut_store();
         if let Some(id) = snapshot {
@@ -281,8 +287,8 @@ impl<P, R, M> Core<P, R, M> {
 
     /// Sends a message as soon as all that it depends on is durable.
     ///
-    /// Those of a kind keep their order, but for appends behind the seal of a change of the members, once.
-    /// Kinds may overtake each other, as on any network: a heartbeat the appends before it, and with
+    /// Those of a kind keep their order, but for appends with [`AppendMode::Parallel`] when a change of the
+    /// members is over, or an election: those that were held are overtaken, and a follower asks for them. Kinds may overtake each other, as on any network: a heartbeat the appends before it, and with
     /// [`AppendMode::Parallel`] an append the leader's answers to other nodes.
     pub(super) fn hold(&mut self, message: Message) {
         let Some(to) = self.node_of(message.to) else {

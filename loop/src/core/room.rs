@@ -21,8 +21,8 @@
 //! these bounds too. What a full disk leaves to be written has no entries: a new term, a vote.
 
 use quorate_engine::NodeId;
-use raft::INVALID_ID;
 use raft::eraftpb::Message;
+use raft::{INVALID_ID, Progress};
 
 use super::Core;
 
@@ -91,15 +91,19 @@ impl<P, R, M> Core<P, R, M> {
         self.raw.raft.become_follower(term, INVALID_ID);
     }
 
-    /// The most advanced voter but this one, of those that were heard of lately.
+    /// The most advanced voter but this one, of those that were heard of lately; or, of a new leader that
+    /// has heard of none yet, one that it has no reason to take for dead.
     pub(super) fn successor(&self) -> Option<u64> {
         let progress = self.raw.raft.prs();
-        let others = progress.iter().filter(|(id, other)| {
-            // raft-rs forgets who was active once an election timeout; we do not.
-            let is_sound = other.recent_active || !self.is_silent(**id);
-            **id != self.own_id && progress.conf().voters().contains(**id) && is_sound
-        });
-        others.max_by_key(|(_, other)| other.matched).map(|(&id, _)| id)
+        let others = progress
+            .iter()
+            .filter(|(id, _)| **id != self.own_id && progress.conf().voters().contains(**id));
+        // raft-rs forgets who was active once an election timeout; we do not.
+        let answers = |id: u64, other: &Progress| other.recent_active || self.is_live(id);
+        others
+            .filter(|(id, other)| answers(**id, other) || !self.is_silent(**id))
+            .max_by_key(|(id, other)| (answers(**id, other), other.matched))
+            .map(|(&id, _)| id)
     }
 
     /// Whether an append brings entries although there is no place for more. Raft sends them again.

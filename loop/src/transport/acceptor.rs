@@ -241,7 +241,7 @@ pub(super) mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_mute_peer_is_disconnected_and_one_that_has_nothing_to_say_is_not() {
-        let config = LoopConfig { connect_timeout_ms: 1_000, ..LoopConfig::default() };
+        let config = LoopConfig { connect_timeout_ms: 3_000, ..LoopConfig::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let meters = Arc::new(Meters::new(0));

@@ -17,7 +17,8 @@ use crate::frame::Frame;
 /// A peer that this node has no connection to is answered on its own: one that has moved and is in the table
 /// with its old address, one that is in no table yet because this node has missed a change of the
 /// members, and one that can connect and cannot be connected to. It is the one that the handshake
-/// let in, and answers end with its connection.
+/// let in, and answers end with its connection. Snapshots are not sent on it: they go to the address in
+/// the table, on connections of their own (`sending.rs`).
 pub(crate) struct Inbound {
     streams: Mutex<Streams>,
     queue_max: usize,
@@ -79,7 +80,9 @@ impl Inbound {
         Answers { frames, superseded, inbound, peer, number, is_used }
     }
 
-    /// This node has a connection of its own to the peer: nobody waits for what is sent here any more.
+    /// This node has a connection of its own to the peer, and sends nothing here any more. Whoever waits
+    /// still for an answer to what it sent here is not told when this connection ends, and hears of it by
+    /// its time-out.
     pub(super) fn relieved(&self, node: NodeId) {
         let streams = self.streams();
         for (_, stream) in streams.by_peer.iter().filter(|((peer, _), _)| *peer == node) {

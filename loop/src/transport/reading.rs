@@ -23,9 +23,6 @@ use crate::message::PeerMessage;
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 64 << 10;
 
-/// What news of the founding weighs in the inbox.
-const FOUNDING_BYTES: usize = 4 << 10;
-
 /// Where everything goes that arrives; given by the driver.
 pub(crate) trait Ingress: Send + Sync + 'static {
     /// A message for the core of a group; the permit is dropped when it was stepped.
@@ -133,7 +130,8 @@ impl Reading {
                     self.ingress.heartbeats(from, MessageType::MsgHeartbeatResponse, beats, permit);
                 }
                 Frame::Founding(news) => {
-                    let permit = permit(&room, FOUNDING_BYTES).await?;
+                    let weight = news.weight().min(self.room_bytes);
+                    let permit = permit(&room, weight).await?;
                     self.ingress.founding(from, caller.directory, news, permit);
                 }
                 Frame::Alive => {}

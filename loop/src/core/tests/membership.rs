@@ -300,6 +300,49 @@ fn whoever_lost_its_vote_holds_no_more_than_the_leader_that_is_left() {
     assert_eq!(members(&mut net, demoted).role(demoted), Some(MemberRole::Observer));
 }
 
+/// To see it fail: have `append_queued` take them in.
+#[test]
+fn a_leader_that_may_lose_its_vote_by_an_earlier_change_takes_nothing_in_behind_it() {
+    let mut net = Net::new(&[1, 2], &[], config());
+    let old = net.elect();
+    let leader = 3 - old;
+    net.settle();
+    // The change is in both logs, and nobody knows that it is committed.
+    let request = MembershipRequest::Change(vec![MemberChange::Demote(node(leader))]);
+    net.step(old, Input::Membership { request, dry_run: false, caller: 1 });
+    net.sync(old);
+    while net.deliver(old, leader) {}
+    net.sync(leader);
+    net.links.clear();
+    let mut campaign = Message::default();
+    campaign.set_msg_type(MessageType::MsgTimeoutNow);
+    let term = net.peer(leader).core.status().term;
+    (campaign.from, campaign.to, campaign.term) = (old, leader, term);
+    net.step(leader, Input::Peer { from: node(old), message: PeerMessage::Raft(campaign) });
+    while net.peer(leader).core.status().role != Role::Leader {
+        net.sync(leader);
+        net.deliver(leader, old);
+        net.sync(old);
+        net.deliver(old, leader);
+    }
+    net.propose(leader, 7);
+    let refused = ProposeError::NotLeader { leader: None };
+    assert_eq!(net.peer(leader).answers, [(7, Err(refused))]);
+
+    // All that it says when it has lost its vote is lost: who is left leads all the same.
+    net.sync(leader);
+    while net.deliver(leader, old) {}
+    net.sync(old);
+    while net.deliver(old, leader) {}
+    assert_eq!(net.peer(leader).core.status().role, Role::Observer);
+    net.kill(leader);
+    net.start(leader);
+    assert_eq!(net.elect(), old);
+    net.propose(old, 8);
+    net.settle();
+    assert!(net.peer(old).answers.iter().any(|(caller, answer)| *caller == 8 && answer.is_ok()));
+}
+
 /// A leader that has just been elected by one of two has not heard of the other. To see it fail: have
 /// `Answers::liveness` believe at once that a member is silent.
 #[test]
