@@ -205,6 +205,18 @@ pub fn run_seed(
     })
 }
 
+/// Runs one seed. A panic of what is tested is a violation like any other.
+pub(crate) fn try_seed(seed: u64, mix: Mix) -> SeedRun {
+    let run = catch_unwind(AssertUnwindSafe(|| run_seed(seed, mix, None)));
+    let what = match run {
+        Ok(Ok(run)) => return run,
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => format!("panic: {}", panic_text(&*panic)),
+    };
+    let coverage = Coverage::default();
+    SeedRun { hash: 0, what: Some(what), events: 0, coverage, simulated_us: 0 }
+}
+
 impl Simulation {
     /// Runs the seeds; `progress` is called after each.
     pub fn run(&self, progress: &(dyn Fn() + Sync)) -> SimulationReport {
@@ -243,17 +255,7 @@ impl Simulation {
 
     /// Runs a seed, and some of them twice.
     fn one(&self, seed: u64) -> (SeedRun, bool) {
-        let run = || {
-            // A panic of what is tested is a violation like any other.
-            let run = catch_unwind(AssertUnwindSafe(|| run_seed(seed, self.mix, None)));
-            let what = match run {
-                Ok(Ok(run)) => return run,
-                Ok(Err(error)) => error.to_string(),
-                Err(panic) => format!("panic: {}", panic_text(&*panic)),
-            };
-            let coverage = Coverage::default();
-            SeedRun { hash: 0, what: Some(what), events: 0, coverage, simulated_us: 0 }
-        };
+        let run = || try_seed(seed, self.mix);
         let mut first = run();
         let is_repeated = seed % TWICE_EVERY == 0;
         if is_repeated {

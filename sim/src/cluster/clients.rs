@@ -1,7 +1,9 @@
 //! [`Client`]s: who propose, read, try again, and count.
 
 use bytes::Bytes;
-use quorate_loop::{CommandId, Done, Input, Proposal, ProposeError, SessionError, SessionStep};
+use quorate_loop::{
+    CommandId, Committed, Done, Input, Proposal, ProposeError, SessionError, SessionStep,
+};
 use quorate_statemachine::{Outcome, StateMachine as _};
 
 use super::coverage::{Event, Path};
@@ -142,12 +144,23 @@ impl World {
     }
 
     /// A proposal was applied, or its session's table refused it.
-    pub(super) fn applied_for(&mut self, caller: u64, answer: Result<Done<Outcome>, SessionError>) {
+    pub(super) fn applied_for(
+        &mut self,
+        caller: u64,
+        entry: &Committed<u64>,
+        answer: Result<Done<Outcome>, SessionError>,
+    ) {
         let Some(asked) = self.safety.answered(caller) else { return };
         if let Ok(done) = &answer {
             self.safety.told(asked, done.index, false);
         }
         let Some(number) = self.waits_still(caller) else { return };
+        let is_own = self.clients[number].proposal().is_some_and(|proposal| {
+            (&proposal.command, proposal.session) == (&entry.command, entry.session)
+        });
+        if !is_own {
+            self.safety.violated(format!("client {number} is told what became of another command"));
+        }
         let client = &mut self.clients[number];
         match (&client.task, answer) {
             (Some(Task::Open), Ok(done)) => {
