@@ -176,10 +176,10 @@ mod made {
     }
 }
 
+/// What no replica can repeat; without bugs there is no such thing.
 #[cfg(not(feature = "mutations"))]
 #[inline(always)]
 #[must_use]
-/// What no replica can repeat; without bugs there is no such thing.
 pub const fn chance() -> bool {
     false
 }

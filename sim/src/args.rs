@@ -30,7 +30,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-#[cfg_attr(not(feature = "mutations"), expect(dead_code, reason = "there are no bugs to look for"))]
+#[cfg_attr(not(feature = "mutations"), allow(dead_code, reason = "there are no bugs to look for"))]
 pub(crate) struct MutationsArgs {
     /// Bugs at the same time; as many as there are cores, if not given.
     #[arg(long)]
