@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mutation::Bug;
+
 use crate::files::{Files, OutFile};
 use crate::ids::{GroupId, LogId};
 use crate::pace::Pace;
@@ -124,7 +126,9 @@ impl SnapshotReceiver {
             return Err(self.parser.is_another());
         }
         let Self { target, file, temporary, .. } = self;
-        file.sync().map_err(SnapshotError::io(temporary.path()))?;
+        if !mutation::is(Bug::ReceivedSnapshotNotSynced) {
+            file.sync().map_err(SnapshotError::io(temporary.path()))?;
+        }
         drop(file);
         temporary.keep_as(&target).map_err(SnapshotError::io(&target))?;
         Ok(meta)

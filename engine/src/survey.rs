@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use mutation::Bug;
 use raft_engine::env::FileSystem;
 
 use crate::damage::{Damage, REPLACE_NODE};
@@ -47,7 +48,7 @@ impl Survey {
         file_system: &F,
         log: &Path,
         directory: DirectoryId,
-        (witness, testimony): (&Path, Result<Testimony, WitnessFault>),
+        (witness, mut testimony): (&Path, Result<Testimony, WitnessFault>),
     ) -> Result<Self, (PathBuf, io::Error)> {
         let (mut files, mut findings) =
             LogFiles::list(log).map_err(|error| (log.to_owned(), error))?;
@@ -62,9 +63,12 @@ impl Survey {
         }
         findings.append(&mut scan.findings);
         let mut notes = Vec::new();
-        match &testimony {
+        match &mut testimony {
             Ok(testimony) => {
                 let last = scan.last.map_or(0, |last| last.sequence);
+                if mutation::is(Bug::DamagedTailAccepted) {
+                    testimony.sequence = testimony.sequence.min(last);
+                }
                 // What else is wrong explains it.
                 if findings.is_empty() && last < testimony.sequence {
                     findings.push(lost_end(log, &scan, testimony.sequence));

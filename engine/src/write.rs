@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mutation::Bug;
 use raft::eraftpb::Entry;
 use thiserror::Error;
 
@@ -141,7 +142,7 @@ pub enum WriteError {
 impl WriteError {
     /// Whether the storage failed, so that the node must stop.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::Full { .. })
+        !matches!(self, Self::Full { .. }) && !mutation::is(Bug::FailedSyncIgnored)
     }
 }
 

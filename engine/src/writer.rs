@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::disk::Disk;
+use mutation::Bug;
 use raft_engine::{Command, LogBatch};
 
 use crate::ids::{DirectoryId, GroupId};
@@ -179,7 +180,7 @@ impl<F: Disk> LogWriter<F> {
         if let Some(genesis) = &genesis {
             after.mark.genesis_crc = Some(crc32fast::hash(genesis));
         }
-        if merged.clean {
+        if merged.clean && !mutation::is(Bug::OldLogKept) {
             // A clean drops the founding record too: it is written again.
             genesis = genesis.or_else(|| self.store().engine().get(region, GENESIS_KEY));
             batch.add_command(region, Command::Clean);
@@ -193,7 +194,18 @@ impl<F: Disk> LogWriter<F> {
         if after.mark.incarnation == 0 {
             after.mark.incarnation = sequence;
         }
-        put(batch, region, RECORD_KEY, merged.record.encode(group, after.mark))?;
+        let mut record = merged.record.encode(group, after.mark);
+        if mutation::is(Bug::VoteNotRecorded) {
+            let mut forgetful = merged.record.clone();
+            forgetful.hard_state.vote = 0;
+            record = forgetful.encode(group, after.mark);
+        }
+        if mutation::is(Bug::CommitNotRecorded) {
+            let mut forgetful = merged.record.clone();
+            forgetful.hard_state.commit = forgetful.snapshot.index;
+            record = forgetful.encode(group, after.mark);
+        }
+        put(batch, region, RECORD_KEY, record)?;
         if let Some(genesis) = genesis {
             put(batch, region, GENESIS_KEY, genesis)?;
         }
@@ -210,12 +222,19 @@ impl<F: Disk> LogWriter<F> {
         let sequence = self.sequence + 1;
         let stamp = Stamp { directory: self.directory, sequence, tally };
         put(&mut batch, ENGINE_REGION, STAMP_KEY, stamp.encode())?;
+        let syncs = !mutation::is(Bug::SyncSkipped);
+        if mutation::is(Bug::WitnessAhead) {
+            let written = self.witness.write(sequence);
+            self.witnessed(written)?;
+        }
         // `Store::run` looks at the latch after the write: what raft-engine calls a success may
         // be an fsync that failed (trap E03).
-        self.store().run(|engine| engine.write(&mut batch, true)).map_err(|error| match error {
-            StoreError::Disk(source) => WriteError::Disk { source },
-            StoreError::Engine(source) => classify(source),
-        })?;
+        self.store().run(|engine| engine.write(&mut batch, syncs)).map_err(
+            |error| match error {
+                StoreError::Disk(source) => WriteError::Disk { source },
+                StoreError::Engine(source) => classify(source),
+            },
+        )?;
         (self.sequence, self.tally, self.batch) = (sequence, tally, batch);
         // Only a batch that is durable: a witness that is ahead of the log would condemn it.
         let written = self.witness.write(sequence);

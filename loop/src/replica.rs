@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use mutation::Bug;
 use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
 use quorate_statemachine::{
     Admission, Changes as _, ClientSessions, CommandId, Image as _, RestoreError, SessionError,
@@ -106,7 +107,8 @@ impl<S: StateMachine> Replica<S> {
         id: LogId,
     ) -> Result<(Self, u64), RestoreFailure> {
         let mut reader = snapshots.open(group, id)?;
-        let head = Head::of(reader.meta())?;
+        let mut head = Head::of(reader.meta())?;
+        head.id.index -= u64::from(mutation::is(Bug::RestoredBehind));
         let stream = |source| RestoreFailure::Stream { id, source };
         let (sessions, mut rest) = ClientSessions::read_snapshot(&mut reader).map_err(stream)?;
         for outcome in sessions.outcomes() {
@@ -160,7 +162,9 @@ impl<S: StateMachine> Replica<S> {
         let (at, command) = (entry.at, &entry.command);
         assert_eq!(at.index, self.head.id.index + 1, "entries are applied one by one");
         self.head.id = at;
-        if let Some(members) = &entry.members {
+        if let Some(members) = &entry.members
+            && !mutation::is(Bug::MembersNotApplied)
+        {
             self.head.members = members.clone();
         }
         if let Some(catalogue) = &entry.catalogue {
@@ -212,6 +216,9 @@ impl<S: StateMachine> Replica<S> {
                 self.sessions.keep(index, id, S::encode_outcome(&outcome));
                 (index, outcome)
             }
+            Ok(Admission::Applied { .. }) if mutation::is(Bug::RetryAppliedAgain) => {
+                (index, self.run(index, command, changes)?)
+            }
             Ok(Admission::Applied { index, outcome }) => {
                 let outcome = S::decode_outcome(&outcome).map_err(|error| {
                     format!("the outcome of command {id:?} at {index}: {error}")
@@ -243,7 +250,11 @@ impl<S: StateMachine> Draft<S> {
     pub fn write(&self, store: &SnapshotStore) -> Result<(SnapshotMeta, u64), TakeFailure> {
         let id = self.head.id;
         let mut writer = store.create(self.head.meta())?;
-        self.sessions
+        let sessions = match mutation::is(Bug::SessionsNotInSnapshot) {
+            true => &ClientSessions::default(),
+            false => &self.sessions,
+        };
+        sessions
             .write_snapshot(&mut writer)
             .and_then(|()| self.image.write_snapshot(&mut writer))
             .map_err(|source| TakeFailure::Stream { id, source })?;

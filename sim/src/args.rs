@@ -25,6 +25,19 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Run one of them again, and tell what happens.
     Replay(ReplayArgs),
+    /// Make one bug after the other, and see that `run` would find it; needs `--features mutations`.
+    Mutations(MutationsArgs),
+}
+
+#[derive(Debug, Args)]
+#[cfg_attr(not(feature = "mutations"), allow(dead_code, reason = "there are no bugs to look for"))]
+pub(crate) struct MutationsArgs {
+    /// Bugs at the same time; as many as there are cores, if not given.
+    #[arg(long)]
+    pub jobs: Option<NonZeroUsize>,
+    /// How to print the report.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -141,5 +154,6 @@ mod tests {
         assert!(parse("quorate-sim bitrot --flips 5000 --output json").is_ok());
         assert!(parse("quorate-sim fuzz --messages 5000 --seed 7 --output json").is_ok());
         assert!(parse("quorate-sim fuzz --messages 0").is_err());
+        assert!(parse("quorate-sim mutations --jobs 1 --output json").is_ok());
     }
 }

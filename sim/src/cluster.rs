@@ -220,6 +220,18 @@ pub fn run_seed(
     })
 }
 
+/// Runs one seed. A panic of what is tested is a violation like any other.
+pub(crate) fn try_seed(seed: u64, mix: Mix, faults: Option<Duration>) -> SeedRun {
+    let run = catch_unwind(AssertUnwindSafe(|| run_seed(seed, mix, faults, None)));
+    let what = match run {
+        Ok(Ok(run)) => return run,
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => format!("panic: {}", panic_text(&*panic)),
+    };
+    let coverage = Coverage::default();
+    SeedRun { hash: 0, what: Some(what), events: 0, coverage, simulated_us: 0 }
+}
+
 impl Simulation {
     /// Runs the seeds; `progress` is called after each.
     pub fn run(&self, progress: &(dyn Fn() + Sync)) -> SimulationReport {
@@ -258,10 +270,10 @@ impl Simulation {
 
     /// Runs a seed, and some of them twice.
     fn one(&self, seed: u64) -> (SeedRun, bool) {
-        let mut first = self.attempt(seed, None);
+        let mut first = try_seed(seed, self.mix, None);
         let is_repeated = seed.is_multiple_of(TWICE_EVERY);
         if is_repeated {
-            let second = self.attempt(seed, None);
+            let second = try_seed(seed, self.mix, None);
             if first.hash != second.hash {
                 let (a, b) = (first.hash, second.hash);
                 first.what.get_or_insert(format!("two runs differ: hash {a:x} and {b:x}"));
@@ -270,25 +282,13 @@ impl Simulation {
         (first, is_repeated)
     }
 
-    /// Runs a seed. A panic of what is tested is a violation like any other.
-    fn attempt(&self, seed: u64, faults: Option<Duration>) -> SeedRun {
-        let run = catch_unwind(AssertUnwindSafe(|| run_seed(seed, self.mix, faults, None)));
-        let what = match run {
-            Ok(Ok(run)) => return run,
-            Ok(Err(error)) => error.to_string(),
-            Err(panic) => format!("panic: {}", panic_text(&*panic)),
-        };
-        let coverage = Coverage::default();
-        SeedRun { hash: 0, what: Some(what), events: 0, coverage, simulated_us: 0 }
-    }
-
     /// Looks for the shortest time of faults with which something is still wrong.
     fn shorten(&self, failure: &mut SimulationFailure) {
         let length = Plan::draw(failure.seed, self.mix).length / 1_000;
         let (mut least, mut most) = (0_u64, length);
         for _ in 0..SHORTENINGS {
             let middle = least.midpoint(most);
-            let run = self.attempt(failure.seed, Some(Duration::from_millis(middle)));
+            let run = try_seed(failure.seed, self.mix, Some(Duration::from_millis(middle)));
             match run.what {
                 Some(what) => {
                     (failure.what, failure.events, most) = (what, run.events, middle);

@@ -75,6 +75,8 @@ mod cluster;
 mod crashpoints;
 mod disk;
 mod fuzz;
+#[cfg(feature = "mutations")]
+pub mod mutations;
 mod random;
 mod record;
 mod scratch;

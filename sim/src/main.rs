@@ -19,7 +19,8 @@ use quorate_sim::{
 };
 
 use args::{
-    BitRotArgs, Command, CommandLine, CrashPointsArgs, FuzzArgs, Output, ReplayArgs, RunArgs,
+    BitRotArgs, Command, CommandLine, CrashPointsArgs, FuzzArgs, MutationsArgs, Output, ReplayArgs,
+    RunArgs,
 };
 
 /// What was tried is not as it must be, or could not be tried.
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz(args),
         Command::Run(args) => run(args),
         Command::Replay(args) => replay_seed(&args),
+        Command::Mutations(args) => mutations(&args),
     }
 }
 
@@ -123,6 +125,22 @@ fn replay_seed(args: &ReplayArgs) -> ExitCode {
         }
         Err(error) => failed(&error),
     }
+}
+
+/// Makes one bug after the other.
+#[cfg(feature = "mutations")]
+fn mutations(args: &MutationsArgs) -> ExitCode {
+    let bar = bar(mutation::Bug::ALL.len() as u64);
+    let found = quorate_sim::mutations::hunt_all(args::jobs(args.jobs), &|| bar.inc(1));
+    bar.finish_and_clear();
+    let all_caught = found.iter().all(|bug| bug.caught);
+    exit(output::mutations(args.output, &found), all_caught)
+}
+
+#[cfg(not(feature = "mutations"))]
+fn mutations(_: &MutationsArgs) -> ExitCode {
+    eprintln!("this program has no bugs to look for: build it with `--features mutations`");
+    ExitCode::from(USAGE)
 }
 
 /// Progress on stderr; nothing when that is no terminal.

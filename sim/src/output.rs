@@ -84,6 +84,24 @@ pub(crate) fn simulation_report(output: Output, report: &SimulationReport) -> io
     text(&table)
 }
 
+/// Prints what became of each bug.
+#[cfg(feature = "mutations")]
+pub(crate) fn mutations(
+    output: Output,
+    found: &[quorate_sim::mutations::Caught],
+) -> io::Result<()> {
+    if output == Output::Json {
+        return json(&found);
+    }
+    let mut table = plain(&["BUG", "CAUGHT", "BY", "SEEDS", "AT MOST", "WHAT IS WRONG"]);
+    for bug in found {
+        let caught = if bug.caught { "yes" } else { "NO" };
+        let (seeds, most) = (bug.seeds.to_string(), bug.seeds_max.to_string());
+        table.add_row([&bug.bug, caught, &bug.by, &seeds, &most, bug.what]);
+    }
+    text(&table)
+}
+
 /// Prints what came of one crash.
 pub(crate) fn verdict(
     output: Output,

@@ -7,6 +7,8 @@
 //! Sources: KIP-455 (reassignment), KIP-497 (partition epoch), KIP-704 (recovery state), KIP-966
 //! (eligible leader replicas).
 
+use mutation::Bug;
+
 use crate::broker::ActiveBrokers;
 use crate::brokers::Brokers;
 use crate::elect::{Ballot, Elected, Election};
@@ -196,8 +198,10 @@ fn stamp(before: &Partition, mut next: Partition, leader_written: bool) -> Optio
     if leader_epoch.max(partition_epoch) >= EPOCH_MAX - 1 {
         return Some(closed(before)).filter(|closed| closed != before);
     }
-    next.partition_epoch = PartitionEpoch(partition_epoch + 1);
-    if leader_written {
+    if !mutation::is(Bug::PartitionEpochKept) {
+        next.partition_epoch = PartitionEpoch(partition_epoch + 1);
+    }
+    if leader_written && !mutation::is(Bug::LeaderEpochKept) {
         next.leader_epoch = LeaderEpoch(leader_epoch + 1);
     }
     Some(next)

@@ -1,5 +1,7 @@
 //! Elections: who leads a partition, given who may.
 
+use mutation::Bug;
+
 use crate::broker::ActiveBrokers;
 use crate::brokers::Brokers;
 use crate::ids::BrokerId;
@@ -54,14 +56,18 @@ impl Ballot<'_> {
     pub fn elect(&self, election: Election, active: &ActiveBrokers<'_>) -> Elected {
         // Active, and in the ISR, or in the ELR when the ISR is empty.
         let candidates = Members::of(if self.isr.is_empty() { self.elr } else { self.isr });
-        let valid = |id: &BrokerId| candidates.contains(*id) && active.contains(*id);
+        let valid = |id: &BrokerId| {
+            candidates.contains(*id) && (active.contains(*id) || mutation::is(Bug::FencedElected))
+        };
         let preferred = match election {
             Election::Preferred => self.replicas.first().copied().filter(valid),
             Election::Online | Election::Unclean => None,
         };
-        let leader = preferred
-            .or_else(|| self.leader.filter(valid))
-            .or_else(|| self.replicas.iter().copied().find(valid));
+        let by_chance = mutation::is(Bug::ElectionByChance) && mutation::chance();
+        let leader = preferred.or_else(|| self.leader.filter(valid)).or_else(|| match by_chance {
+            true => self.replicas.iter().copied().rfind(valid),
+            false => self.replicas.iter().copied().find(valid),
+        });
         match leader {
             Some(id) if self.isr.is_empty() => Elected::Eligible(id),
             Some(id) => Elected::InSync(id),

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use mutation::Bug;
+
 use crate::broker::{Broker, BrokerMap};
 use crate::checkpoints::Checkpoints;
 use crate::command::Checkpoint;
@@ -239,7 +241,9 @@ impl MetadataImage {
 
     pub(crate) fn put_broker(&mut self, broker: Broker) {
         self.sum.add(Kind::Broker(broker_to_wire(&broker)));
-        if let Some(before) = self.brokers.insert(broker.id, Arc::new(broker)) {
+        if let Some(before) = self.brokers.insert(broker.id, Arc::new(broker))
+            && !mutation::is(Bug::HashNotUpdated)
+        {
             self.sum.remove(Kind::Broker(broker_to_wire(&before)));
         }
     }

@@ -3,6 +3,8 @@
 //! A broker that leaves is first taken out of every ISR, with itself not electable, and only then
 //! flagged: one command, so nobody ever sees a leader that may not lead.
 
+use mutation::Bug;
+
 use crate::broker::Broker;
 use crate::change::Target;
 use crate::command::BrokerSession;
@@ -13,7 +15,10 @@ use crate::outcome::Reply;
 
 pub(crate) fn fence(step: &mut Step<'_>, session: BrokerSession) -> Result<Reply, Rejection> {
     let fenced = Broker { fenced: true, ..step.session(session)?.clone() };
-    let partitions_changed = leave_isrs(step, session.broker);
+    let partitions_changed = match mutation::is(Bug::FencedStaysInSync) {
+        true => 0,
+        false => leave_isrs(step, session.broker),
+    };
     put_if_changed(step, fenced);
     Ok(Reply::BrokerFenced { partitions_changed })
 }

@@ -3,6 +3,8 @@
 //! Whether another incarnation still has a live session, and whether the broker belongs to this
 //! cluster, is known where sessions and connections live: on the quorum leader, before it proposes.
 
+use mutation::Bug;
+
 use crate::broker::Broker;
 use crate::change::Target;
 use crate::command::RegisterBroker;
@@ -37,8 +39,9 @@ pub(crate) fn apply(step: &mut Step<'_>, register: &RegisterBroker) -> Result<Re
         return Ok(Reply::BrokerRegistered { epoch });
     }
     let vouched = registered.is_some_and(|broker| register.vouched.contains(&broker.incarnation));
+    let kept = registered.filter(|_| mutation::is(Bug::BrokerEpochKept)).map(|broker| broker.epoch);
     leave(step, register.broker, vouched);
-    let epoch = BrokerEpoch(step.index);
+    let epoch = kept.unwrap_or(BrokerEpoch(step.index));
     // It has yet to catch up with the metadata: the leader unfences it when it has.
     step.put_broker(broker_of(register, epoch, true, false));
     Ok(Reply::BrokerRegistered { epoch })

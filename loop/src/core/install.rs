@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mutation::Bug;
 use quorate_engine::{LogId, NodeId};
 use raft::eraftpb::Message;
 
@@ -50,7 +51,8 @@ impl<P, R, M> Core<P, R, M> {
         self.raw.mut_store().applied_to(id.index);
         self.handed = id.index;
         self.installing = None;
-        for caller in self.proposals.overtaken(id.index) {
+        let overtaken = self.proposals.overtaken(id.index).into_iter();
+        for caller in overtaken.filter(|_| !mutation::is(Bug::OvertakenCallerForgotten)) {
             self.effects.failed.push((caller, ProposeError::Superseded));
         }
         self.abandon_changes(id.index);

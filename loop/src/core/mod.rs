@@ -33,6 +33,7 @@ mod timeout;
 
 use std::sync::Arc;
 
+use mutation::Bug;
 use quorate_engine::{Durable, Fetched, GroupId, GroupLog, LogId, NodeId};
 use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
@@ -153,11 +154,13 @@ impl<P, R, M> Core<P, R, M> {
     ) -> Result<Self, String> {
         let first_request = u64::from(run) << 32 | 1;
         let restored = log.snapshot_id().index;
+        let replays = mutation::is(Bug::ReplayedTwice);
+        let handed = if replays { log.truncated().index } else { restored };
         let raft_config = raft::Config {
             id: own_id,
             election_tick: config.election_ticks as usize,
             heartbeat_tick: config.heartbeat_ticks as usize,
-            applied: restored,
+            applied: handed,
             max_size_per_msg: config.append_bytes_max,
             max_inflight_msgs: config.append_inflight_max,
             check_quorum: true,
@@ -240,6 +243,7 @@ impl<P, R, M> Core<P, R, M> {
             Input::SnapshotReceived { from, message, members, catalogue } => {
                 self.snapshot_received(from, message, members, catalogue);
             }
+            Input::SnapshotSent { .. } if mutation::is(Bug::SnapshotReportDropped) => {}
             Input::SnapshotSent { to, received } => {
                 let status =
                     if received { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
@@ -439,7 +443,8 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     fn answer_reads(&mut self) {
-        let answered = self.reads.applied(self.applied);
+        let applied = if mutation::is(Bug::ReadsBeforeApply) { u64::MAX } else { self.applied };
+        let answered = self.reads.applied(applied);
         self.effects.reads.extend(answered.into_iter().map(|(caller, index)| (caller, Ok(index))));
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use mutation::Bug;
 use quorate_engine::{Durable, LogId};
 
 use crate::message::Envelope;
@@ -125,6 +126,9 @@ impl Outbox {
     /// nothing is in flight.
     #[must_use]
     pub(super) fn hold(&mut self, message: Envelope) -> Option<Envelope> {
+        if mutation::is(Bug::MessagesNotHeld) {
+            return Some(message);
+        }
         Self::hold_behind(self.in_flight.back_mut(), message)
     }
 
@@ -134,6 +138,9 @@ impl Outbox {
     /// write.
     #[must_use]
     pub(super) fn hold_for_vote(&mut self, message: Envelope) -> Option<Envelope> {
+        if mutation::is(Bug::TermNotHeld) {
+            return Some(message);
+        }
         Self::hold_behind(self.in_flight.iter_mut().rev().find(|w| w.changes_vote), message)
     }
 
@@ -159,6 +166,7 @@ impl Outbox {
             "a receipt for write {number}, which was not submitted"
         );
         let mut released = Released::default();
+        let number = if mutation::is(Bug::ReceiptOfAllWrites) { u64::MAX } else { number };
         while let Some(write) = self.in_flight.pop_front_if(|write| write.write <= number) {
             self.entry_bytes -= write.entry_bytes;
             released.ready = Some(write.ready);

@@ -3,6 +3,7 @@
 use std::collections::btree_map::{Entry, OccupiedEntry};
 use std::collections::{BTreeMap, VecDeque};
 
+use mutation::Bug;
 use quorate_engine::{LogId, NodeId};
 
 use crate::error::ProposeError;
@@ -154,7 +155,8 @@ impl<P> Proposals<P> {
                 break;
             }
             let caller = first.remove();
-            if (index, term) == (at.index, at.term) {
+            let is_own = (index, term) == (at.index, at.term);
+            if is_own || (mutation::is(Bug::CallerByIndexOnly) && index == at.index) {
                 own = Some(caller);
             } else {
                 lost.push(caller);

@@ -1,5 +1,6 @@
 //! From what waits in the core to its effects: proposals, reads, and raft-rs's Ready.
 
+use mutation::Bug;
 use quorate_engine::{GroupWrite, LogId, NodeId};
 use raft::Ready;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
@@ -169,6 +170,9 @@ impl<P, R, M> Core<P, R, M> {
                 return;
             }
             if let Some(context) = self.reads.start_round(self.now, None, |_| true) {
+                if mutation::is(Bug::ReadsUnconfirmed) {
+                    return self.read_confirmed(context, self.raw.raft.raft_log.committed);
+                }
                 self.raw.read_index(context.to_le_bytes().to_vec());
             }
             return;
@@ -192,7 +196,8 @@ impl<P, R, M> Core<P, R, M> {
         let number = ready.number();
         self.last_ready = number;
         let soft_state_changed = ready.ss().is_some();
-        let must_sync = ready.must_sync();
+        let must_sync = ready.must_sync()
+            && !(mutation::is(Bug::BallotNotWritten) && ready.entries().is_empty());
         let changes_vote = self.changes_vote(&ready);
         let snapshot = snapshot_id(&ready);
         let entries = ready.take_entries();
@@ -209,8 +214,13 @@ impl<P, R, M> Core<P, R, M> {
         }
 
         let mut messages = ready.take_messages();
-        messages.append(&mut ready.take_persisted_messages());
-        let committed = ready.take_committed_entries();
+        if !mutation::is(Bug::PersistedMessagesDropped) {
+            messages.append(&mut ready.take_persisted_messages());
+        }
+        let mut committed = ready.take_committed_entries();
+        if mutation::is(Bug::CommittedDropped) && !entries.is_empty() {
+            committed.clear();
+        }
         let read_states = ready.take_read_states();
         self.raw.advance_append_async(ready);
         if snapshot.is_some()
@@ -224,6 +234,12 @@ impl<P, R, M> Core<P, R, M> {
             let install = snapshot.inspect(|&id| self.installing = Some(id));
             let submitted = Submitted { ready: number, changes_vote, install, ..self.next_write() };
             self.submit(submitted, entries);
+            if mutation::is(Bug::OwnCopyCountedEarly) {
+                self.raw.on_persist_ready(number);
+            }
+            if let Some(id) = snapshot.filter(|_| mutation::is(Bug::InstallBeforeDurable)) {
+                self.installed(id);
+            }
         } else if self.outbox.wrote_nothing(number) {
             self.raw.on_persist_ready(number);
         }
@@ -295,10 +311,12 @@ impl<P, R, M> Core<P, R, M> {
             tracing::debug!(group = %self.group, to = message.to, "no such member to send to");
             return;
         };
-        let waits_for_vote_only = match message.get_msg_type() {
+        let message_kind = message.get_msg_type();
+        let waits_for_vote_only = match message_kind {
             MessageType::MsgHeartbeat
             | MessageType::MsgHeartbeatResponse
             | MessageType::MsgTimeoutNow => true,
+            MessageType::MsgAppendResponse if mutation::is(Bug::AcknowledgementNotHeld) => true,
             // It claims nothing of this node's disk: a leader counts itself when it has written.
             MessageType::MsgAppend => {
                 let is_parallel = self.config.append_mode == AppendMode::Parallel;
@@ -307,6 +325,9 @@ impl<P, R, M> Core<P, R, M> {
             _ => false,
         };
         let envelope = Envelope { to, message: PeerMessage::Raft(message) };
+        if message_kind == MessageType::MsgRequestVoteResponse && mutation::is(Bug::VoteNotHeld) {
+            return self.send(envelope);
+        }
         let free = if waits_for_vote_only {
             self.outbox.hold_for_vote(envelope)
         } else {
@@ -343,6 +364,7 @@ impl<P, R, M> Core<P, R, M> {
             };
             let (caller, lost) = self.proposals.committed(at);
             let leader = self.leader();
+            let lost = if mutation::is(Bug::ReplacedCallerForgotten) { Vec::new() } else { lost };
             let failed = &mut self.effects.failed;
             failed.extend(lost.into_iter().map(|p| (p, ProposeError::NotLeader { leader })));
             let is_command = entry.get_entry_type() == EntryType::EntryNormal;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use mutation::Bug;
 use quorate_engine::SnapshotMeta;
 
 use super::Core;
@@ -115,6 +116,9 @@ impl<P, R, M> Core<P, R, M> {
         let truncated = self.raw.mut_store().compact_to(index);
         self.tail.compacted_to(truncated.index);
         self.record_changed = Some(self.raw.store().snapshot_id());
+        if mutation::is(Bug::SnapshotRemovedEarly) {
+            self.effects.retain = self.record_changed;
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use quorate_loop::{
-    CommandId, Done, Input, Proposal, ProposeError, ReadError, SessionError, SessionStep,
+    CommandId, Committed, Done, Input, Proposal, ProposeError, ReadError, SessionError, SessionStep,
 };
 use quorate_statemachine::{Outcome, StateMachine as _};
 
@@ -145,13 +145,24 @@ impl World {
     }
 
     /// A proposal was applied, or its session's table refused it.
-    pub(super) fn applied_for(&mut self, caller: u64, answer: Result<Done<Outcome>, SessionError>) {
+    pub(super) fn applied_for(
+        &mut self,
+        caller: u64,
+        entry: &Committed<u64>,
+        answer: Result<Done<Outcome>, SessionError>,
+    ) {
         let Some(asked) = self.safety.answered(caller) else { return };
         if let Ok(done) = &answer {
             self.safety.told(asked, done.index, false);
         }
         self.answer(caller, answer_of(&answer));
         let Some(number) = self.waits_still(caller) else { return };
+        let is_own = self.clients[number].proposal().is_some_and(|proposal| {
+            (&proposal.command, proposal.session) == (&entry.command, entry.session)
+        });
+        if !is_own {
+            self.safety.violated(format!("client {number} is told what became of another command"));
+        }
         let client = &mut self.clients[number];
         match (&client.task, answer) {
             (Some(Task::Open), Ok(done)) => {

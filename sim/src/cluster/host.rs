@@ -172,13 +172,14 @@ impl Host {
             image = capture.take();
             self.doubtful.extend(batch);
         }
-        self.process = None;
-        self.disk.heal();
-        self.disk.set_capacity(None);
+        // Before the engine is closed: a process that is killed closes nothing.
         let image = match image {
             Some(image) => image,
             None => self.disk.image().map_err(SimError::new)?,
         };
+        self.process = None;
+        self.disk.heal();
+        self.disk.set_capacity(None);
         self.revive(&image, end)
     }
 

@@ -1,7 +1,8 @@
 //! Hosts that become members, are members no longer, or come back on an empty disk.
 
+use mutation::Bug;
 use quorate_loop::{
-    Input, Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,
+    Input, Join, MemberChange, Members, MembershipChanged, MembershipError, MembershipRequest,
 };
 
 use super::coverage::{Event, Path};
@@ -15,9 +16,14 @@ const PAUSE: u64 = 700_000;
 impl World {
     /// A host whose directory waits asks whoever leads to be let in.
     pub(super) fn ask_in(&mut self, id: u64) {
-        let Some(host) = self.hosts.get(&id) else { return };
+        let Some(host) = self.hosts.get_mut(&id) else { return };
         if host.process.is_some() {
             return;
+        }
+        if let Some(member) = self.newest.of_node(node_id(id))
+            && mutation::is(Bug::RejoinsAsBefore)
+        {
+            host.let_in = Some((member.member_id, self.newest.clone()));
         }
         if host.let_in.is_some() {
             return self.queue.after(0, Happening::Start(id));
@@ -79,6 +85,19 @@ impl World {
         }
         self.happened(Event::Members, 1_000_000, || format!("{changes:?}"));
         self.request(leader, MembershipRequest::Change(changes), None);
+    }
+
+    /// Nobody is given a vote while there is nothing on its disk: it would be counted, and could not vote.
+    pub(super) fn has_voters_with_a_log(&mut self, members: &Members) {
+        let is_new = |id: &&u64| !self.newest.is_voter(**id);
+        let new = members.conf_state().voters.iter().filter(is_new);
+        for member in new.filter_map(|id| members.get(*id)) {
+            let host = self.hosts.get(&member.node_id().get());
+            if host.is_some_and(|it| it.binding == member.binding && it.durable.last.index == 0) {
+                let node = member.node_id();
+                self.safety.violated(format!("node {node} is given a vote, and has no log yet"));
+            }
+        }
     }
 
     /// Whether a voter's disk may be lost: a majority has whole ones still, and runs, and knows who

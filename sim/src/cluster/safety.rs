@@ -11,6 +11,7 @@
 //! | what is committed at an index is the same everywhere, for ever | [`Safety::applied`] |
 //! | equal state behind equal index | [`Safety::state_is`] |
 //! | the rules of the metadata, in each state and from each to the next | [`Safety::state_is`] |
+//! | nobody is obeyed who speaks of an earlier epoch | [`Safety::accepted`] |
 //! | a command of a session is applied once, and every try is told the same | [`Safety::ran`] |
 //! | every caller is answered once | [`Safety::asked`], [`Safety::answered`] |
 //! | proposals and reads are linearizable | [`Safety::told`] |
@@ -19,7 +20,9 @@
 use std::collections::BTreeMap;
 
 use quorate_engine::{GroupWrite, LogId};
-use quorate_statemachine::{Image as _, Metadata, MetadataImage, StateHash, StateMachine as _};
+use quorate_statemachine::{
+    Broker, Command, Image as _, Metadata, MetadataImage, StateHash, StateMachine as _,
+};
 use raft::eraftpb::{Message, MessageType};
 
 use super::linear::{Floor, Linear};
@@ -198,6 +201,30 @@ impl Safety {
         self.states.insert(index, (hash, image));
         while self.states.len() > STATES_KEPT {
             self.states.pop_first();
+        }
+    }
+
+    /// A command was accepted in the state `before` it. (Looked at here once more: a change that somebody
+    /// asks for who knows too little breaks no rule of the state.)
+    pub(super) fn accepted(&mut self, id: u64, index: u64, command: &[u8], before: &MetadataImage) {
+        let Ok(command) = Command::decode(command) else { return };
+        let session = match &command {
+            Command::FenceBroker(session)
+            | Command::UnfenceBroker(session)
+            | Command::ShutdownBroker(session)
+            | Command::AllocateProducerIds(session) => *session,
+            Command::AlterPartition(alter) => alter.sender,
+            _ => return,
+        };
+        let is_current = |broker: &Broker| broker.epoch == session.epoch;
+        let mut obeys = before.broker(session.broker).is_some_and(is_current);
+        if let Command::AlterPartition(alter) = &command {
+            let epochs = (alter.leader_epoch, alter.partition_epoch);
+            let partition = before.partition(alter.partition);
+            obeys &= partition.is_some_and(|now| (now.leader_epoch, now.partition_epoch) == epochs);
+        }
+        if !obeys {
+            self.violated(format!("node {id} obeys a stale epoch at {index}: {command:?}"));
         }
     }
 

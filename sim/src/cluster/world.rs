@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mutation::Bug;
 use quorate_engine::LogId;
 use quorate_loop::{
-    Apply, Committed, Effects, Envelope, Input, Members, PeerMessage, Replica, Role, SessionStep,
+    Apply, Committed, Done, Effects, Envelope, Input, Members, PeerMessage, Replica, Role,
+    SessionStep,
 };
-use quorate_statemachine::Metadata;
+use quorate_statemachine::{Metadata, Outcome, StateMachine as _};
 use raft::eraftpb::Message;
 use tempfile::TempDir;
 
@@ -340,6 +342,7 @@ impl World {
         if let Some(members) = effects.members
             && members.index() > self.newest.index()
         {
+            self.has_voters_with_a_log(&members);
             self.newest = members;
         }
         for (caller, error) in effects.failed {
@@ -363,7 +366,11 @@ impl World {
             self.queue.after(after, Happening::Campaign(id, run));
         }
         let Some(process) = self.process(id) else { return };
+        let handed = effects.apply.iter().map(last_of).max();
         process.applying.extend(effects.apply);
+        if let Some(handed) = handed.filter(|_| mutation::is(Bug::AppliedToldEarly)) {
+            process.core.step(Input::Applied(handed));
+        }
         if effects.snapshot_wanted {
             process.wants_snapshot = true;
         }
@@ -485,13 +492,12 @@ impl World {
         let Some(process) = self.process(id) else { return Ok(()) };
         process.is_applying = false;
         let Some(work) = process.applying.pop_front() else { return Ok(()) };
-        let applied = match work {
+        let applied = last_of(&work);
+        match work {
             Apply::Entries(entries) => {
-                let last = entries.last().map(|entry| entry.at.index);
                 for entry in entries {
                     self.apply_one(id, &entry);
                 }
-                last
             }
             Apply::Restore(at) => {
                 match Replica::<Metadata>::restore(&process.snapshots, GROUP, at) {
@@ -503,10 +509,9 @@ impl World {
                 }
                 self.coverage.went(Path::Install);
                 self.compare(id, at.index);
-                Some(at.index)
             }
-        };
-        if let Some(applied) = applied {
+        }
+        if !mutation::is(Bug::AppliedToldEarly) {
             self.step(id, Input::Applied(applied));
         }
         Ok(())
@@ -523,6 +528,7 @@ impl World {
         let term = process.core.status().term;
         self.safety.applied(id, term, at, hash_of(&entry.command) ^ mixed);
         let Some(process) = self.process(id) else { return };
+        let before = process.replica.state().image();
         let mut changes = None;
         let result = match process.replica.apply(entry, &mut changes) {
             Ok(result) => result,
@@ -534,9 +540,14 @@ impl World {
             self.safety.ran(id, command, done.index);
             self.found_applied(at.index, done);
         }
+        if let Ok(Done { index, outcome: Some(Outcome::Accepted(_)) }) = &result
+            && *index == at.index
+        {
+            self.safety.accepted(id, at.index, &entry.command, &before);
+        }
         self.compare(id, at.index);
         if let Some(caller) = entry.caller {
-            self.applied_for(caller, result);
+            self.applied_for(caller, entry, result);
         }
     }
 
@@ -651,6 +662,14 @@ impl World {
             Start::Departed => self.departed(id)?,
         }
         Ok(())
+    }
+}
+
+/// The last index of some work.
+fn last_of(work: &Apply<u64>) -> u64 {
+    match work {
+        Apply::Entries(entries) => entries.last().map_or(0, |entry| entry.at.index),
+        Apply::Restore(id) => id.index,
     }
 }
 
