@@ -147,6 +147,11 @@ impl World {
         if let Ok(done) = &answer {
             self.safety.told(asked, done.index, false);
         }
+        let applied =
+            answer.as_ref().ok().and_then(|done| Some((done.index, done.outcome.clone()?)));
+        if self.answered_for_brokers(caller, applied) {
+            return;
+        }
         let Some(number) = self.waits_still(caller) else { return };
         let client = &mut self.clients[number];
         match (&client.task, answer) {
@@ -166,6 +171,9 @@ impl World {
     /// A proposal ended without being applied here.
     pub(super) fn failed_for(&mut self, caller: u64, error: &ProposeError) {
         self.safety.answered(caller);
+        if self.answered_for_brokers(caller, None) {
+            return;
+        }
         let Some(number) = self.waits_still(caller) else { return };
         self.trace.note(self.queue.now(), || format!("client {number}: {error}"));
         self.tries_again(number);
@@ -187,6 +195,9 @@ impl World {
 
     /// The node on which a caller waited has ended.
     pub(super) fn lost(&mut self, caller: u64) {
+        if self.answered_for_brokers(caller, None) {
+            return;
+        }
         if let Some(number) = self.waits_still(caller) {
             self.tries_again(number);
         }
@@ -229,7 +240,7 @@ impl World {
     }
 
     /// The image of whoever has applied most.
-    fn newest_image(&self) -> quorate_statemachine::MetadataImage {
+    pub(super) fn newest_image(&self) -> quorate_statemachine::MetadataImage {
         let processes = self.hosts.values().filter_map(|host| host.process.as_ref());
         let newest = processes.max_by_key(|process| process.replica.applied());
         match newest {

@@ -11,6 +11,7 @@ use quorate_statemachine::Metadata;
 use raft::eraftpb::Message;
 use tempfile::TempDir;
 
+use super::brokers::{BrokerEvent, Brokers};
 use super::clients::Client;
 use super::coverage::{Coverage, Event, Path};
 use super::host::{Host, Start, bindings};
@@ -50,6 +51,8 @@ pub(super) enum Happening {
     AskIn(u64),
     /// A client's turn.
     Client(usize),
+    /// Something of the brokers.
+    Broker(BrokerEvent),
     /// Another fault.
     Strike,
     /// A fault ends.
@@ -81,6 +84,8 @@ pub(super) struct World {
     pub(super) callers: BTreeMap<u64, (usize, u64)>,
     pub(super) next_caller: u64,
     pub(super) workload: Workload,
+    /// The data plane, if there is one.
+    pub(super) brokers: Option<Brokers>,
     pub(super) safety: Safety,
     pub(super) coverage: Coverage,
     pub(super) trace: Trace,
@@ -120,7 +125,8 @@ impl World {
             clients: (0..plan.clients).map(|_| Client::default()).collect(),
             callers: BTreeMap::new(),
             next_caller: 0,
-            workload: Workload::new(streams.next()),
+            workload: Workload::new(streams.next(), plan.brokers.is_some()),
+            brokers: plan.brokers.clone().map(|plan| Brokers::new(plan, seed)),
             safety: Safety::default(),
             coverage: Coverage::default(),
             trace,
@@ -154,6 +160,7 @@ impl World {
         for number in 0..world.clients.len() {
             world.client_later(number, 500_000);
         }
+        world.begin_brokers();
         world.next_strike();
         Ok(world)
     }
@@ -186,6 +193,7 @@ impl World {
             Happening::Start(id) => self.start(id)?,
             Happening::AskIn(id) => self.ask_in(id),
             Happening::Client(number) => self.client_acts(number),
+            Happening::Broker(event) => self.broker_happens(event),
             Happening::Strike => self.strike()?,
             Happening::Relent(relief) => self.relent(relief)?,
         }
@@ -496,6 +504,7 @@ impl World {
             }
         };
         if let Some(applied) = applied {
+            self.brokers_notice(id);
             self.step(id, Input::Applied(applied));
         }
         Ok(())
@@ -524,6 +533,7 @@ impl World {
             self.found_applied(at.index, done);
         }
         self.compare(id, at.index);
+        self.metadata_changed(id, at.index);
         if let Some(caller) = entry.caller {
             self.applied_for(caller, result);
         }
