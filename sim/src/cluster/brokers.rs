@@ -63,14 +63,25 @@ pub(super) enum BrokerEvent {
     Fetch(Fetch),
     /// And its answer.
     Fetched(Fetched),
-    /// The answer to a request of a broker arrives; without one, nobody knows what became of it.
-    Answer(Request, Option<(u64, Outcome)>),
+    /// The answer to a request of a broker arrives.
+    Answer(Request, Answer),
     /// The controllers look at their sessions.
     Duty,
     /// An operator does something.
     Operate,
     /// A producer sends a record.
     Produce,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone)]
+pub(super) enum Answer {
+    /// It was applied at an index.
+    Applied(u64, Outcome),
+    /// It surely was not, and will not be.
+    Never,
+    /// Nobody knows.
+    Unknown,
 }
 
 /// What was proposed for brokers.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use quorate_loop::{CommandId, Done, Input, Proposal, ProposeError, SessionError, SessionStep};
 use quorate_statemachine::{Outcome, StateMachine as _};
 
+use super::brokers::Answer;
 use super::coverage::{Event, Path};
 use super::queue::Micros;
 use super::safety::Asked;
@@ -147,8 +148,10 @@ impl World {
         if let Ok(done) = &answer {
             self.safety.told(asked, done.index, false);
         }
-        let applied =
-            answer.as_ref().ok().and_then(|done| Some((done.index, done.outcome.clone()?)));
+        let applied = match &answer {
+            Ok(Done { index, outcome: Some(outcome) }) => Answer::Applied(*index, outcome.clone()),
+            _ => Answer::Unknown,
+        };
         if self.answered_for_brokers(caller, applied) {
             return;
         }
@@ -171,7 +174,8 @@ impl World {
     /// A proposal ended without being applied here.
     pub(super) fn failed_for(&mut self, caller: u64, error: &ProposeError) {
         self.safety.answered(caller);
-        if self.answered_for_brokers(caller, None) {
+        let answer = if error.never_applied() { Answer::Never } else { Answer::Unknown };
+        if self.answered_for_brokers(caller, answer) {
             return;
         }
         let Some(number) = self.waits_still(caller) else { return };
@@ -195,7 +199,7 @@ impl World {
 
     /// The node on which a caller waited has ended.
     pub(super) fn lost(&mut self, caller: u64) {
-        if self.answered_for_brokers(caller, None) {
+        if self.answered_for_brokers(caller, Answer::Unknown) {
             return;
         }
         if let Some(number) = self.waits_still(caller) {

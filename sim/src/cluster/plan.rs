@@ -84,6 +84,9 @@ impl Plan {
         let brokers = BrokersPlan::draw(seed, mix, pair);
         if brokers.is_none() {
             events.retain(|event| !of_brokers(*event) || is_in(event));
+        } else if events.contains(&Event::BrokerDeath) {
+            // There are more faults of nodes than of brokers.
+            events.extend(std::iter::repeat_n(Event::BrokerDeath, events.len() / 4));
         }
         let (length, between, thinking) = match mix {
             Mix::Idle => (1_800 * SECOND, 120 * SECOND, 20 * SECOND),

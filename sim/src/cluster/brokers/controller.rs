@@ -14,7 +14,7 @@ use quorate_statemachine::{
 use uuid::Uuid;
 
 use super::sessions::{Flags, Heartbeat, Registered, Sessions};
-use super::{BrokerEvent, Request, machine};
+use super::{Answer, BrokerEvent, Request, machine};
 use crate::cluster::queue::Micros;
 use crate::cluster::world::World;
 
@@ -74,7 +74,7 @@ impl World {
     }
 
     /// Who takes itself for the leader, and is reached by a broker.
-    fn leader_for(&mut self, id: u32) -> Option<u64> {
+    pub(super) fn leader_for(&mut self, id: u32) -> Option<u64> {
         let own = machine(id);
         let leads = self.hosts.iter().filter(|(node, host)| {
             host.process.as_ref().is_some_and(|process| process.seen.leads)
@@ -98,11 +98,7 @@ impl World {
     }
 
     /// A caller has its answer, or none; whether it was one of the brokers'.
-    pub(in crate::cluster) fn answered_for_brokers(
-        &mut self,
-        caller: u64,
-        answer: Option<(u64, Outcome)>,
-    ) -> bool {
+    pub(in crate::cluster) fn answered_for_brokers(&mut self, caller: u64, answer: Answer) -> bool {
         let Some(brokers) = self.brokers.as_mut() else { return false };
         let Some(request) = brokers.asking.remove(&caller) else { return false };
         // On the way back to the broker, if it is one that asked.
@@ -116,7 +112,7 @@ impl World {
     }
 
     /// An answer arrives where it belongs. One to a broker is lost now and then.
-    pub(super) fn broker_answered(&mut self, request: Request, answer: Option<(u64, Outcome)>) {
+    pub(super) fn broker_answered(&mut self, request: Request, answer: Answer) {
         let is_lost = !self.is_calm && self.broker_draw(100) < 5;
         match request {
             Request::Register { broker, run, node } => {
@@ -130,18 +126,20 @@ impl World {
                 {
                     sessions.registered(BrokerId(broker), incarnation);
                 }
-                if let (Some((_, Outcome::Accepted(Reply::BrokerRegistered { epoch }))), false) =
-                    (answer, is_lost)
+                if let (
+                    Answer::Applied(_, Outcome::Accepted(Reply::BrokerRegistered { epoch })),
+                    false,
+                ) = (answer, is_lost)
                 {
                     self.registered(broker, run, epoch);
                 }
             }
             Request::Alter { broker, run, key, epoch, number } => {
-                let answer = answer.filter(|_| !is_lost);
+                let answer = if is_lost { Answer::Unknown } else { answer };
                 self.altered((broker, run), (key, epoch), number, answer);
             }
             Request::Transition { node, transition } => {
-                let applied = matches!(answer, Some((_, Outcome::Accepted(_))));
+                let applied = matches!(answer, Answer::Applied(_, Outcome::Accepted(_)));
                 if let Some((now, sessions)) = self.sessions(node) {
                     sessions.settled(now, transition, applied);
                 }
@@ -170,7 +168,7 @@ impl World {
         command: &Command,
     ) {
         if self.broker_draw(100) < 20 {
-            if let Some(node) = self.node_for(id) {
+            if let Some(node) = self.leader_for(id).or_else(|| self.node_for(id)) {
                 let request = Request::Register { broker: id, run, node: None };
                 self.broker_asks(node, command, request);
             }
@@ -236,9 +234,7 @@ impl World {
         let pause = 200_000 + self.broker_draw(1_500_000);
         self.broker_later(pause, BrokerEvent::Operate);
         let image = self.newest_image();
-        let running = self.running();
-        let draw = self.broker_draw(running.len() as u64);
-        let Some(node) = running.get(draw as usize).copied() else { return };
+        let Some(node) = self.leader() else { return };
         if let Some(command) = self.operation(&image) {
             self.broker_asks(node, &command, Request::Other);
         }

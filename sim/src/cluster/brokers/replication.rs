@@ -8,7 +8,7 @@ use quorate_statemachine::{
 };
 
 use super::partition_log::Record;
-use super::{Broker, BrokerEvent, LAG, PATIENCE, Request};
+use super::{Answer, Broker, BrokerEvent, LAG, PATIENCE, Request};
 use crate::cluster::coverage::Path;
 use crate::cluster::queue::Micros;
 use crate::cluster::world::World;
@@ -111,6 +111,14 @@ impl Lead {
         let settled = self.flight.as_ref().and_then(|flight| flight.settled);
         if settled.is_some_and(|settled| settled <= index) {
             self.flight = None;
+        }
+    }
+
+    /// The last proposal surely has no effect: nobody is in the ISR by it, unless one before it still may
+    /// have one.
+    fn forget(&mut self) {
+        if !self.is_unsure {
+            self.maybe.clear();
         }
     }
 
@@ -414,7 +422,7 @@ impl World {
             return;
         }
         let Some(isr) = lead.wants(&image, &partition, sender, high, now) else { return };
-        let Some(node) = self.node_for(id) else { return };
+        let Some(node) = self.leader_for(id).or_else(|| self.node_for(id)) else { return };
         let Some(brokers) = self.brokers.as_mut() else { return };
         brokers.numbers += 1;
         let number = brokers.numbers;
@@ -433,13 +441,13 @@ impl World {
         self.broker_asks(node, &Command::AlterPartition(alter), request);
     }
 
-    /// An AlterPartition was answered; `None` if nobody knows what became of it.
+    /// An AlterPartition was answered.
     pub(super) fn altered(
         &mut self,
         (id, run): (u32, u32),
         (key, epoch): (PartitionKey, u32),
         number: u64,
-        answer: Option<(u64, Outcome)>,
+        answer: Answer,
     ) {
         let Some(broker) = self.broker(id).filter(|broker| broker.run == run) else { return };
         let index = broker.process.as_ref().map_or(0, |process| process.index);
@@ -448,19 +456,20 @@ impl World {
             return;
         };
         match answer {
-            None => (lead.flight, lead.is_unsure) = (None, true),
+            Answer::Unknown => (lead.flight, lead.is_unsure) = (None, true),
+            Answer::Never => {
+                lead.flight = None;
+                lead.forget();
+            }
             // What follows from it follows from the view that has it.
-            Some((at, Outcome::Accepted(_))) if at > index => flight.settled = Some(at),
-            Some((_, Outcome::Accepted(_))) => lead.flight = None,
-            Some((at, Outcome::Rejected(_))) => {
+            Answer::Applied(at, Outcome::Accepted(_)) if at > index => flight.settled = Some(at),
+            Answer::Applied(_, Outcome::Accepted(_)) => lead.flight = None,
+            Answer::Applied(at, Outcome::Rejected(_)) => {
                 match at > index {
                     true => flight.settled = Some(at),
                     false => lead.flight = None,
                 }
-                // Surely without effect, and nothing before it may have one.
-                if !lead.is_unsure {
-                    lead.maybe.clear();
-                }
+                lead.forget();
             }
         }
         self.high_watermark(id, key);
