@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_statemachine::{MetadataImage, Partition, PartitionKey, Recovery, StateMachine as _};
+use quorate_statemachine::{
+    Broker, BrokerId, MetadataImage, Partition, PartitionKey, Recovery, StateMachine as _,
+};
 
 use super::partition_log::PartitionLog;
 use crate::cluster::coverage::Path;
@@ -185,6 +187,12 @@ impl World {
         }
         let mut changed = Vec::new();
         for (key, partition) in image.partitions() {
+            // Whoever may be elected is, at once.
+            let is_active = |id: &BrokerId| image.broker(*id).is_some_and(Broker::is_active);
+            if partition.leader.is_none() && partition.elr.iter().any(is_active) {
+                let what = format!("nobody leads {key} at {index}: {partition:?}");
+                self.safety.violated(what);
+            }
             let Some(was) = before.partition(key).filter(|was| *was != partition) else { continue };
             changed.push(key);
             let (now, then) = (partition.isr.len(), was.isr.len());
