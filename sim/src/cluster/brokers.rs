@@ -63,6 +63,8 @@ pub(super) enum BrokerEvent {
     Fetch(Fetch),
     /// And its answer.
     Fetched(Fetched),
+    /// A request of a broker arrives at whoever leads.
+    Ask { broker: u32, command: Box<Command>, request: Request },
     /// The answer to a request of a broker arrives.
     Answer(Request, Answer),
     /// The controllers look at their sessions.
@@ -225,6 +227,13 @@ impl World {
             BrokerEvent::Return(id) => self.broker_starts(id),
             BrokerEvent::Fetch(fetch) => self.fetch_arrives(fetch),
             BrokerEvent::Fetched(fetched) => self.fetched_arrives(fetched),
+            BrokerEvent::Ask { broker, command, request } => {
+                let node = self.leader_for(broker).or_else(|| self.node_for(broker));
+                // Where there is none, it is lost, and the broker runs out of patience.
+                if let Some(node) = node {
+                    self.broker_asks(node, &command, request);
+                }
+            }
             BrokerEvent::Answer(request, answer) => self.broker_answered(request, answer),
             BrokerEvent::Duty => self.controllers_look(),
             BrokerEvent::Operate => self.operate(),
@@ -293,11 +302,16 @@ impl World {
         let is_reached = self.process(home).is_some()
             && !self.network.is_cut(home, machine(id))
             && !self.network.is_cut(machine(id), home);
+        let newer = self.process(home).map_or(0, |process| process.replica.applied().index);
         if let (Some(node), Some(broker)) = (node, self.broker(id))
-            && let Some(process) = broker.process.as_mut().filter(|_| !is_reached)
+            && let Some(process) = broker.process.as_mut()
         {
-            process.home = node;
-            if !std::mem::replace(&mut process.has_view_turn, true) {
+            if !is_reached {
+                process.home = node;
+            }
+            // What changed while it could not look, nobody tells it again.
+            let is_late = !is_reached || newer > process.index;
+            if is_late && !std::mem::replace(&mut process.has_view_turn, true) {
                 self.broker_later(0, BrokerEvent::View(id, run));
             }
         }

@@ -13,6 +13,8 @@ use crate::cluster::coverage::Path;
 use crate::cluster::queue::Micros;
 use crate::cluster::world::World;
 
+/// How long an AlterPartition may be under way: longer than a broker needs to die and return.
+const SLOW: Micros = 8_000_000;
 /// Records of a fetch's answer.
 const RECORDS_MAX: usize = 16;
 
@@ -422,7 +424,6 @@ impl World {
             return;
         }
         let Some(isr) = lead.wants(&image, &partition, sender, high, now) else { return };
-        let Some(node) = self.leader_for(id).or_else(|| self.node_for(id)) else { return };
         let Some(brokers) = self.brokers.as_mut() else { return };
         brokers.numbers += 1;
         let number = brokers.numbers;
@@ -438,7 +439,11 @@ impl World {
             recovery: Recovery::Recovered,
         };
         let request = Request::Alter { broker: id, run, key, epoch, number };
-        self.broker_asks(node, &Command::AlterPartition(alter), request);
+        // Whoever reads it may be slow to do so, while everything else goes on.
+        let slow = self.broker_draw(100) < 8;
+        let after = self.broker_draw(if slow { SLOW } else { 1_000 });
+        let command = Box::new(Command::AlterPartition(alter));
+        self.broker_later(after, BrokerEvent::Ask { broker: id, command, request });
     }
 
     /// An AlterPartition was answered.
