@@ -10,13 +10,14 @@
 //! that was acknowledged must be there, on every node, under the id that was acknowledged, and none that
 //! nobody asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::load::{LEDGER, Line, now};
+use crate::ledger::Ledger;
+use crate::load::now;
 use crate::process::Failure;
 use crate::report::Row;
 use crate::spread::Spread;
@@ -51,42 +52,30 @@ pub(crate) fn run(args: &FailoverArgs) -> Result<Vec<Row>, Failure> {
     trio.ask_all(&begin)?;
     let mut gaps = Vec::new();
     for kill in 1..=args.kills {
-        steady(&mut trio)?;
+        trio.steady(STEADY)?;
         let dead = trio.leader()?;
         let from = now();
         // Dropped, it is killed.
         trio.members.remove(&dead);
-        steady(&mut trio)?;
-        let gap = longest_gap(&ledgers(dir.path())?.acknowledged_at, from, now());
+        trio.steady(STEADY)?;
+        let gap = longest_gap(&Ledger::read(dir.path())?.acknowledged_at(), from, now());
         eprintln!("kill {kill} of {}: node {dead}, {:.0} ms", args.kills, gap.as_secs_f64() * 1e3);
         gaps.push(gap.as_secs_f64() * 1e3);
         trio.restart(dead)?;
         trio.ask(dead, &begin)?;
     }
-    steady(&mut trio)?;
+    trio.steady(STEADY)?;
     trio.ask_all("halt")?;
-    let ledger = ledgers(dir.path())?;
+    let ledger = Ledger::read(dir.path())?;
     for (node, topics) in trio.ask_all("topics")? {
-        ledger.compare(node, &serde_json::from_str(&topics)?)?;
+        let findings = ledger.compare(node, &serde_json::from_str::<Vec<_>>(&topics)?);
+        if let Some(finding) = findings.all().next() {
+            return Err(finding.clone().into());
+        }
     }
-    let acknowledged = ledger.acknowledged.len();
-    let unknown = ledger.asked.len() - acknowledged;
+    let (acknowledged, unknown) = (ledger.acknowledged.len(), ledger.unknown());
     eprintln!("{acknowledged} acknowledged, each there once; {unknown} unknown, never asked again");
     Ok(rows(&gaps, args.clients))
-}
-
-/// Waits until each node that runs has had a number of acknowledgements from now on.
-fn steady(trio: &mut Trio) -> Result<(), Failure> {
-    let before = acknowledged(trio)?;
-    trio.until("acknowledgements from all nodes that run", |trio| {
-        let now = acknowledged(trio)?;
-        Ok(before.iter().all(|(node, count)| now[node] >= count + STEADY).then_some(()))
-    })
-}
-
-fn acknowledged(trio: &mut Trio) -> Result<BTreeMap<u64, u64>, Failure> {
-    let answers = trio.ask_all("acknowledged")?.into_iter();
-    answers.map(|(node, count)| Ok((node, count.parse()?))).collect()
 }
 
 fn rows(gaps: &[f64], clients: u32) -> Vec<Row> {
@@ -101,56 +90,6 @@ fn rows(gaps: &[f64], clients: u32) -> Vec<Row> {
     rows.push(row("median".to_owned(), median));
     rows.push(row("max".to_owned(), gaps.iter().copied().max_by(f64::total_cmp)));
     rows
-}
-
-/// What all clients were told.
-#[derive(Debug, Default)]
-struct Ledger {
-    asked: BTreeSet<String>,
-    /// The ids of topics, by their names.
-    acknowledged: BTreeMap<String, String>,
-    acknowledged_at: BTreeSet<Duration>,
-}
-
-/// Reads what all clients have written down.
-fn ledgers(dir: &Path) -> Result<Ledger, Failure> {
-    let mut ledger = Ledger::default();
-    for file in std::fs::read_dir(dir)? {
-        let path = file?.path();
-        if path.extension().is_some_and(|extension| extension == LEDGER) {
-            let text = std::fs::read_to_string(path)?;
-            // A line without an end was cut off with its process.
-            let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-            lines.map(serde_json::from_str).try_for_each(|line| ledger.take(line?))?;
-        }
-    }
-    Ok(ledger)
-}
-
-impl Ledger {
-    fn take(&mut self, line: Line) -> Result<(), Failure> {
-        match line {
-            Line::Asked { name } => drop(self.asked.insert(name)),
-            Line::Acknowledged { name, id, at } => {
-                self.acknowledged_at.insert(at);
-                self.acknowledged.insert(name, id);
-            }
-            Line::Failed { name, why } => return Err(format!("topic {name}: {why}").into()),
-        }
-        Ok(())
-    }
-
-    /// Holds the topics of a node against what clients were told.
-    fn compare(&self, node: u64, topics: &BTreeMap<String, String>) -> Result<(), Failure> {
-        let lost = self.acknowledged.iter().find(|(name, id)| topics.get(*name) != Some(*id));
-        if let Some((name, id)) = lost {
-            return Err(format!("topic {name}, acknowledged as {id}, is not on node {node}").into());
-        }
-        match topics.keys().find(|name| !self.asked.contains(*name)) {
-            Some(name) => Err(format!("nobody asked for topic {name} of node {node}").into()),
-            None => Ok(()),
-        }
-    }
 }
 
 /// The longest time between two of these instants: from the last before `from` to `until`.
@@ -176,27 +115,5 @@ mod tests {
         assert_eq!(longest_gap(&instants, ms(520), ms(720)), ms(190));
         assert_eq!(longest_gap(&instants, ms(505), ms(1_000)), ms(290));
         assert_eq!(longest_gap(&BTreeSet::new(), ms(5), ms(9)), ms(4));
-    }
-
-    #[test]
-    fn what_is_lost_or_of_nobody_is_named() {
-        let named = |names: &[(&str, &str)]| {
-            names.iter().map(|(name, id)| ((*name).to_owned(), (*id).to_owned())).collect()
-        };
-        let ledger = Ledger {
-            asked: ["a", "b", "c"].map(str::to_owned).into(),
-            acknowledged: named(&[("a", "1"), ("b", "2")]),
-            ..Ledger::default()
-        };
-        for there in [&[("a", "1"), ("b", "2")][..], &[("a", "1"), ("b", "2"), ("c", "3")]] {
-            ledger.compare(1, &named(there)).unwrap();
-        }
-        for (there, why) in [
-            (&[("a", "1")][..], "topic b, acknowledged as 2, is not on node 1"),
-            (&[("a", "1"), ("b", "9")], "topic b, acknowledged as 2, is not on node 1"),
-            (&[("a", "1"), ("b", "2"), ("d", "4")], "nobody asked for topic d of node 1"),
-        ] {
-            assert_eq!(ledger.compare(1, &named(there)).unwrap_err().to_string(), why);
-        }
     }
 }

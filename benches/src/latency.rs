@@ -35,6 +35,28 @@ impl Latencies {
         (!self.nanos.is_empty()).then_some(nanos / 1000.0)
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.nanos.len()
+    }
+
+    /// The longest, in microseconds; `None` before the first.
+    pub(crate) fn max_us(&self) -> Option<f64> {
+        (!self.nanos.is_empty()).then(|| self.nanos.max() as f64 / 1000.0)
+    }
+
+    /// How many took at most so long and longer than the step before, in steps that double from
+    /// `first`.
+    pub(crate) fn doubling(&self, first: Duration) -> Vec<(Duration, u64)> {
+        let steps = self.nanos.iter_log(nanos(first), 2.0);
+        steps
+            .map(|step| {
+                let up_to = Duration::from_nanos(step.value_iterated_to() + 1);
+                (up_to, step.count_since_last_iteration())
+            })
+            .collect()
+    }
+
     /// Operations in a second of nothing else; `None` before the first.
     pub(crate) fn per_second(&self) -> Option<f64> {
         (!self.nanos.is_empty()).then(|| self.nanos.len() as f64 / self.busy.as_secs_f64())
@@ -48,6 +70,18 @@ fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_is_in_the_step_that_it_did_not_exceed() {
+        let mut latencies = Latencies::new().unwrap();
+        for millis in [1, 2, 3, 7, 9] {
+            latencies.note(Duration::from_millis(millis));
+        }
+        assert_eq!((latencies.count(), latencies.max_us().unwrap().round()), (5, 9_003.0));
+        let counts: Vec<u64> =
+            latencies.doubling(Duration::from_millis(4)).into_iter().map(|step| step.1).collect();
+        assert_eq!(counts, [3, 1, 1]);
+    }
 
     #[test]
     fn latencies_are_told_as_they_were() {

@@ -1,21 +1,27 @@
 //! Throughput and latency of Quorate, beside what the disk itself can do.
 //!
 //! Every command measures in one run what it compares: a figure of another day, or of another
-//! machine, says nothing beside it.
+//! machine, says nothing beside it. Only `nemesis` is no comparison: it looks for what must never be.
 
 mod bare;
 mod commit;
 mod engine;
 mod failover;
+// Real processes on disks that fail need the same disk in both places, and what is shipped none.
+#[path = "../../cli/src/faults.rs"]
+mod faults;
 mod fleet;
 mod groups;
 mod latency;
+mod ledger;
 mod load;
 mod member;
 mod metadata;
+mod nemesis;
 mod patience;
 mod phase;
 mod process;
+mod random;
 mod replica;
 mod report;
 mod spread;
@@ -61,6 +67,8 @@ enum Command {
     Engine(engine::EngineArgs),
     /// The longest wait for an acknowledgement when the leader's process is killed, again and again.
     Failover(failover::FailoverArgs),
+    /// Nodes are killed and stopped and cut off under load; then every acknowledgement is accounted for.
+    Nemesis(nemesis::NemesisArgs),
     /// Many groups on three nodes: proposals beside those of one group, and what idle ones cost.
     Groups(groups::GroupsArgs),
     /// A large snapshot to a new learner while proposals go on, its connection cut on the way.
@@ -85,18 +93,28 @@ enum Command {
         data_dir: PathBuf,
         #[arg(long)]
         listen: SocketAddr,
+        /// Logs to its standard error, and has a disk that fails as the environment says.
+        #[arg(long)]
+        victim: bool,
     },
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let json = args.output == Output::Json;
     let rows = match args.command {
-        Command::Member { data_dir, listen } => return ended(member::run(data_dir, listen)),
+        Command::Member { data_dir, listen, victim } => {
+            return ended(member::run(data_dir, listen, victim));
+        }
         Command::Replica(args) => return ended(replica::run(args)),
         Command::EngineOpen(args) => return ended(engine::run_child(&args)),
         Command::MetadataState(args) => return ended(metadata::run_child(&args)),
         Command::Engine(args) => engine::run(&args),
         Command::Failover(args) => failover::run(&args),
+        Command::Nemesis(args) => {
+            // What it found is shown also where it is not as it should be.
+            return ended(nemesis::run(&args, |rows| report::print(rows, json)));
+        }
         Command::Groups(args) => groups::run(&args),
         Command::Transfer(args) => transfer::run(&args),
         Command::Straggler(args) => straggler::run(&args),
@@ -105,7 +123,7 @@ fn main() -> ExitCode {
     };
     match rows {
         Ok(rows) => {
-            report::print(&rows, args.output == Output::Json);
+            report::print(&rows, json);
             ExitCode::SUCCESS
         }
         Err(error) => failed(&*error),

@@ -6,21 +6,28 @@
 //! | `status` | `leader N` or `leader none` |
 //! | `commit COUNT` | the rows of alternating stretches of proposals and of bare fdatasyncs on the same disk, so that what else the machine does falls on both alike |
 //! | `load CLIENTS` | `loading`, when its broker is active and the clients have begun |
+//! | `begin CLIENTS PAUSE_MS` | `begun`, when the clients have begun, whatever state the quorum is in; the broker is registered as soon as it can be |
 //! | `acknowledged` | how many changes they were acknowledged |
 //! | `halt` | `halted`, when they have ended |
-//! | `topics` | the ids of all topics by their names, no older than the question |
+//! | `topics` | the names and ids of all topics, no older than the question |
+//! | `state` | the index that is applied, and the hash of the state at it |
 
-use std::collections::BTreeMap;
 use std::io::BufRead as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use quorate::{BrokerId, BrokerSession, MetadataOnly, Quorum, QuorumConfig, Registration};
+use quorate::metadata::Image as _;
+use quorate::{
+    BrokerId, BrokerSession, ErrorKind, MetadataOnly, Quorum, QuorumConfig, Registration,
+};
+use tokio::task::JoinHandle;
 
 use crate::bare::BareLog;
+use crate::faults::FaultyDisk;
 use crate::latency::Latencies;
-use crate::load::Load;
+use crate::load::{Load, now};
 use crate::process::{Failure, Process};
 use crate::report::Row;
 
@@ -31,12 +38,29 @@ const STRETCH: u32 = 50;
 /// the group record, the batch number, and raft-engine's frame around them.
 const RECORD_BYTES: usize = 256;
 
+/// Pause before a broker is registered again that could not be.
+const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+
 /// Runs the node until its standard input ends.
-pub(crate) fn run(data_dir: PathBuf, listen: SocketAddr) -> Result<(), Failure> {
+///
+/// A `victim` logs, and has a disk that fails when it is told to. A node that has stopped for good ends
+/// the process.
+pub(crate) fn run(data_dir: PathBuf, listen: SocketAddr, victim: bool) -> Result<(), Failure> {
+    let begun = now();
+    if victim {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let quorum = runtime.block_on(Quorum::open(QuorumConfig::new(&data_dir, listen)))?;
-    let mut member = Member { quorum, data_dir, load: None };
+    let config = QuorumConfig::new(&data_dir, listen);
+    let quorum = runtime.block_on(async {
+        match victim {
+            true => Quorum::open_with(config, Arc::new(FaultyDisk::of_environment())).await,
+            false => Quorum::open(config).await,
+        }
+    })?;
+    runtime.spawn(end_with(quorum.clone()));
+    let mut member = Member { quorum, data_dir, load: None, broker: None, begun: Some(begun) };
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -46,11 +70,25 @@ pub(crate) fn run(data_dir: PathBuf, listen: SocketAddr) -> Result<(), Failure> 
     Ok(())
 }
 
+/// Ends the process when its node has stopped for good.
+async fn end_with(quorum: Quorum) {
+    let mut status = quorum.watch_status();
+    // A status that is told no more is that of a node that was asked to stop.
+    if let Ok(status) = status.wait_for(|status| status.fatal.is_some()).await {
+        eprintln!("quorate-benches: {}", status.fatal.as_deref().unwrap_or_default());
+        std::process::exit(1);
+    }
+}
+
 struct Member {
     quorum: Quorum,
     data_dir: PathBuf,
-    /// Its clients, and the broker beside them.
-    load: Option<(Load, BrokerSession)>,
+    /// Its clients.
+    load: Option<Load>,
+    /// Keeps the broker beside them.
+    broker: Option<JoinHandle<()>>,
+    /// When the process began, until the first clients do.
+    begun: Option<Duration>,
 }
 
 impl Member {
@@ -64,12 +102,28 @@ impl Member {
                 let bare_path = self.data_dir.with_extension("bare");
                 commit(&self.quorum, count.parse()?, &bare_path).await
             }
-            ("load", clients) => self.load(clients.parse()?).await,
+            ("load", clients) => {
+                if self.broker.is_none() {
+                    let session = register(&self.quorum, self.broker_id()?).await?;
+                    self.broker = Some(tokio::spawn(keep(self.quorum.clone(), session)));
+                }
+                self.load(clients.parse()?, Duration::ZERO)?;
+                Ok("loading".to_owned())
+            }
+            ("begin", clients) => {
+                let (clients, pause) = clients.split_once(' ').ok_or("`begin CLIENTS PAUSE_MS`")?;
+                if self.broker.is_none() {
+                    let (quorum, id) = (self.quorum.clone(), self.broker_id()?);
+                    self.broker = Some(tokio::spawn(register_at_last(quorum, id)));
+                }
+                self.load(clients.parse()?, Duration::from_millis(pause.parse()?))?;
+                Ok("begun".to_owned())
+            }
             ("acknowledged", "") => {
-                Ok(self.load.as_ref().map_or(0, |(load, _)| load.acknowledged()).to_string())
+                Ok(self.load.as_ref().map_or(0, Load::acknowledged).to_string())
             }
             ("halt", "") => {
-                if let Some((load, _)) = self.load.take() {
+                if let Some(load) = self.load.take() {
                     load.stop().await;
                 }
                 Ok("halted".to_owned())
@@ -79,21 +133,45 @@ impl Member {
                 let image = self.quorum.image().image;
                 let topics =
                     image.topics().map(|topic| (topic.name.to_string(), topic.id.to_string()));
-                Ok(serde_json::to_string(&topics.collect::<BTreeMap<_, _>>())?)
+                Ok(serde_json::to_string(&topics.collect::<Vec<_>>())?)
+            }
+            ("state", "") => {
+                let now = self.quorum.image();
+                Ok(format!("{} {}", now.index, now.image.state_hash()))
             }
             _ => Err(format!("`{line}` is no command").into()),
         }
     }
 
-    async fn load(&mut self, clients: u32) -> Result<String, Failure> {
-        let identity = self.quorum.identity();
-        let broker = BrokerId(u32::try_from(identity.node_id.get())?);
-        let session = register(&self.quorum, broker).await?;
-        tokio::spawn(MetadataOnly::run(self.quorum.clone(), &session));
-        let load =
-            Load::start(&self.quorum, self.data_dir.parent().unwrap_or(&self.data_dir), clients)?;
-        self.load = Some((load, session));
-        Ok("loading".to_owned())
+    fn broker_id(&self) -> Result<BrokerId, Failure> {
+        Ok(BrokerId(u32::try_from(self.quorum.identity().node_id.get())?))
+    }
+
+    fn load(&mut self, clients: u32, pause: Duration) -> Result<(), Failure> {
+        let dir = self.data_dir.parent().unwrap_or(&self.data_dir);
+        self.load = Some(Load::start(&self.quorum, dir, clients, pause, self.begun.take())?);
+        Ok(())
+    }
+}
+
+/// Keeps a broker, and what a data plane would do for it.
+async fn keep(quorum: Quorum, session: BrokerSession) {
+    MetadataOnly::run(quorum, &session).await;
+    eprintln!("the broker is at its end: {:?}", session.state());
+}
+
+/// The same for one that is registered as soon as it can be.
+async fn register_at_last(quorum: Quorum, broker: BrokerId) {
+    // The same incarnation each time, so that twice is as good as once.
+    let wish = Registration::without_data_plane(broker, quorum.identity().directory_id);
+    loop {
+        match quorum.register_broker(wish.clone()).await {
+            Ok(session) => return keep(quorum, session).await,
+            Err(error) if matches!(error.kind(), ErrorKind::Retryable | ErrorKind::Unknown) => {
+                tokio::time::sleep(REGISTER_PAUSE).await;
+            }
+            Err(error) => return eprintln!("the broker cannot be registered: {error}"),
+        }
     }
 }
 

@@ -22,7 +22,6 @@ mod create;
 mod fence;
 mod goal;
 mod memory;
-mod random;
 mod rounds;
 mod snapshot;
 mod state;

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +16,12 @@ pub(crate) type Failure = Box<dyn Error>;
 /// What an answer begins with that tells why the question was not.
 const FAILED: &str = "failed: ";
 
+/// Longest wait for an answer, unless it is said otherwise: no measurement takes as long.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// Answers that may wait to be taken; beyond that the process waits as it says them.
+const ANSWERS_MAX: usize = 64;
+
 /// Clock ticks of a second in /proc, the same on every machine that this runs on.
 const USER_HZ: u64 = 100;
 
@@ -24,7 +31,10 @@ pub(crate) struct Process {
     node: u64,
     child: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    answers: Receiver<String>,
+    /// Answers that have not been taken, the one at the beginning among them.
+    owed: u32,
+    patience: Duration,
 }
 
 impl Process {
@@ -33,33 +43,86 @@ impl Process {
         node: u64,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<Process, Failure> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut command = Process::command()?;
+        command.args(args);
+        Process::spawn(node, command)
+    }
+
+    /// This program once more, without arguments.
+    pub(crate) fn command() -> Result<Command, Failure> {
+        Ok(Command::new(std::env::current_exe()?))
+    }
+
+    /// Starts it as it is told to. As [`Process::start`].
+    pub(crate) fn spawn(node: u64, mut command: Command) -> Result<Process, Failure> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("a node's process has no pipes".into());
         };
-        Ok(Process { node, child, input, output: BufReader::new(output) })
+        // Read by a thread of its own, which ends with the process: only so can be waited for a line
+        // for a time.
+        let (said, answers) = sync_channel(ANSWERS_MAX);
+        std::thread::Builder::new().name(format!("answers-{node}")).spawn(move || {
+            let lines = BufReader::new(output).lines();
+            lines.map_while(Result::ok).try_for_each(|line| said.send(line))
+        })?;
+        Ok(Process { node, child, input, answers, owed: 1, patience: PATIENCE })
     }
 
-    /// Says a line, and returns what it answers.
+    /// The same, and an answer that takes longer than this is an error.
+    pub(crate) fn answering_within(mut self, patience: Duration) -> Process {
+        self.patience = patience;
+        self
+    }
+
+    /// Says a line, and returns what it answers. Answers to what it was told before are passed over.
     pub(crate) fn ask(&mut self, question: &str) -> Result<String, Failure> {
-        writeln!(self.input, "{question}")?;
+        self.tell(question)?;
+        while self.owed > 1 {
+            self.answer()?;
+        }
         self.answer()
+    }
+
+    /// Says a line, and does not wait for the answer.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<(), Failure> {
+        writeln!(self.input, "{line}")?;
+        self.owed += 1;
+        Ok(())
     }
 
     /// The next line that it says.
     pub(crate) fn answer(&mut self) -> Result<String, Failure> {
-        let mut line = String::new();
-        if self.output.read_line(&mut line)? == 0 {
-            return Err(format!("node {} ended: see its words above", self.node).into());
+        match self.answers.recv_timeout(self.patience) {
+            Ok(line) => self.take(&line),
+            Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(format!("node {} did not answer within {:?}", self.node, self.patience).into())
+            }
         }
-        match line.trim_end().strip_prefix(FAILED) {
+    }
+
+    /// Whether it has answered everything by now.
+    pub(crate) fn has_answered(&mut self) -> Result<bool, Failure> {
+        loop {
+            match self.answers.try_recv() {
+                Ok(line) => self.take(&line).map(drop)?,
+                Err(TryRecvError::Empty) => return Ok(self.owed == 0),
+                Err(TryRecvError::Disconnected) => return Err(self.ended()),
+            }
+        }
+    }
+
+    fn take(&mut self, line: &str) -> Result<String, Failure> {
+        self.owed = self.owed.saturating_sub(1);
+        match line.strip_prefix(FAILED) {
             Some(why) => Err(format!("node {}: {why}", self.node).into()),
-            None => Ok(line.trim_end().to_owned()),
+            None => Ok(line.to_owned()),
         }
+    }
+
+    fn ended(&self) -> Failure {
+        format!("node {} ended by itself: see its words", self.node).into()
     }
 
     /// The same for an answer that the process gives.
@@ -73,6 +136,11 @@ impl Process {
     /// Stops it where it is, as an overloaded host would.
     pub(crate) fn suspend(&self) -> Result<(), Failure> {
         self.signal(Signal::STOP)
+    }
+
+    /// Ends it with SIGKILL, and does not wait for that.
+    pub(crate) fn kill(&self) -> Result<(), Failure> {
+        self.signal(Signal::KILL)
     }
 
     /// Lets it go on.

@@ -19,8 +19,10 @@ pub(crate) struct Row {
     pub(crate) durable: bool,
     pub(crate) ops_per_s: Option<f64>,
     pub(crate) p50_us: Option<f64>,
+    pub(crate) p90_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
     pub(crate) p999_us: Option<f64>,
+    pub(crate) max_us: Option<f64>,
     pub(crate) fsyncs_per_op: Option<f64>,
     pub(crate) cpu_us_per_op: Option<f64>,
     /// Entries of one write.
@@ -41,8 +43,28 @@ pub(crate) struct Row {
     pub(crate) state_bytes: Option<u64>,
     /// Bytes that went over the wire for it.
     pub(crate) wire_bytes: Option<u64>,
-    /// Connections that were cut meanwhile.
+    /// Connections, or links, that were cut meanwhile.
     pub(crate) cuts: Option<u64>,
+    /// What the faults were drawn from.
+    pub(crate) seed: Option<u32>,
+    /// Processes that got a SIGKILL; where it is about times, how many there are.
+    pub(crate) kills: Option<u64>,
+    /// Processes that got a SIGSTOP.
+    pub(crate) stops: Option<u64>,
+    /// Disks that had no room for a time.
+    pub(crate) full_disks: Option<u64>,
+    /// Nodes whose fsyncs failed, so that they ended.
+    pub(crate) failed_fsyncs: Option<u64>,
+    /// Changes that were acknowledged.
+    pub(crate) acknowledged: Option<u64>,
+    /// Changes of which nobody was told whether they were made.
+    pub(crate) unknown: Option<u64>,
+    /// Changes that were acknowledged and are missing on a node, or are there under another id.
+    pub(crate) lost: Option<u64>,
+    /// Changes that were made twice, or that nobody asked for.
+    pub(crate) duplicated: Option<u64>,
+    /// Whether all nodes had the same state at the same index, each time that it was looked at.
+    pub(crate) hashes_equal: Option<bool>,
     /// Whether it went on where it was cut, and did not begin anew.
     pub(crate) resumed: Option<bool>,
     /// Whether a snapshot was needed.
@@ -108,7 +130,7 @@ impl Row {
 type Cell = fn(&Row) -> Option<String>;
 
 /// The columns of a table, and their names.
-const COLUMNS: [(&str, Cell); 38] = [
+const COLUMNS: [(&str, Cell); 50] = [
     ("SYSTEM", |row| Some(row.system.clone())),
     ("MODE", |row| Some(row.mode.clone())),
     ("WHAT", |row| row.what.clone()),
@@ -121,8 +143,10 @@ const COLUMNS: [(&str, Cell); 38] = [
     ("PARTITIONS", |row| row.partitions.map(|partitions| partitions.to_string())),
     ("OPS/S", |row| number(row.ops_per_s, 0)),
     ("P50 US", |row| number(row.p50_us, 1)),
+    ("P90 US", |row| number(row.p90_us, 1)),
     ("P99 US", |row| number(row.p99_us, 1)),
     ("P99.9 US", |row| number(row.p999_us, 1)),
+    ("MAX US", |row| number(row.max_us, 1)),
     ("FSYNCS/OP", |row| number(row.fsyncs_per_op, 2)),
     ("CPU US/OP", |row| number(row.cpu_us_per_op, 1)),
     ("SECONDS", |row| number(row.seconds, 3)),
@@ -131,7 +155,17 @@ const COLUMNS: [(&str, Cell); 38] = [
     ("RSS GROWTH", |row| row.rss_growth_bytes.map(|bytes| bytes.to_string())),
     ("STATE BYTES", |row| row.state_bytes.map(|bytes| bytes.to_string())),
     ("WIRE BYTES", |row| row.wire_bytes.map(|bytes| bytes.to_string())),
+    ("SEED", |row| row.seed.map(|seed| seed.to_string())),
+    ("KILLS", |row| row.kills.map(|kills| kills.to_string())),
+    ("STOPS", |row| row.stops.map(|stops| stops.to_string())),
     ("CUTS", |row| row.cuts.map(|cuts| cuts.to_string())),
+    ("FULL DISKS", |row| row.full_disks.map(|disks| disks.to_string())),
+    ("FAILED FSYNCS", |row| row.failed_fsyncs.map(|nodes| nodes.to_string())),
+    ("ACKNOWLEDGED", |row| row.acknowledged.map(|changes| changes.to_string())),
+    ("UNKNOWN", |row| row.unknown.map(|changes| changes.to_string())),
+    ("LOST", |row| row.lost.map(|changes| changes.to_string())),
+    ("DUPLICATED", |row| row.duplicated.map(|changes| changes.to_string())),
+    ("HASHES EQUAL", |row| yes_or_no(row.hashes_equal)),
     ("RESUMED", |row| yes_or_no(row.resumed)),
     ("BY SNAPSHOT", |row| yes_or_no(row.by_snapshot)),
     ("LAG", |row| row.lag_entries.map(|entries| entries.to_string())),

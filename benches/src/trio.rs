@@ -1,6 +1,7 @@
 //! [`Trio`]: three nodes of the quorum, each in a process of its own.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,51 +12,89 @@ use crate::patience;
 use crate::process::{Failure, Process};
 
 /// Longest wait for anything that a quorum does: the founding, and a few elections.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The ids of the nodes.
+pub(crate) const NODES: [u64; 3] = [1, 2, 3];
+
+/// How a disk fails.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Switch {
+    /// There is no room.
+    Full,
+    /// Every fsync fails.
+    Sync,
+}
+
+/// Where each of the nodes is.
+pub(crate) type Addrs = BTreeMap<u64, SocketAddr>;
 
 /// Nodes 1 to 3 of a quorum with default settings, those that run.
 pub(crate) struct Trio {
     dir: PathBuf,
-    addrs: BTreeMap<u64, SocketAddr>,
+    addrs: Addrs,
     pub(crate) members: BTreeMap<u64, Process>,
 }
 
 impl Trio {
     /// Formats and starts all of them in `dir`.
     pub(crate) fn start(dir: &Path) -> Result<Trio, Failure> {
-        // Held until all are chosen, so that no port is chosen twice.
-        let held: Vec<TcpListener> = (1..=3).map(|_| free_port()).collect();
-        let addrs: Vec<SocketAddr> =
-            held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
-        drop(held);
-        let addrs: BTreeMap<u64, SocketAddr> = (1..).zip(addrs).collect();
-        let voters: Vec<Voter> = addrs
+        let addrs = free_addrs()?;
+        let mut trio = Trio::formatted(dir, addrs.clone(), &addrs)?;
+        // The founding takes all of them; that they are ready does not.
+        NODES.into_iter().try_for_each(|node| trio.restart(node))?;
+        Ok(trio)
+    }
+
+    /// Formats all of them in `dir`. They will listen on `addrs`, and reach each other at `reached`.
+    pub(crate) fn formatted(dir: &Path, addrs: Addrs, reached: &Addrs) -> Result<Trio, Failure> {
+        let voters: Vec<Voter> = reached
             .iter()
             .filter_map(|(node, addr)| Some((NodeId::new(*node)?, addr.to_string())))
             .map(|(node_id, addr)| Voter { node_id, addr })
             .collect();
         let cluster = ClusterId::random();
-        let mut trio = Trio { dir: dir.to_owned(), addrs, members: BTreeMap::new() };
+        let trio = Trio { dir: dir.to_owned(), addrs, members: BTreeMap::new() };
         for voter in &voters {
             let data_dir = trio.data_dir(voter.node_id.get());
             quorate::format(&data_dir, cluster, voter.node_id, Founding::Voters(voters.clone()))?;
-        }
-        // The founding takes all of them; that they are ready does not.
-        for voter in &voters {
-            trio.restart(voter.node_id.get())?;
         }
         Ok(trio)
     }
 
     /// Starts a node on its own directory, and waits until it is ready.
     pub(crate) fn restart(&mut self, node: u64) -> Result<(), Failure> {
-        let (listen, data_dir) = (self.addrs[&node].to_string(), self.data_dir(node));
-        let data_dir = data_dir.to_string_lossy();
+        let (listen, data_dir) = self.place(node);
         let args = ["member", "--listen", &listen, "--data-dir", &data_dir];
         let mut member = Process::start(node, args)?;
         member.answer()?;
         self.members.insert(node, member);
         Ok(())
+    }
+
+    /// Starts a node on its own directory, and does not wait for it. It logs, and its disk fails while
+    /// there is a file that is a [`Trio::switch`]. What it answers has to come within the time that
+    /// anything may take.
+    pub(crate) fn begin(&mut self, node: u64) -> Result<&mut Process, Failure> {
+        let (listen, data_dir) = self.place(node);
+        let log = self.dir.join(format!("node-{node}.log"));
+        let log = File::options().create(true).append(true).open(log)?;
+        let mut command = Process::command()?;
+        command.args(["member", "--victim", "--listen", &listen, "--data-dir", &data_dir]);
+        command.env("QUORATE_FAULT_SYNC", self.switch(node, Switch::Sync));
+        command.env("QUORATE_FAULT_FULL", self.switch(node, Switch::Full));
+        command.stderr(log);
+        let member = Process::spawn(node, command)?.answering_within(PATIENCE);
+        Ok(self.members.entry(node).insert_entry(member).into_mut())
+    }
+
+    /// The file that has the disk of a node fail while it exists.
+    pub(crate) fn switch(&self, node: u64, switch: Switch) -> PathBuf {
+        self.dir.join(format!("{switch:?}-{node}"))
+    }
+
+    fn place(&self, node: u64) -> (String, String) {
+        (self.addrs[&node].to_string(), self.data_dir(node).to_string_lossy().into_owned())
     }
 
     fn data_dir(&self, node: u64) -> PathBuf {
@@ -83,6 +122,36 @@ impl Trio {
         members.map(|(node, member)| Ok((*node, member.ask(question)?))).collect()
     }
 
+    /// The process of a node that runs.
+    pub(crate) fn member(&self, node: u64) -> Result<&Process, Failure> {
+        self.members.get(&node).ok_or_else(|| format!("node {node} does not run").into())
+    }
+
+    /// Waits until each node that runs has had so many acknowledgements from now on.
+    pub(crate) fn steady(&mut self, count: u64) -> Result<(), Failure> {
+        let before = self.acknowledged()?;
+        self.until("acknowledgements from all nodes that run", |trio| {
+            let now = trio.acknowledged()?;
+            Ok(before.iter().all(|(node, before)| now[node] >= before + count).then_some(()))
+        })
+    }
+
+    /// The acknowledgements of each that does not have to answer anything else first.
+    pub(crate) fn acknowledged_by_now(&mut self) -> Result<BTreeMap<u64, u64>, Failure> {
+        let mut counts = BTreeMap::new();
+        for (node, member) in &mut self.members {
+            if member.has_answered()? {
+                counts.insert(*node, member.ask("acknowledged")?.parse()?);
+            }
+        }
+        Ok(counts)
+    }
+
+    fn acknowledged(&mut self) -> Result<BTreeMap<u64, u64>, Failure> {
+        let answers = self.ask_all("acknowledged")?.into_iter();
+        answers.map(|(node, count)| Ok((node, count.parse()?))).collect()
+    }
+
     /// Waits until `look` finds something.
     pub(crate) fn until<T>(
         &mut self,
@@ -91,6 +160,13 @@ impl Trio {
     ) -> Result<T, Failure> {
         patience::until(self, PATIENCE, what, look)
     }
+}
+
+/// Addresses on which nothing listens, one for each node.
+pub(crate) fn free_addrs() -> Result<Addrs, Failure> {
+    // Held until all are chosen, so that no port is chosen twice.
+    let held = NODES.map(|node| (node, free_port()));
+    held.iter().map(|(node, listener)| Ok((*node, listener.local_addr()?))).collect()
 }
 
 /// A port below those from which the system takes outgoing connections': none of them takes it while

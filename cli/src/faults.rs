@@ -1,4 +1,5 @@
-//! A disk that fails when a test says so; only in builds with the feature `faults`.
+//! A disk that fails when a test says so; in this program only in builds with the feature `faults`, and
+//! in the nemesis of `benches/`.
 //!
 //! | variable | while the file that it names exists |
 //! | --- | --- |

@@ -70,6 +70,9 @@ pub(crate) struct ReplayArgs {
     /// Which.
     #[arg(long)]
     pub seed: u64,
+    /// For how many milliseconds of virtual time faults come; as long as the seed says, if not given.
+    #[arg(long)]
+    pub faults_ms: Option<u64>,
     /// What goes on in it.
     #[arg(long, value_enum, default_value_t = Mix::Faults)]
     pub mix: Mix,

@@ -11,8 +11,9 @@
 //! | `faults`, `membership` | what goes wrong; who comes and goes |
 //! | `clients`, `workload` | who asks, and for what |
 //! | `brokers` | a data plane, in half of the runs: what `acks=all` acknowledged must stay |
-//! | `safety` | what must be true after every event, and why |
+//! | `safety`, `linear` | what must be true after every event, and why |
 //! | `coverage`, `trace` | what happened: counted, hashed, told |
+//! | `simulated` | the cluster for tests of what is built on top of it |
 //!
 //! A run has two phases. In the first, faults come, and [`safety`] is looked at. Then all is healed, and
 //! within [`CALM`] everybody must be a member that runs, hold the same, and serve every client.
@@ -30,12 +31,14 @@ mod clients;
 mod coverage;
 mod faults;
 mod host;
+mod linear;
 mod membership;
 mod network;
 mod plan;
 mod process;
 mod queue;
 mod safety;
+mod simulated;
 mod trace;
 mod workload;
 mod world;
@@ -44,14 +47,17 @@ use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 use quorate_engine::{GroupId, NodeId};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use thiserror::Error;
 
 pub use coverage::{Coverage, Event, Path};
 pub use plan::Mix;
+pub use simulated::{Answer, SimulatedCluster, Ticket};
+pub use trace::Lines;
 
 use plan::Plan;
 use queue::Micros;
@@ -70,6 +76,8 @@ const CALM: Micros = 180_000_000;
 const GLANCE: Micros = 500_000;
 /// Events after which a run is not one any more.
 const EVENTS_MAX: u64 = 1_000_000;
+/// Runs in which the shortest time of faults is looked for.
+const SHORTENINGS: u32 = 10;
 /// Failures that are reported one by one.
 const FAILURES_MAX: usize = 20;
 /// Each so many seeds one is run twice, to see whether it comes out the same.
@@ -115,6 +123,8 @@ pub struct SimulationFailure {
     pub what: String,
     /// After how many events that was.
     pub events: u64,
+    /// For how many milliseconds faults must come for it: the least that was found.
+    pub faults_ms: u64,
     /// How to see it again.
     pub replay: String,
 }
@@ -168,7 +178,8 @@ pub struct SeedRun {
     pub simulated_us: u64,
 }
 
-/// Runs one seed. With `lines`, what happens is told as it happens.
+/// Runs one seed: faults come for as long as it says, or for `faults` if that is given. With `lines`, what
+/// happens is told as it happens.
 ///
 /// # Errors
 ///
@@ -176,9 +187,13 @@ pub struct SeedRun {
 pub fn run_seed(
     seed: u64,
     mix: Mix,
-    lines: Option<Box<dyn FnMut(&str)>>,
+    faults: Option<Duration>,
+    lines: Option<Lines>,
 ) -> Result<SeedRun, SimError> {
-    let plan = Plan::draw(seed, mix);
+    let mut plan = Plan::draw(seed, mix);
+    if let Some(faults) = faults {
+        plan.length = faults.as_micros() as Micros;
+    }
     let end = plan.length;
     let mut trace = Trace::new(lines);
     trace.note(0, || format!("{plan:?}"));
@@ -212,7 +227,7 @@ impl Simulation {
     pub fn run(&self, progress: &(dyn Fn() + Sync)) -> SimulationReport {
         let next = AtomicU64::new(0);
         let all = Mutex::new((SimulationReport::default(), Coverage::default()));
-        let begun = Instant::now();
+        let begun = cpu_seconds();
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.get() {
                 scope.spawn(|| {
@@ -235,8 +250,8 @@ impl Simulation {
         let (mut report, coverage) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
         report.failing.sort_by_key(|failure| failure.seed);
         report.failing.truncate(FAILURES_MAX);
-        // As many threads as jobs, each busy to the end.
-        report.cpu_seconds = begun.elapsed().as_secs_f64() * self.jobs.get() as f64;
+        report.failing.iter_mut().for_each(|failure| self.shorten(failure));
+        report.cpu_seconds = cpu_seconds() - begun;
         report.hours_per_cpu_minute = report.simulated_hours / (report.cpu_seconds / 60.0);
         report.pairs_min = coverage.least().1;
         (report.faults, report.paths) = (coverage.events, coverage.paths);
@@ -245,27 +260,46 @@ impl Simulation {
 
     /// Runs a seed, and some of them twice.
     fn one(&self, seed: u64) -> (SeedRun, bool) {
-        let run = || {
-            // A panic of what is tested is a violation like any other.
-            let run = catch_unwind(AssertUnwindSafe(|| run_seed(seed, self.mix, None)));
-            let what = match run {
-                Ok(Ok(run)) => return run,
-                Ok(Err(error)) => error.to_string(),
-                Err(panic) => format!("panic: {}", panic_text(&*panic)),
-            };
-            let coverage = Coverage::default();
-            SeedRun { hash: 0, what: Some(what), events: 0, coverage, simulated_us: 0 }
-        };
-        let mut first = run();
-        let is_repeated = seed % TWICE_EVERY == 0;
+        let mut first = self.attempt(seed, None);
+        let is_repeated = seed.is_multiple_of(TWICE_EVERY);
         if is_repeated {
-            let second = run();
+            let second = self.attempt(seed, None);
             if first.hash != second.hash {
                 let (a, b) = (first.hash, second.hash);
                 first.what.get_or_insert(format!("two runs differ: hash {a:x} and {b:x}"));
             }
         }
         (first, is_repeated)
+    }
+
+    /// Runs a seed. A panic of what is tested is a violation like any other.
+    fn attempt(&self, seed: u64, faults: Option<Duration>) -> SeedRun {
+        let run = catch_unwind(AssertUnwindSafe(|| run_seed(seed, self.mix, faults, None)));
+        let what = match run {
+            Ok(Ok(run)) => return run,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("panic: {}", panic_text(&*panic)),
+        };
+        let coverage = Coverage::default();
+        SeedRun { hash: 0, what: Some(what), events: 0, coverage, simulated_us: 0 }
+    }
+
+    /// Looks for the shortest time of faults with which something is still wrong.
+    fn shorten(&self, failure: &mut SimulationFailure) {
+        let length = Plan::draw(failure.seed, self.mix).length / 1_000;
+        let (mut least, mut most) = (0_u64, length);
+        for _ in 0..SHORTENINGS {
+            let middle = least.midpoint(most);
+            let run = self.attempt(failure.seed, Some(Duration::from_millis(middle)));
+            match run.what {
+                Some(what) => {
+                    (failure.what, failure.events, most) = (what, run.events, middle);
+                }
+                None => least = middle,
+            }
+        }
+        failure.faults_ms = most;
+        failure.replay += &format!(" --faults-ms {most}");
     }
 }
 
@@ -281,9 +315,16 @@ impl SimulationReport {
             seed,
             what: what.clone(),
             events: run.events,
+            faults_ms: 0,
             replay: format!("cargo run --release -p quorate-sim -- replay --seed {seed}{mix}"),
         });
     }
+}
+
+/// What the process has had of processors, all its threads together.
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

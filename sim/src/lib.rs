@@ -83,8 +83,8 @@ mod workload;
 
 pub use bitrot::{BitRot, Outcome, Region, RotCase, RotDamage, RotReport, Tally};
 pub use cluster::{
-    Coverage, Event, Mix, Path, SeedRun, SimError, Simulation, SimulationFailure, SimulationReport,
-    run_seed,
+    Answer, Coverage, Event, Lines, Mix, Path, SeedRun, SimError, SimulatedCluster, Simulation,
+    SimulationFailure, SimulationReport, Ticket, run_seed,
 };
 pub use crashpoints::{
     CrashPoint, CrashPoints, CrashPointsError, CrashReport, Failure, PointError, Subset, Variant,

@@ -8,6 +8,7 @@ mod output;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -104,7 +105,7 @@ fn run(args: RunArgs) -> ExitCode {
 fn replay_seed(args: &ReplayArgs) -> ExitCode {
     let mut out = std::io::BufWriter::new(std::io::stdout());
     let lines = Box::new(move |line: &str| drop(writeln!(out, "{line}")));
-    match run_seed(args.seed, args.mix, Some(lines)) {
+    match run_seed(args.seed, args.mix, args.faults_ms.map(Duration::from_millis), Some(lines)) {
         Ok(SeedRun { what: None, hash, events, .. }) => {
             eprintln!("{events} events, hash {hash:016x}: nothing was wrong");
             ExitCode::SUCCESS

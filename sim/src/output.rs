@@ -75,9 +75,11 @@ pub(crate) fn simulation_report(output: Output, report: &SimulationReport) -> io
     if report.failing.is_empty() {
         return Ok(());
     }
-    let mut table = plain(&["SEED", "EVENTS", "WHAT", "REPLAY"]);
-    for SimulationFailure { seed, what, events, replay } in &report.failing {
-        table.add_row([&seed.to_string(), &events.to_string(), what, replay]);
+    let mut table = plain(&["SEED", "FAULTS (ms)", "EVENTS", "WHAT", "REPLAY"]);
+    for SimulationFailure { seed, what, events, faults_ms, replay } in &report.failing {
+        let (seed, faults_ms, events) =
+            (seed.to_string(), faults_ms.to_string(), events.to_string());
+        table.add_row([&seed, &faults_ms, &events, what, replay]);
     }
     text(&table)
 }

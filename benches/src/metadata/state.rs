@@ -11,7 +11,7 @@ use quorate_statemachine::{
 use uuid::Uuid;
 
 use super::Failure;
-use super::random::Random;
+use crate::random::Random;
 
 /// Brokers, each of which leads a hundredth of the partitions.
 pub(super) const BROKERS: u32 = 100;
@@ -35,7 +35,7 @@ impl State {
     pub(super) fn build(partitions: u32) -> Result<State, Failure> {
         let machine = Metadata::new();
         let published = Arc::new(ArcSwap::from_pointee(machine.image()));
-        let random = Random::new();
+        let random = Random::seeded(0);
         let mut state = State { partitions, random, machine, index: 0, published };
         for id in 0..BROKERS {
             state.register(BrokerId(id))?;

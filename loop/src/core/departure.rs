@@ -14,6 +14,9 @@
 //! knows that the last is committed, and whoever acknowledges it has written in the same batch that it
 //! is. So the leader *seals* the change with one that changes nothing, an update of its own member.
 //!
+//! It gives its vote to a log as long as its own only. So until then it is sent nothing that its leader has not
+//! written ([`Core::may_send_ahead`]).
+//!
 //! Whether a change is sealed is part of the table: it names whom its last change took something from
 //! ([`Members::took_from_somebody`]), and every change behind that clears it. So it means the same on
 //! every node, in a snapshot, and after a restart; and nobody need ask for how long to wait.
@@ -66,6 +69,22 @@ pub(super) fn is_open(members: &Members) -> bool {
 }
 
 impl<P, R, M> Core<P, R, M> {
+    /// Whether a leader may send entries that are not on its own disk yet
+    /// ([`AppendMode::Parallel`](crate::AppendMode::Parallel)): not from the entry of a change on, until it
+    /// is certain that the change took nothing, or is sealed.
+    ///
+    /// Else whoever lost its vote could hold more than all of those that are left: of two voters one is
+    /// demoted, is sent what comes behind that, and the leader is killed before it has written it. It
+    /// restarts, has forgotten the change, and asks for a vote that the other must not give to a log that
+    /// is shorter than its own; and the other, which knows that it has no vote, does not campaign. So
+    /// nobody ever would lead again.
+    ///
+    /// With this a leader has written whatever others hold from that entry on. It, or a later leader
+    /// that has all of it, is given the vote.
+    pub(super) fn may_send_ahead(&self) -> bool {
+        !self.is_changing() && !self.members.took_from_somebody()
+    }
+
     /// Another change is in force: what was before it is remembered now. Whoever waits is told, but for
     /// those whose change it has only brought to an end: out of a joint configuration leads a change of
     /// its own.

@@ -281,8 +281,8 @@ impl<P, R, M> Core<P, R, M> {
 
     /// Sends a message as soon as all that it depends on is durable.
     ///
-    /// Each kind of message always takes the same way, so those of a kind keep their order. Kinds
-    /// may overtake each other, as on any network: a heartbeat the appends before it, and with
+    /// Those of a kind keep their order, but for appends behind the seal of a change of the members, once.
+    /// Kinds may overtake each other, as on any network: a heartbeat the appends before it, and with
     /// [`AppendMode::Parallel`] an append the leader's answers to other nodes.
     pub(super) fn hold(&mut self, message: Message) {
         let Some(to) = self.node_of(message.to) else {
@@ -295,7 +295,8 @@ impl<P, R, M> Core<P, R, M> {
             | MessageType::MsgTimeoutNow => true,
             // It claims nothing of this node's disk: a leader counts itself when it has written.
             MessageType::MsgAppend => {
-                self.leads() && self.config.append_mode == AppendMode::Parallel
+                let is_parallel = self.config.append_mode == AppendMode::Parallel;
+                is_parallel && self.leads() && self.may_send_ahead()
             }
             _ => false,
         };

@@ -1,13 +1,16 @@
 //! [`Client`]s: who propose, read, try again, and count.
 
 use bytes::Bytes;
-use quorate_loop::{CommandId, Done, Input, Proposal, ProposeError, SessionError, SessionStep};
+use quorate_loop::{
+    CommandId, Done, Input, Proposal, ProposeError, ReadError, SessionError, SessionStep,
+};
 use quorate_statemachine::{Outcome, StateMachine as _};
 
-use super::brokers::Answer;
+use super::brokers::Told;
 use super::coverage::{Event, Path};
 use super::queue::Micros;
 use super::safety::Asked;
+use super::simulated::{Answer, answer_of};
 use super::world::{Happening, World};
 
 /// What a client waits before it tries again.
@@ -149,12 +152,13 @@ impl World {
             self.safety.told(asked, done.index, false);
         }
         let applied = match &answer {
-            Ok(Done { index, outcome: Some(outcome) }) => Answer::Applied(*index, outcome.clone()),
-            _ => Answer::Unknown,
+            Ok(Done { index, outcome: Some(outcome) }) => Told::Applied(*index, outcome.clone()),
+            _ => Told::Unknown,
         };
         if self.answered_for_brokers(caller, applied) {
             return;
         }
+        self.answer(caller, answer_of(&answer));
         let Some(number) = self.waits_still(caller) else { return };
         let client = &mut self.clients[number];
         match (&client.task, answer) {
@@ -174,34 +178,41 @@ impl World {
     /// A proposal ended without being applied here.
     pub(super) fn failed_for(&mut self, caller: u64, error: &ProposeError) {
         self.safety.answered(caller);
-        let answer = if error.never_applied() { Answer::Never } else { Answer::Unknown };
+        let answer = if error.never_applied() { Told::Never } else { Told::Unknown };
         if self.answered_for_brokers(caller, answer) {
             return;
         }
+        self.answer(caller, Answer::Failed(error.clone()));
         let Some(number) = self.waits_still(caller) else { return };
         self.trace.note(self.queue.now(), || format!("client {number}: {error}"));
         self.tries_again(number);
     }
 
     /// A read has its index.
-    pub(super) fn read_for(&mut self, node: u64, caller: u64, index: Option<u64>) {
+    pub(super) fn read_for(&mut self, node: u64, caller: u64, index: Result<u64, ReadError>) {
         let asked = self.safety.answered(caller);
-        let Some(number) = self.waits_still(caller) else { return };
-        let (Some(asked), Some(index)) = (asked, index) else { return self.tries_again(number) };
+        let number = self.waits_still(caller);
+        let (Some(asked), Ok(index)) = (asked, index) else {
+            self.answer(caller, Answer::Lost);
+            number.into_iter().for_each(|number| self.tries_again(number));
+            return;
+        };
+        self.answer(caller, Answer::Read { index });
         let Some(process) = self.process(node) else { return };
         let seen = process.replica.applied().index;
         if seen < index {
             self.safety.violated(format!("node {node} reads {index} and has applied {seen}"));
         }
         self.safety.told(asked, seen, true);
-        self.finished(number);
+        number.into_iter().for_each(|number| self.finished(number));
     }
 
     /// The node on which a caller waited has ended.
     pub(super) fn lost(&mut self, caller: u64) {
-        if self.answered_for_brokers(caller, Answer::Unknown) {
+        if self.answered_for_brokers(caller, Told::Unknown) {
             return;
         }
+        self.answer(caller, Answer::Lost);
         if let Some(number) = self.waits_still(caller) {
             self.tries_again(number);
         }

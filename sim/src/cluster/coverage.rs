@@ -151,6 +151,31 @@ pub enum Path {
     Truncated,
 }
 
+impl Path {
+    /// All of them.
+    pub const ALL: [Path; 19] = [
+        Path::Restart,
+        Path::UnacknowledgedSurvived,
+        Path::FoundDamage,
+        Path::Install,
+        Path::TransferResumed,
+        Path::FatalDisk,
+        Path::Fetch,
+        Path::RoomAgain,
+        Path::Election,
+        Path::Replaced,
+        Path::FoundApplied,
+        Path::Compaction,
+        Path::BrokerFenced,
+        Path::BrokerStopped,
+        Path::IsrShrunk,
+        Path::IsrGrown,
+        Path::ElectedFromElr,
+        Path::ElectedUncleanly,
+        Path::Truncated,
+    ];
+}
+
 /// Counts.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Coverage {

@@ -43,8 +43,8 @@ pub(super) struct Host {
 /// What a machine's directory turned out to be.
 #[derive(Debug)]
 pub(super) enum Start {
-    /// A process runs.
-    Running,
+    /// A process runs; and whether the disk held more than was known of.
+    Running { with_more: bool },
     /// The group is damaged: it must not act as the member it was.
     Damaged(String),
     /// The directory has not been let in.
@@ -231,6 +231,7 @@ impl Host {
             .remove(&GROUP)
             .ok_or_else(|| SimError::new(format!("node {} has no group", self.id)))?;
         let (log, snapshot) = (recovered.log, recovered.snapshot);
+        let mut with_more = false;
         let (own_id, members, replica, log) = match (&self.let_in, snapshot.id.index) {
             (Some((own_id, members)), 0) => (
                 *own_id,
@@ -240,7 +241,7 @@ impl Host {
             ),
             (None, 0) => return Ok(Start::Waiting),
             _ => {
-                self.agree(&log, snapshot.id)?;
+                with_more = self.agree(&log, snapshot.id)?;
                 let restored = Replica::restore(&engine.snapshots, GROUP, snapshot.id);
                 let (replica, _) = restored.map_err(SimError::new)?;
                 let Some(own) = replica.members().of_binding(self.binding) else {
@@ -254,11 +255,11 @@ impl Host {
         let core = Core::new(GROUP, own_id, standing, log, loop_config.clone(), self.runs);
         let core = core.map_err(SimError::new)?;
         self.process = Some(Process::new(core, engine, replica, self.durable.clone(), self.runs));
-        Ok(Start::Running)
+        Ok(Start::Running { with_more })
     }
 
-    /// Compares what was recovered with what must be there, and forgets the doubt.
-    fn agree(&mut self, log: &GroupLog, snapshot: LogId) -> Result<(), SimError> {
+    /// Compares what was recovered with what must be there, and forgets the doubt. Whether there was more.
+    fn agree(&mut self, log: &GroupLog, snapshot: LogId) -> Result<bool, SimError> {
         let found = log.hard_state();
         let is = |record: &LogRecord| {
             let commit = record.hard_state.commit.max(snapshot.index);
@@ -282,8 +283,9 @@ impl Host {
                 log.last()
             ))
         })?;
+        let with_more = record.last != self.durable.last;
         self.durable = record;
-        Ok(())
+        Ok(with_more)
     }
 
     /// Flips a bit of one of its files, as time does to a disk. Which, or `None` where there is no byte.
@@ -327,7 +329,7 @@ impl Capture {
                 return;
             }
             let len = moment.operation().len;
-            let torn = (nth % 2 == 1).then(|| moment.torn(len as usize / 2).ok().flatten());
+            let torn = (nth % 2 == 1).then(|| moment.torn(len / 2).ok().flatten());
             let taken = torn.flatten().or_else(|| moment.image().ok());
             *seen.lock().unwrap_or_else(PoisonError::into_inner) = taken;
         });

@@ -72,6 +72,21 @@ pub(super) struct TopicPlan {
 const SECOND: Micros = 1_000_000;
 
 impl Plan {
+    /// Nothing happens by itself: for whoever decides that.
+    pub(super) fn quiet(voters: u64) -> Plan {
+        Plan {
+            voters,
+            others: 0,
+            clients: 0,
+            events: Vec::new(),
+            brokers: None,
+            snapshot_every: 100,
+            loop_config: LoopConfig::default(),
+            engine_config: EngineConfig::default(),
+            ..Plan::draw(0, Mix::Faults)
+        }
+    }
+
     pub(super) fn draw(seed: u64, mix: Mix) -> Plan {
         let mut random = Random::new(seed ^ 0x9147);
         let random = &mut random;

@@ -15,8 +15,6 @@
 //! | every caller is answered once | [`Safety::asked`], [`Safety::answered`] |
 //! | proposals and reads are linearizable | [`Safety::told`] |
 //!
-//! The log is the order in which everything took place, so linearizability needs no search: whoever is told
-//! of an index asked after nobody had been told of a later one.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +22,7 @@ use quorate_engine::{GroupWrite, LogId};
 use quorate_statemachine::{Image as _, Metadata, MetadataImage, StateHash, StateMachine as _};
 use raft::eraftpb::{Message, MessageType};
 
+use super::linear::{Floor, Linear};
 use super::process::{Process, Seen};
 use crate::record::{LogRecord, hash_of};
 
@@ -37,8 +36,8 @@ const STATES_KEPT: usize = 64;
 pub(super) struct Asked {
     /// On which node.
     pub(super) node: u64,
-    /// The highest index that anybody had been told of by then.
-    pub(super) floor: u64,
+    /// What it asked after.
+    pub(super) floor: Floor,
 }
 
 /// What was seen so far.
@@ -57,7 +56,7 @@ pub(super) struct Safety {
     /// By session and sequence: where it was applied.
     runs: BTreeMap<(u64, u64), u64>,
     waiting: BTreeMap<u64, Asked>,
-    floor: u64,
+    linear: Linear,
     pub(super) violations: u64,
     pub(super) first: Vec<String>,
 }
@@ -214,7 +213,7 @@ impl Safety {
 
     /// Somebody asks on a node; `first` where that is not the first try.
     pub(super) fn asked(&mut self, node: u64, caller: u64, first: Option<Asked>) -> Asked {
-        let floor = first.map_or(self.floor, |first| first.floor);
+        let floor = first.map_or_else(|| self.linear.asked(), |first| first.floor);
         let asked = Asked { node, floor };
         self.waiting.insert(caller, asked);
         asked
@@ -237,14 +236,10 @@ impl Safety {
 
     /// A caller is told of `index`: of its own command, or of what it reads.
     pub(super) fn told(&mut self, asked: Asked, index: u64, is_read: bool) {
-        let is_stale = if is_read { index < asked.floor } else { index <= asked.floor };
-        if is_stale {
+        if !self.linear.told(asked.floor, index, is_read) {
             let what = if is_read { "reads" } else { "writes" };
-            self.violated(format!(
-                "node {} {what} {index} for one who asked when {} had been told",
-                asked.node, asked.floor
-            ));
+            let Asked { node, floor } = asked;
+            self.violated(format!("node {node} {what} {index} for one who asked after {floor:?}"));
         }
-        self.floor = self.floor.max(index);
     }
 }

@@ -4,15 +4,18 @@ use std::fmt::{Display, Write as _};
 
 use super::queue::Micros;
 
+/// Who is told what happens, a line at a time.
+pub type Lines = Box<dyn FnMut(&str)>;
+
 /// What happened so far.
 pub(super) struct Trace {
     hash: u64,
     /// Where the lines go, if anybody reads them.
-    lines: Option<Box<dyn FnMut(&str)>>,
+    lines: Option<Lines>,
 }
 
 impl Trace {
-    pub(super) fn new(lines: Option<Box<dyn FnMut(&str)>>) -> Self {
+    pub(super) fn new(lines: Option<Lines>) -> Self {
         Trace { hash: 0xcbf2_9ce4_8422_2325, lines }
     }
 

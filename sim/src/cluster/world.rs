@@ -20,6 +20,7 @@ use super::plan::Plan;
 use super::process::{Process, Received, Seen};
 use super::queue::{Micros, Queue};
 use super::safety::Safety;
+use super::simulated::Answers;
 use super::trace::Trace;
 use super::workload::Workload;
 use super::{GROUP, SimError, node_id};
@@ -57,6 +58,8 @@ pub(super) enum Happening {
     Strike,
     /// A fault ends.
     Relent(Relief),
+    /// Somebody looks: time goes on to here.
+    Glance,
 }
 
 /// The end of a fault.
@@ -83,6 +86,9 @@ pub(super) struct World {
     /// By caller: the client, and which of its tasks.
     pub(super) callers: BTreeMap<u64, (usize, u64)>,
     pub(super) next_caller: u64,
+    /// Callers that are no clients, and what they were told.
+    pub(super) strangers: BTreeSet<u64>,
+    pub(super) answers: Answers,
     pub(super) workload: Workload,
     /// The data plane, if there is one.
     pub(super) brokers: Option<Brokers>,
@@ -125,6 +131,8 @@ impl World {
             clients: (0..plan.clients).map(|_| Client::default()).collect(),
             callers: BTreeMap::new(),
             next_caller: 0,
+            strangers: BTreeSet::new(),
+            answers: Answers::new(),
             workload: Workload::new(streams.next(), plan.brokers.is_some()),
             brokers: plan.brokers.clone().map(|plan| Brokers::new(plan, seed)),
             safety: Safety::default(),
@@ -161,7 +169,9 @@ impl World {
             world.client_later(number, 500_000);
         }
         world.begin_brokers();
-        world.next_strike();
+        if !world.plan.events.is_empty() {
+            world.next_strike();
+        }
         Ok(world)
     }
 
@@ -196,6 +206,7 @@ impl World {
             Happening::Broker(event) => self.broker_happens(event),
             Happening::Strike => self.strike()?,
             Happening::Relent(relief) => self.relent(relief)?,
+            Happening::Glance => {}
         }
         Ok(true)
     }
@@ -343,7 +354,7 @@ impl World {
             self.failed_for(caller, &error);
         }
         for (caller, answer) in effects.reads {
-            self.read_for(id, caller, answer.ok());
+            self.read_for(id, caller, answer);
         }
         for (caller, answer) in effects.memberships {
             self.membership_for(caller, answer);
@@ -635,8 +646,11 @@ impl World {
         };
         self.trace.saw(self.queue.now(), &[3, id], || format!("node {id}: {started:?}"));
         match started {
-            Start::Running => {
+            Start::Running { with_more } => {
                 self.coverage.went(Path::Restart);
+                if with_more {
+                    self.coverage.went(Path::UnacknowledgedSurvived);
+                }
                 let run = self.process(id).map_or(0, |process| process.run);
                 let tick = self.random.below(self.plan.loop_config.tick_ms * 1_000);
                 self.queue.after(tick, Happening::Tick(id, run));

@@ -273,6 +273,33 @@ fn join_over_a_live_one(net: &mut Net, leader: u64, n: u64) -> Result<(), Member
     ask(net, leader, MembershipRequest::Join(join)).unwrap().map(|_| ())
 }
 
+/// To see it fail: let `may_send_ahead` allow it.
+#[test]
+fn whoever_lost_its_vote_holds_no_more_than_the_leader_that_is_left() {
+    let config = LoopConfig { append_mode: AppendMode::Parallel, ..config() };
+    let mut net = Net::new(&[1, 2], &[], config.clone());
+    let leader = net.elect();
+    let demoted = 3 - leader;
+    net.settle();
+    let request = MembershipRequest::Change(vec![MemberChange::Demote(node(demoted))]);
+    net.step(leader, Input::Membership { request, dry_run: false, caller: 1 });
+    // The disk of the leader is slow: what it has written when the change is in force on the other is
+    // the last that it ever writes.
+    while net.peer(demoted).head.members.is_voter(demoted) {
+        net.settle_but(leader);
+        if net.peer(demoted).head.members.is_voter(demoted) {
+            net.sync(leader);
+        }
+    }
+    net.settle_but(leader);
+    net.kill(leader);
+    net.kill(demoted);
+    [1, 2].into_iter().for_each(|n| net.start(n));
+    assert_eq!(net.elect(), leader);
+    net.tick_all(2 * config.election_ticks);
+    assert_eq!(members(&mut net, demoted).role(demoted), Some(MemberRole::Observer));
+}
+
 /// A leader that has just been elected by one of two has not heard of the other. To see it fail: have
 /// `Answers::liveness` believe at once that a member is silent.
 #[test]

@@ -231,12 +231,14 @@ mod tests {
         let mut all = Acknowledged::default();
         let first = log(&[(0, 1), (0, 2)]);
         assert_eq!(all.acknowledge((KEY, 0), &first, 0), None);
-        let lacks = |all: &Acknowledged, log| all.lacks(KEY, log, true);
+        let lacks = |all: &Acknowledged, log: Option<&PartitionLog>| all.lacks(KEY, log, true);
         assert_eq!(lacks(&all, Some(&first)), None);
         assert_eq!(lacks(&all, None).as_deref(), Some("has nothing of 2 records"));
-        let short = lacks(&all, Some(&log(&[(0, 1)])));
+        let shorter = log(&[(0, 1)]);
+        let short = lacks(&all, Some(&shorter));
         assert_eq!(short.as_deref(), Some("holds 1 of 2 records"));
-        let swapped = lacks(&all, Some(&log(&[(0, 2), (0, 1), (0, 3)])));
+        let mixed = log(&[(0, 2), (0, 1), (0, 3)]);
+        let swapped = lacks(&all, Some(&mixed));
         assert_eq!(swapped.as_deref(), Some("has others among 2 records"));
         // Another leader that acknowledges something else in their place.
         let other = all.acknowledge((KEY, 1), &log(&[(0, 1), (1, 9)]), 1);

@@ -14,7 +14,7 @@ use quorate_statemachine::{
 use uuid::Uuid;
 
 use super::sessions::{Flags, Heartbeat, Registered, Sessions};
-use super::{Answer, BrokerEvent, Request, machine};
+use super::{BrokerEvent, Request, Told, machine};
 use crate::cluster::queue::Micros;
 use crate::cluster::world::World;
 
@@ -98,7 +98,7 @@ impl World {
     }
 
     /// A caller has its answer, or none; whether it was one of the brokers'.
-    pub(in crate::cluster) fn answered_for_brokers(&mut self, caller: u64, answer: Answer) -> bool {
+    pub(in crate::cluster) fn answered_for_brokers(&mut self, caller: u64, answer: Told) -> bool {
         let Some(brokers) = self.brokers.as_mut() else { return false };
         let Some(request) = brokers.asking.remove(&caller) else { return false };
         // On the way back to the broker, if it is one that asked.
@@ -112,7 +112,7 @@ impl World {
     }
 
     /// An answer arrives where it belongs. One to a broker is lost now and then.
-    pub(super) fn broker_answered(&mut self, request: Request, answer: Answer) {
+    pub(super) fn broker_answered(&mut self, request: Request, answer: Told) {
         let is_lost = !self.is_calm && self.broker_draw(100) < 5;
         match request {
             Request::Register { broker, run, node } => {
@@ -127,7 +127,7 @@ impl World {
                     sessions.registered(BrokerId(broker), incarnation);
                 }
                 if let (
-                    Answer::Applied(_, Outcome::Accepted(Reply::BrokerRegistered { epoch })),
+                    Told::Applied(_, Outcome::Accepted(Reply::BrokerRegistered { epoch })),
                     false,
                 ) = (answer, is_lost)
                 {
@@ -135,11 +135,11 @@ impl World {
                 }
             }
             Request::Alter { broker, run, key, epoch, number } => {
-                let answer = if is_lost { Answer::Unknown } else { answer };
+                let answer = if is_lost { Told::Unknown } else { answer };
                 self.altered((broker, run), (key, epoch), number, answer);
             }
             Request::Transition { node, transition } => {
-                let applied = matches!(answer, Answer::Applied(_, Outcome::Accepted(_)));
+                let applied = matches!(answer, Told::Applied(_, Outcome::Accepted(_)));
                 if let Some((now, sessions)) = self.sessions(node) {
                     sessions.settled(now, transition, applied);
                 }

@@ -8,7 +8,7 @@ use quorate_statemachine::{
 };
 
 use super::partition_log::Record;
-use super::{Answer, Broker, BrokerEvent, LAG, PATIENCE, Request};
+use super::{Broker, BrokerEvent, LAG, PATIENCE, Request, Told};
 use crate::cluster::coverage::Path;
 use crate::cluster::queue::Micros;
 use crate::cluster::world::World;
@@ -452,7 +452,7 @@ impl World {
         (id, run): (u32, u32),
         (key, epoch): (PartitionKey, u32),
         number: u64,
-        answer: Answer,
+        answer: Told,
     ) {
         let Some(broker) = self.broker(id).filter(|broker| broker.run == run) else { return };
         let index = broker.process.as_ref().map_or(0, |process| process.index);
@@ -461,15 +461,15 @@ impl World {
             return;
         };
         match answer {
-            Answer::Unknown => (lead.flight, lead.is_unsure) = (None, true),
-            Answer::Never => {
+            Told::Unknown => (lead.flight, lead.is_unsure) = (None, true),
+            Told::Never => {
                 lead.flight = None;
                 lead.forget();
             }
             // What follows from it follows from the view that has it.
-            Answer::Applied(at, Outcome::Accepted(_)) if at > index => flight.settled = Some(at),
-            Answer::Applied(_, Outcome::Accepted(_)) => lead.flight = None,
-            Answer::Applied(at, Outcome::Rejected(_)) => {
+            Told::Applied(at, Outcome::Accepted(_)) if at > index => flight.settled = Some(at),
+            Told::Applied(_, Outcome::Accepted(_)) => lead.flight = None,
+            Told::Applied(at, Outcome::Rejected(_)) => {
                 match at > index {
                     true => flight.settled = Some(at),
                     false => lead.flight = None,
