@@ -264,6 +264,7 @@ impl World {
     }
 
     fn broker_starts(&mut self, id: u32) {
+        let flushes = self.brokers.as_ref().is_some_and(|brokers| brokers.plan.flushes);
         let home = self.node_for(id).unwrap_or(1);
         let Some(broker) = self.broker(id).filter(|broker| broker.process.is_none()) else {
             return;
@@ -276,6 +277,10 @@ impl World {
             broker.vouches.clear();
         }
         broker.stands_for = Some(incarnation);
+        if flushes {
+            // What a kill has left in memory is made durable before anything counts on it.
+            broker.logs.values_mut().for_each(PartitionLog::flush);
+        }
         broker.process = Some(BrokerProcess {
             incarnation,
             epoch: None,
