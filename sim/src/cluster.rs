@@ -10,6 +10,7 @@
 //! | `network` | links, each direction for itself |
 //! | `faults`, `membership` | what goes wrong; who comes and goes |
 //! | `clients`, `workload` | who asks, and for what |
+//! | `brokers` | a data plane, in half of the runs: what `acks=all` acknowledged must stay |
 //! | `safety`, `linear` | what must be true after every event, and why |
 //! | `coverage`, `trace` | what happened: counted, hashed, told |
 //! | `simulated` | the cluster for tests of what is built on top of it |
@@ -24,6 +25,7 @@
 //! is waited for whenever it is asked. A run's hash covers every event in order, so that two runs of one
 //! seed can be compared.
 
+mod brokers;
 mod calm;
 mod clients;
 mod coverage;

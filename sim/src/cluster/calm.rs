@@ -1,5 +1,7 @@
 //! The end of a run: nothing goes wrong any more, and the cluster comes to rest.
 
+use quorate_statemachine::StateMachine as _;
+
 use super::node_id;
 use super::world::{Happening, World};
 
@@ -23,6 +25,7 @@ impl World {
                 None => self.queue.after(0, Happening::Start(id)),
             }
         }
+        self.calm_brokers();
         for number in 0..self.clients.len() {
             if self.clients[number].is_idle() {
                 self.client_later(number, 0);
@@ -64,7 +67,7 @@ impl World {
         let mut clients = self.clients.iter().zip(before).enumerate();
         match clients.find(|(_, (client, before))| client.told <= **before) {
             Some((number, _)) => format!("client {number} is not served"),
-            None => String::new(),
+            None => self.why_brokers_have_no_rest(&led.replica.state().image()).unwrap_or_default(),
         }
     }
 }

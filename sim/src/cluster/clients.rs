@@ -6,6 +6,7 @@ use quorate_loop::{
 };
 use quorate_statemachine::{Outcome, StateMachine as _};
 
+use super::brokers::Told;
 use super::coverage::{Event, Path};
 use super::queue::Micros;
 use super::safety::Asked;
@@ -155,6 +156,13 @@ impl World {
         if let Ok(done) = &answer {
             self.safety.told(asked, done.index, false);
         }
+        let applied = match &answer {
+            Ok(Done { index, outcome: Some(outcome) }) => Told::Applied(*index, outcome.clone()),
+            _ => Told::Unknown,
+        };
+        if self.answered_for_brokers(caller, applied) {
+            return;
+        }
         self.answer(caller, answer_of(&answer));
         let Some(number) = self.waits_still(caller) else { return };
         let is_own = self.clients[number].proposal().is_some_and(|proposal| {
@@ -181,6 +189,10 @@ impl World {
     /// A proposal ended without being applied here.
     pub(super) fn failed_for(&mut self, caller: u64, error: &ProposeError) {
         self.safety.answered(caller);
+        let answer = if error.never_applied() { Told::Never } else { Told::Unknown };
+        if self.answered_for_brokers(caller, answer) {
+            return;
+        }
         self.answer(caller, Answer::Failed(error.clone()));
         let Some(number) = self.waits_still(caller) else { return };
         self.trace.note(self.queue.now(), || format!("client {number}: {error}"));
@@ -208,6 +220,9 @@ impl World {
 
     /// The node on which a caller waited has ended.
     pub(super) fn lost(&mut self, caller: u64) {
+        if self.answered_for_brokers(caller, Told::Unknown) {
+            return;
+        }
         self.answer(caller, Answer::Lost);
         if let Some(number) = self.waits_still(caller) {
             self.tries_again(number);
@@ -251,7 +266,7 @@ impl World {
     }
 
     /// The image of whoever has applied most.
-    fn newest_image(&self) -> quorate_statemachine::MetadataImage {
+    pub(super) fn newest_image(&self) -> quorate_statemachine::MetadataImage {
         let processes = self.hosts.values().filter_map(|host| host.process.as_ref());
         let newest = processes.max_by_key(|process| process.replica.applied());
         match newest {

@@ -65,11 +65,15 @@ pub enum Event {
     Wipe,
     /// A bit of a disk flips.
     BitRot,
+    /// A broker's process is killed, or its machine loses its power.
+    BrokerDeath,
+    /// A broker shuts down in order.
+    BrokerShutdown,
 }
 
 impl Event {
     /// All of them.
-    pub const ALL: [Event; 27] = [
+    pub const ALL: [Event; 29] = [
         Event::Kill,
         Event::KillInWrite,
         Event::PowerLoss,
@@ -97,6 +101,8 @@ impl Event {
         Event::Burst,
         Event::Wipe,
         Event::BitRot,
+        Event::BrokerDeath,
+        Event::BrokerShutdown,
     ];
 }
 
@@ -129,11 +135,25 @@ pub enum Path {
     FoundApplied,
     /// The log's files were removed.
     Compaction,
+    /// A broker was fenced.
+    BrokerFenced,
+    /// A broker shut down in order, to the end.
+    BrokerStopped,
+    /// An ISR has fewer members.
+    IsrShrunk,
+    /// An ISR has more members.
+    IsrGrown,
+    /// A partition has a leader again, from its ELR.
+    ElectedFromElr,
+    /// A partition has a leader again, which may lack records: somebody asked for that.
+    ElectedUncleanly,
+    /// A follower cut off what its leader does not have.
+    Truncated,
 }
 
 impl Path {
     /// All of them.
-    pub const ALL: [Path; 12] = [
+    pub const ALL: [Path; 19] = [
         Path::Restart,
         Path::UnacknowledgedSurvived,
         Path::FoundDamage,
@@ -146,6 +166,13 @@ impl Path {
         Path::Replaced,
         Path::FoundApplied,
         Path::Compaction,
+        Path::BrokerFenced,
+        Path::BrokerStopped,
+        Path::IsrShrunk,
+        Path::IsrGrown,
+        Path::ElectedFromElr,
+        Path::ElectedUncleanly,
+        Path::Truncated,
     ];
 }
 

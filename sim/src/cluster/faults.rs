@@ -79,6 +79,10 @@ impl World {
                 self.strike_links(event);
                 Ok(())
             }
+            Event::BrokerDeath | Event::BrokerShutdown => {
+                self.strike_broker(event);
+                Ok(())
+            }
             Event::SlowDisk | Event::FullDisk | Event::SyncError | Event::ReadError => {
                 self.strike_disk(event);
                 Ok(())
@@ -181,9 +185,11 @@ impl World {
     }
 
     fn strike_links(&mut self, event: Event) {
-        let ids: Vec<u64> = self.hosts.keys().copied().collect();
+        let mut ids: Vec<u64> = self.hosts.keys().copied().collect();
+        ids.extend(self.brokers.iter().flat_map(|brokers| brokers.machines()));
         let all = || ids.iter().flat_map(|a| ids.iter().map(move |b| (*a, *b)));
-        let (one, other) = (self.any(), self.any());
+        let mut any = || ids[self.random.below(ids.len() as u64) as usize];
+        let (one, other) = (any(), any());
         let sides: Vec<bool> = ids.iter().map(|_| self.random.chance(50)).collect();
         let side = |id: u64| ids.iter().position(|other| *other == id).map(|at| sides[at]);
         let links: Vec<(u64, u64)> = match event {

@@ -41,8 +41,32 @@ pub(super) struct Plan {
     pub(super) sync: (Micros, Micros),
     /// Entries between two snapshots of a node.
     pub(super) snapshot_every: u64,
+    /// The data plane, if the run has one.
+    pub(super) brokers: Option<BrokersPlan>,
     pub(super) loop_config: LoopConfig,
     pub(super) engine_config: EngineConfig,
+}
+
+/// The data plane of a run.
+#[derive(Debug, Clone)]
+pub(super) struct BrokersPlan {
+    pub(super) count: u32,
+    /// Whether a broker flushes what it counts as written; if not, as Kafka's, it vouches for its disk only
+    /// after it has shut down in order.
+    pub(super) flushes: bool,
+    /// Whether operators elect leaders uncleanly where nobody leads, instead of waiting.
+    pub(super) unclean: bool,
+    /// Between two records, on average.
+    pub(super) producing: Micros,
+    pub(super) topics: Vec<TopicPlan>,
+}
+
+/// A topic of the data plane, as it is created.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TopicPlan {
+    pub(super) partitions: u32,
+    pub(super) replicas: u32,
+    pub(super) min_insync: u32,
 }
 
 const SECOND: Micros = 1_000_000;
@@ -55,6 +79,7 @@ impl Plan {
             others: 0,
             clients: 0,
             events: Vec::new(),
+            brokers: None,
             snapshot_every: 100,
             loop_config: LoopConfig::default(),
             engine_config: EngineConfig::default(),
@@ -70,7 +95,14 @@ impl Plan {
         let pair = pair(seed);
         let is_in = |event: &Event| *event == pair.0 || *event == pair.1;
         let events = Event::ALL.into_iter().filter(|event| random.chance(some) || is_in(event));
-        let events: Vec<_> = events.collect();
+        let mut events: Vec<_> = events.collect();
+        let brokers = BrokersPlan::draw(seed, mix, pair);
+        if brokers.is_none() {
+            events.retain(|event| !of_brokers(*event) || is_in(event));
+        } else if events.contains(&Event::BrokerDeath) {
+            // There are more faults of nodes than of brokers.
+            events.extend(std::iter::repeat_n(Event::BrokerDeath, events.len() / 4));
+        }
         let (length, between, thinking) = match mix {
             Mix::Idle => (1_800 * SECOND, 120 * SECOND, 20 * SECOND),
             Mix::Faults => {
@@ -100,9 +132,39 @@ impl Plan {
             pair,
             sync: [(50, 100), (500, 1_000), (2_000, 20_000)][random.below(3) as usize],
             snapshot_every: [5, 20, 100, 1_000][random.below(4) as usize],
+            brokers,
             loop_config: loop_config(random),
             engine_config: engine_config(random),
         }
+    }
+}
+
+/// Whether only brokers are struck by it.
+fn of_brokers(event: Event) -> bool {
+    matches!(event, Event::BrokerDeath | Event::BrokerShutdown)
+}
+
+impl BrokersPlan {
+    /// A data plane in half of the runs, and where what may happen is of brokers; none where hours pass.
+    fn draw(seed: u64, mix: Mix, pair: (Event, Event)) -> Option<BrokersPlan> {
+        let mut random = Random::new(seed ^ 0x62_726f_6b65);
+        let is_wanted = random.chance(50) || of_brokers(pair.0) || of_brokers(pair.1);
+        if !is_wanted || mix == Mix::Idle {
+            return None;
+        }
+        let count = 3 + random.below(3) as u32;
+        let topics = (0..1 + random.below(3)).map(|_| TopicPlan {
+            partitions: 1 + random.below(2) as u32,
+            replicas: 1 + random.below(3) as u32,
+            min_insync: 1 + random.below(3) as u32,
+        });
+        Some(BrokersPlan {
+            topics: topics.collect(),
+            count,
+            flushes: random.chance(50),
+            unclean: random.chance(10),
+            producing: [20_000, 100_000, 400_000][random.below(3) as usize],
+        })
     }
 }
 

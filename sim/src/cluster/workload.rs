@@ -13,15 +13,18 @@ use crate::random::Random;
 
 /// Brokers of the data plane.
 const BROKERS: u64 = 5;
+/// Where the ids of brokers begin that are none of the data plane.
+const APART: u32 = 1_000;
 /// Topics at a time.
 const TOPICS_MAX: usize = 8;
 
 /// Draws commands that fit what there is, mostly.
-pub(super) struct Workload(Random);
+pub(super) struct Workload(Random, bool);
 
 impl Workload {
-    pub(super) fn new(seed: u64) -> Workload {
-        Workload(Random::new(seed))
+    /// With a data plane, commands keep off its brokers and topics.
+    pub(super) fn new(seed: u64, has_brokers: bool) -> Workload {
+        Workload(Random::new(seed), has_brokers)
     }
 
     /// The next command, for a cluster that looks like this.
@@ -30,6 +33,9 @@ impl Workload {
     }
 
     fn draw(&mut self, image: &MetadataImage) -> Command {
+        if self.1 {
+            return self.draw_apart(image);
+        }
         let brokers: Vec<&Broker> = image.brokers().collect();
         if brokers.len() < 3 || self.0.chance(10) {
             return self.register();
@@ -57,8 +63,23 @@ impl Workload {
         }
     }
 
+    /// A command that touches no broker of the data plane: to brokers that exist on paper only.
+    fn draw_apart(&mut self, image: &MetadataImage) -> Command {
+        let apart = image.brokers().filter(|broker| broker.id.get() > APART);
+        let apart: Vec<BrokerSession> =
+            apart.map(|broker| BrokerSession { broker: broker.id, epoch: broker.epoch }).collect();
+        if apart.is_empty() || self.0.chance(30) {
+            return self.register_from(APART);
+        }
+        Command::AllocateProducerIds(apart[self.0.below(apart.len() as u64) as usize])
+    }
+
     fn register(&mut self) -> Command {
-        let broker = 1 + self.0.below(BROKERS) as u32;
+        self.register_from(0)
+    }
+
+    fn register_from(&mut self, from: u32) -> Command {
+        let broker = from + 1 + self.0.below(BROKERS) as u32;
         Command::RegisterBroker(RegisterBroker {
             broker: BrokerId(broker),
             incarnation: Incarnation(Uuid::from_u128(u128::from(self.0.next()) + 1)),

@@ -13,6 +13,7 @@ use quorate_statemachine::{Metadata, Outcome, StateMachine as _};
 use raft::eraftpb::Message;
 use tempfile::TempDir;
 
+use super::brokers::{BrokerEvent, Brokers};
 use super::clients::Client;
 use super::coverage::{Coverage, Event, Path};
 use super::host::{Host, Start, bindings};
@@ -53,6 +54,8 @@ pub(super) enum Happening {
     AskIn(u64),
     /// A client's turn.
     Client(usize),
+    /// Something of the brokers.
+    Broker(BrokerEvent),
     /// Another fault.
     Strike,
     /// A fault ends.
@@ -89,6 +92,8 @@ pub(super) struct World {
     pub(super) strangers: BTreeSet<u64>,
     pub(super) answers: Answers,
     pub(super) workload: Workload,
+    /// The data plane, if there is one.
+    pub(super) brokers: Option<Brokers>,
     pub(super) safety: Safety,
     pub(super) coverage: Coverage,
     pub(super) trace: Trace,
@@ -130,7 +135,8 @@ impl World {
             next_caller: 0,
             strangers: BTreeSet::new(),
             answers: Answers::new(),
-            workload: Workload::new(streams.next()),
+            workload: Workload::new(streams.next(), plan.brokers.is_some()),
+            brokers: plan.brokers.clone().map(|plan| Brokers::new(plan, seed)),
             safety: Safety::default(),
             coverage: Coverage::default(),
             trace,
@@ -164,6 +170,7 @@ impl World {
         for number in 0..world.clients.len() {
             world.client_later(number, 500_000);
         }
+        world.begin_brokers();
         if !world.plan.events.is_empty() {
             world.next_strike();
         }
@@ -198,6 +205,7 @@ impl World {
             Happening::Start(id) => self.start(id)?,
             Happening::AskIn(id) => self.ask_in(id),
             Happening::Client(number) => self.client_acts(number),
+            Happening::Broker(event) => self.broker_happens(event),
             Happening::Strike => self.strike()?,
             Happening::Relent(relief) => self.relent(relief)?,
             Happening::Glance => {}
@@ -511,6 +519,7 @@ impl World {
                 self.compare(id, at.index);
             }
         }
+        self.brokers_notice(id);
         if !mutation::is(Bug::AppliedToldEarly) {
             self.step(id, Input::Applied(applied));
         }
@@ -546,6 +555,7 @@ impl World {
             self.safety.accepted(id, at.index, &entry.command, &before);
         }
         self.compare(id, at.index);
+        self.metadata_changed(id, at.index);
         if let Some(caller) = entry.caller {
             self.applied_for(caller, entry, result);
         }
