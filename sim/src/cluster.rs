@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | `plan` | what a seed decides before anything happens |
 //! | `queue` | virtual time: the next event |
-//! | `world` | the driver: carries out what the cores want, in virtual time |
+//! | `world`, `work`, `traffic` | the driver: carries out what the cores want, in virtual time; what disks and state machines do, and what nodes say to each other |
 //! | `host`, `process` | a disk that outlives its processes; a core on an open engine |
 //! | `network` | links, each direction for itself |
 //! | `faults`, `membership` | what goes wrong; who comes and goes |
@@ -40,6 +40,8 @@ mod queue;
 mod safety;
 mod simulated;
 mod trace;
+mod traffic;
+mod work;
 mod workload;
 mod world;
 

@@ -4,30 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mutation::Bug;
-use quorate_engine::LogId;
-use quorate_loop::{
-    Apply, Committed, Done, Effects, Envelope, Input, Members, PeerMessage, Replica, Role,
-    SessionStep,
-};
-use quorate_statemachine::{Metadata, Outcome, StateMachine as _};
+use quorate_loop::{Effects, Input, Members, PeerMessage, Role};
 use raft::eraftpb::Message;
 use tempfile::TempDir;
 
 use super::brokers::{BrokerEvent, Brokers};
 use super::clients::Client;
-use super::coverage::{Coverage, Event, Path};
+use super::coverage::{Coverage, Path};
 use super::host::{Host, Start, bindings};
 use super::network::Network;
 use super::plan::Plan;
-use super::process::{Process, Received, Seen};
+use super::process::{Process, Seen};
 use super::queue::{Micros, Queue};
 use super::safety::Safety;
 use super::simulated::Answers;
 use super::trace::Trace;
+use super::work::last_of;
 use super::workload::Workload;
 use super::{GROUP, SimError, node_id};
 use crate::random::Random;
-use crate::record::hash_of;
 use crate::scratch::scratch;
 
 /// Something that will happen. Where it names a run, it happens to that process or not at all.
@@ -264,20 +259,6 @@ impl World {
         self.queue.after(next, Happening::Tick(id, run));
     }
 
-    fn deliver(&mut self, from: u64, to: u64, message: PeerMessage) {
-        if self.network.is_cut(from, to) {
-            return;
-        }
-        let kind = match &message {
-            PeerMessage::Raft(message) => message.get_msg_type() as u64,
-            _ => 100,
-        };
-        self.trace.saw(self.queue.now(), &[1, from, to, kind], || {
-            format!("{from} -> {to}: {}", told(&message))
-        });
-        self.step(to, Input::Peer { from: node_id(from), message });
-    }
-
     /// One input for a node, and its effects.
     pub(super) fn step(&mut self, id: u64, input: Input<u64, u64>) {
         self.step_quietly(id, input);
@@ -395,254 +376,6 @@ impl World {
         }
     }
 
-    /// Gives the disk and the state machine what waits for them.
-    fn begin_work(&mut self, id: u64) {
-        let factor = self.slow_disks.get(&id).copied().unwrap_or(1);
-        let (least, more) = self.plan.sync;
-        let sync = (least + self.random.below(more)) * factor;
-        let apply = match self.slow_machines.contains(&id) {
-            true => 200_000,
-            false => 10,
-        };
-        let every = self.plan.snapshot_every;
-        let Some(process) = self.process(id) else { return };
-        let run = process.run;
-        let mut begun = Vec::new();
-        if process.writing.is_empty() && !process.waiting.is_empty() && !process.is_full {
-            process.writing = std::mem::take(&mut process.waiting);
-            begun.push((sync, Happening::Synced(id, run)));
-        }
-        if !process.is_applying && !process.applying.is_empty() {
-            process.is_applying = true;
-            begun.push((apply, Happening::Applied(id, run)));
-        }
-        let applied = process.replica.applied().index;
-        let is_due = process.wants_snapshot || applied >= process.drafted + every;
-        if is_due && process.draft.is_none() && applied > process.core.status().snapshot_index {
-            process.wants_snapshot = false;
-            process.drafted = applied;
-            process.draft = Some(process.replica.draft());
-            begun.push((2 * sync, Happening::SnapshotWritten(id, run)));
-        }
-        for (after, happening) in begun {
-            self.queue.after(after, happening);
-        }
-    }
-
-    fn send(&mut self, from: u64, envelope: Envelope) {
-        let to = envelope.to.get();
-        if let (PeerMessage::Raft(message), Some(host)) = (&envelope.message, self.hosts.get(&from))
-        {
-            self.safety.left(from, &host.durable, message);
-        }
-        let now = self.queue.now();
-        let fate = self.network.send(from, to, now);
-        if fate.arrivals.is_empty() && self.network.is_cut(from, to) && self.random.chance(20) {
-            // A transport that finds its connection broken says so.
-            self.step_quietly(from, Input::Undelivered(envelope));
-            return;
-        }
-        for arrival in fate.arrivals {
-            let message = envelope.message.clone();
-            self.queue.at(arrival, Happening::Deliver { from, to, message });
-        }
-    }
-
-    fn send_snapshot(&mut self, from: u64, envelope: Envelope) {
-        let (to, PeerMessage::Raft(message)) = (envelope.to.get(), envelope.message) else {
-            return;
-        };
-        let delay = 1_000 + self.random.below(50_000);
-        self.queue.after(delay, Happening::Transferred { from, to, message });
-    }
-
-    fn synced(&mut self, id: u64, run: u32) -> Result<(), SimError> {
-        if !self.runs(id, run) {
-            return Ok(());
-        }
-        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
-        let Some(process) = &mut host.process else { return Ok(()) };
-        let batch = std::mem::take(&mut process.writing);
-        process.kept.extend(batch.iter().cloned());
-        match process.write(batch) {
-            Ok(()) => {
-                let was_full = std::mem::take(&mut process.is_full);
-                for write in std::mem::take(&mut process.kept) {
-                    host.durable.write(&write);
-                    let directory = *host.binding.directory_id.as_bytes();
-                    self.safety.wrote(id, directory, &write);
-                }
-                if was_full {
-                    self.coverage.went(Path::RoomAgain);
-                }
-            }
-            Err(error) if !error.is_fatal() => {
-                if !process.is_full {
-                    process.is_full = true;
-                    process.core.step(Input::StorageFull);
-                }
-                self.queue.after(1_000_000, Happening::Synced(id, run));
-            }
-            Err(error) => {
-                let text = error.to_string();
-                self.disk_failed(id, &text)?;
-                return Ok(());
-            }
-        }
-        self.turn(id);
-        Ok(())
-    }
-
-    fn apply(&mut self, id: u64, run: u32) -> Result<(), SimError> {
-        if !self.runs(id, run) {
-            return Ok(());
-        }
-        let Some(process) = self.process(id) else { return Ok(()) };
-        process.is_applying = false;
-        let Some(work) = process.applying.pop_front() else { return Ok(()) };
-        let applied = last_of(&work);
-        match work {
-            Apply::Entries(entries) => {
-                for entry in entries {
-                    self.apply_one(id, &entry);
-                }
-            }
-            Apply::Restore(at) => {
-                match Replica::<Metadata>::restore(&process.snapshots, GROUP, at) {
-                    Ok((replica, _)) => process.replica = replica,
-                    Err(error) => {
-                        let text = format!("snapshot {at}: {error}");
-                        return self.disk_failed(id, &text);
-                    }
-                }
-                self.coverage.went(Path::Install);
-                self.compare(id, at.index);
-            }
-        }
-        self.brokers_notice(id);
-        if !mutation::is(Bug::AppliedToldEarly) {
-            self.step(id, Input::Applied(applied));
-        }
-        Ok(())
-    }
-
-    fn apply_one(&mut self, id: u64, entry: &Committed<u64>) {
-        let at = entry.at;
-        let session = match entry.session {
-            Some(SessionStep::Command(command)) => Some((command.session, command.sequence)),
-            _ => None,
-        };
-        let mixed = session.map_or(0, |(session, sequence)| session << 20 ^ sequence);
-        let Some(process) = self.process(id) else { return };
-        let term = process.core.status().term;
-        self.safety.applied(id, term, at, hash_of(&entry.command) ^ mixed);
-        let Some(process) = self.process(id) else { return };
-        let before = process.replica.state().image();
-        let mut changes = None;
-        let result = match process.replica.apply(entry, &mut changes) {
-            Ok(result) => result,
-            Err(reason) => {
-                return self.safety.violated(format!("node {id} cannot apply {at}: {reason}"));
-            }
-        };
-        if let (Some(command), Ok(done)) = (session, &result) {
-            self.safety.ran(id, command, done.index);
-            self.found_applied(at.index, done);
-        }
-        if let Ok(Done { index, outcome: Some(Outcome::Accepted(_)) }) = &result
-            && *index == at.index
-        {
-            self.safety.accepted(id, at.index, &entry.command, &before);
-        }
-        self.compare(id, at.index);
-        self.metadata_changed(id, at.index);
-        if let Some(caller) = entry.caller {
-            self.applied_for(caller, entry, result);
-        }
-    }
-
-    /// Compares a node's state with that of others.
-    fn compare(&mut self, id: u64, index: u64) {
-        let process = self.hosts.get(&id).and_then(|host| host.process.as_ref());
-        if let Some(process) = process {
-            self.safety.state_is(id, index, process.replica.state());
-        }
-    }
-
-    fn snapshot_written(&mut self, id: u64, run: u32) -> Result<(), SimError> {
-        if !self.runs(id, run) {
-            return Ok(());
-        }
-        let Some(process) = self.process(id) else { return Ok(()) };
-        let Some(draft) = process.draft.take() else { return Ok(()) };
-        // Where it cannot be written, the next one may.
-        let Ok((meta, _)) = draft.write(&process.snapshots) else { return Ok(()) };
-        self.step(id, Input::SnapshotTaken(meta));
-        self.purge(id)
-    }
-
-    /// Gives back what the log does not need.
-    pub(super) fn purge(&mut self, id: u64) -> Result<(), SimError> {
-        let Some(process) = self.process(id) else { return Ok(()) };
-        match process.purge() {
-            Ok(true) => {
-                self.coverage.went(Path::Compaction);
-                self.step(id, Input::CompactionWanted);
-                Ok(())
-            }
-            Ok(false) => Ok(()),
-            Err(error) => self.disk_failed(id, &error.to_string()),
-        }
-    }
-
-    fn transferred(&mut self, from: u64, to: u64, message: Message) -> Result<(), SimError> {
-        let meta = message.get_snapshot().get_metadata();
-        let id = LogId { index: meta.index, term: meta.term };
-        let breaks = !self.is_calm && self.plan.events.contains(&Event::TransferCut);
-        let breaks = breaks && self.random.chance(40);
-        let is_cut = self.network.is_cut(from, to) || self.network.is_cut(to, from);
-        let mut received = false;
-        let file = match self.process(from).map(|process| process.snapshot(id)) {
-            None => return Ok(()),
-            Some(Ok(file)) => file,
-            Some(Err(error)) => return self.disk_failed(from, &error.to_string()),
-        };
-        let target = self.process(to);
-        if let (Some((bytes, digest)), Some(target), false) = (file, target, is_cut) {
-            let until = breaks.then_some(bytes.len() / 2);
-            let result = target.receive(id, &bytes, digest, until);
-            match result {
-                Ok(Received::InPart) => {
-                    self.happened(Event::TransferCut, 0, || {
-                        format!("snapshot {id} breaks off between {from} and {to}")
-                    });
-                }
-                Ok(how) => {
-                    if how == Received::Resumed {
-                        self.coverage.went(Path::TransferResumed);
-                    }
-                    received = true;
-                }
-                // A full disk, or one that fails: then the log fails, too.
-                Err(_) => {}
-            }
-        }
-        if received && let Some(target) = self.process(to) {
-            let (members, catalogue) = match target.head(id) {
-                Ok(head) => head,
-                Err(error) => {
-                    self.disk_failed(to, &error.to_string())?;
-                    self.step(from, Input::SnapshotSent { to: node_id(to), received: false });
-                    return Ok(());
-                }
-            };
-            let from = node_id(from);
-            self.step(to, Input::SnapshotReceived { from, message, members, catalogue });
-        }
-        self.step(from, Input::SnapshotSent { to: node_id(to), received });
-        Ok(())
-    }
-
     pub(super) fn start(&mut self, id: u64) -> Result<(), SimError> {
         let (engine, config) = (&self.plan.engine_config, &self.plan.loop_config);
         let Some(host) = self.hosts.get_mut(&id).filter(|host| host.process.is_none()) else {
@@ -672,32 +405,5 @@ impl World {
             Start::Departed => self.departed(id)?,
         }
         Ok(())
-    }
-}
-
-/// The last index of some work.
-fn last_of(work: &Apply<u64>) -> u64 {
-    match work {
-        Apply::Entries(entries) => entries.last().map_or(0, |entry| entry.at.index),
-        Apply::Restore(id) => id.index,
-    }
-}
-
-/// A message in a few words.
-fn told(message: &PeerMessage) -> String {
-    match message {
-        PeerMessage::Raft(message) => {
-            let entries = message.entries.len();
-            format!(
-                "{:?} term {} index {} commit {}{}{}",
-                message.get_msg_type(),
-                message.term,
-                message.index,
-                message.commit,
-                if entries > 0 { format!(" +{entries}") } else { String::new() },
-                if message.reject { " rejected" } else { "" },
-            )
-        }
-        other => format!("{other:?}").chars().take(80).collect(),
     }
 }
