@@ -2,7 +2,7 @@
 //!
 //! Each [`Bug`] stands where somebody could make it: `if mutation::is(Bug::X)`, in one or two lines. Without
 //! the feature `mutations`, which nothing but `quorate-sim` turns on, [`is`] is the constant `false`, and
-//! the compiler leaves nothing of it. With it, a bug is there for the thread that runs inside [`with`], and
+//! the compiler leaves nothing of it. With it, a bug is there for the thread that runs inside `with`, and
 //! nowhere else: the simulator runs a seed on one thread.
 //!
 //! How many seeds each takes is tested by `quorate-sim`; `docs/testing.md` has the table.
