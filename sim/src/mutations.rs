@@ -39,7 +39,7 @@ pub fn seeds_max(bug: Bug) -> u64 {
         Bug::PartitionEpochNotChecked | Bug::OvertakenCallerForgotten => 140,
         Bug::ReceivedSnapshotNotSynced => 100,
         Bug::OwnCopyCountedEarly | Bug::ReadsUnconfirmed => 64,
-        Bug::SnapshotRemovedEarly => 48,
+        Bug::SnapshotRemovedEarly => 600,
         Bug::ReplacedCallerForgotten | Bug::CallerByIndexOnly => 28,
         _ => 20,
     }
