@@ -72,6 +72,11 @@ impl World {
 
     /// The members change in one way or another, if whoever leads agrees.
     pub(super) fn change_members(&mut self) {
+        // A leader may think that a lost disk answers still, and take another vote away: that no Raft can
+        // bear.
+        if !self.replacing.is_empty() {
+            return;
+        }
         let Some(leader) = self.leader() else { return };
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
         let mut changes = Vec::new();
