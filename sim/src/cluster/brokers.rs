@@ -21,7 +21,7 @@ mod ends;
 mod partition_log;
 mod replication;
 // The production code: it belongs to a crate that this one does not know, and depends on nothing of it.
-#[allow(dead_code, unreachable_pub, reason = "what brokers here do not ask for")]
+#[expect(dead_code, reason = "what brokers here do not ask for")]
 #[path = "../../../src/sessions.rs"]
 mod sessions;
 

@@ -135,7 +135,7 @@ impl Host {
         let root = self.next_root();
         let founding = Founding::Join(vec!["127.0.0.1:1".to_owned()]);
         let (runs, generation) = (self.runs, self.generation);
-        let _ = std::fs::remove_dir_all(self.disk.root());
+        std::fs::remove_dir_all(self.disk.root()).map_err(SimError::new)?;
         *self =
             Host::formatted(self.id, &self.base.clone(), root, founding, bindings(self.id, life))?;
         (self.runs, self.generation) = (runs, generation);
