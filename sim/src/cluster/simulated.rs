@@ -119,7 +119,8 @@ impl SimulatedCluster {
         Ok(())
     }
 
-    /// Waits until a node leads that is not cut off by its own death, for `patience` of virtual time.
+    /// Waits until a node that runs takes itself for the leader, for `patience` of virtual time: the one of the
+    /// highest term, where there are several.
     ///
     /// # Errors
     ///
