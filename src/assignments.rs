@@ -245,6 +245,7 @@ mod tests {
             features: FeatureRange::SUPPORTED,
             directories: vec![DirectoryId(directory)],
             vouched: vec![],
+            follows: None,
         });
         apply(&mut metadata, &mut at, &[register]);
         let own = RegisteredBroker { broker: OWN, epoch: BrokerEpoch(at) };

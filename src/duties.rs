@@ -247,7 +247,8 @@ impl Duties {
         let sessions = self.sessions().ok_or(Refusal::NotLeader)?;
         let index = sessions.index();
         check_directories(&register).map_err(|rejection| rejected(rejection, index))?;
-        sessions.register(now, register.broker, register.incarnation).map_err(|duplicate| {
+        let follows = sessions.register(now, register.broker, register.incarnation);
+        register.follows = Some(follows.map_err(|duplicate| {
             let broker = register.broker;
             let message = format!(
                 "another process is registered as broker {broker} and alive, or the broker is being \
@@ -256,7 +257,7 @@ impl Duties {
                 duplicate.ends_in
             );
             rejected_with(ErrorCode::DuplicateBrokerRegistration, message, index)
-        })?;
+        })?);
         if request.always_vouch {
             let registered = image.image.broker(register.broker).map(|broker| broker.incarnation);
             register.vouched = registered.into_iter().collect();

@@ -99,6 +99,8 @@ impl Registration {
             features: FeatureRange::SUPPORTED,
             directories: self.directories.clone(),
             vouched,
+            // The leader knows.
+            follows: None,
         });
         RegisterRequest { command: command.encode(), always_vouch }
     }

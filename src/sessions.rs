@@ -322,7 +322,8 @@ impl Sessions {
     }
 
     /// Whether this incarnation may register now; if so, no other may until
-    /// [`Sessions::registered`].
+    /// [`Sessions::registered`]. Which registration it follows, 0 for none: what comes from a leader before
+    /// may be in the log in between, and is not looked at here.
     ///
     /// # Errors
     ///
@@ -333,7 +334,7 @@ impl Sessions {
         now: Duration,
         broker: BrokerId,
         incarnation: Incarnation,
-    ) -> Result<(), Duplicate> {
+    ) -> Result<BrokerEpoch, Duplicate> {
         if self.unregistering.contains_key(&broker) {
             return Err(Duplicate { ends_in: RETRY_AFTER });
         }
@@ -348,7 +349,7 @@ impl Sessions {
             return Err(Duplicate { ends_in: end - now });
         }
         self.registering.insert(broker, incarnation);
-        Ok(())
+        Ok(self.brokers.get(&broker).map_or(BrokerEpoch(0), |session| session.registered.epoch))
     }
 
     /// Ends what [`Sessions::register`] began, whether it was applied or not.

@@ -164,7 +164,7 @@ fn a_shutdown_is_granted_when_every_active_broker_knows() {
     // It goes, so its flags show it; its id is free at once.
     let fence = to(Flags::Fenced, 1, 10);
     assert_eq!((granted.may_stop, granted.transition), (true, Some(fence)));
-    assert_eq!(sessions.register(ms(71), BrokerId(1), incarnation(9)), Ok(()));
+    assert_eq!(sessions.register(ms(71), BrokerId(1), incarnation(9)), Ok(BrokerEpoch(10)));
 
     let gone = Registered { fenced: true, ..leaving(10) };
     sessions.sync(ms(80), 106, brokers(&[(1, gone), (2, active(20))]));
@@ -210,9 +210,9 @@ fn a_live_session_keeps_other_incarnations_out() {
         Err(Duplicate { ends_in: ms(2_000) })
     );
     // The same incarnation amends; a fenced broker that was not heard has no session.
-    assert_eq!(sessions.register(ms(1_000), BrokerId(1), incarnation(10)), Ok(()));
+    assert_eq!(sessions.register(ms(1_000), BrokerId(1), incarnation(10)), Ok(BrokerEpoch(10)));
     sessions.registered(BrokerId(1), incarnation(10));
-    assert_eq!(sessions.register(ms(1_000), BrokerId(2), newcomer), Ok(()));
+    assert_eq!(sessions.register(ms(1_000), BrokerId(2), newcomer), Ok(BrokerEpoch(20)));
     // One at a time.
     let racing = Err(Duplicate { ends_in: SESSION });
     assert_eq!(sessions.register(ms(1_001), BrokerId(2), incarnation(78)), racing);
@@ -222,7 +222,7 @@ fn a_live_session_keeps_other_incarnations_out() {
     sessions.sync(ms(1_010), 110, brokers(&[(1, active(10)), (2, registered)]));
     let refused = sessions.register(ms(2_010), BrokerId(2), incarnation(78));
     assert_eq!(refused, Err(Duplicate { ends_in: ms(2_000) }));
-    assert_eq!(sessions.register(ms(4_010), BrokerId(2), incarnation(78)), Ok(()));
+    assert_eq!(sessions.register(ms(4_010), BrokerId(2), incarnation(78)), Ok(BrokerEpoch(110)));
 }
 
 #[test]
@@ -286,11 +286,15 @@ fn nobody_registers_as_a_broker_that_is_being_unregistered() {
     for who in [10, 11] {
         assert_eq!(sessions.register(ms(3_002), one, incarnation(who)), later);
     }
-    assert_eq!(sessions.register(ms(3_002), two, incarnation(22)), Ok(()), "another broker");
+    assert_eq!(
+        sessions.register(ms(3_002), two, incarnation(22)),
+        Ok(BrokerEpoch(20)),
+        "another broker"
+    );
     sessions.unregistered(one);
     assert_eq!(sessions.register(ms(3_003), one, incarnation(11)), later, "one is under way");
     sessions.unregistered(one);
-    assert_eq!(sessions.register(ms(3_004), one, incarnation(11)), Ok(()));
+    assert_eq!(sessions.register(ms(3_004), one, incarnation(11)), Ok(BrokerEpoch(10)));
     // And the other way round.
     assert_eq!(sessions.unregister(ms(3_005), one), Err(Alive { ends_in: SESSION }));
 }
@@ -306,7 +310,11 @@ fn trap_R16_a_broker_whose_process_is_gone_is_fenced_at_once_and_once_in_a_regis
     assert_eq!(sessions.depart(ms(1), gone(3, 10)), None, "nobody");
     let fence = to(Flags::Fenced, 1, 10);
     assert_eq!(sessions.depart(ms(1), gone(1, 10)), Some(fence));
-    assert_eq!(sessions.register(ms(2), BrokerId(1), incarnation(99)), Ok(()), "its id is free");
+    assert_eq!(
+        sessions.register(ms(2), BrokerId(1), incarnation(99)),
+        Ok(BrokerEpoch(10)),
+        "its id is free"
+    );
     // What could not be proposed is proposed again, without another word of it.
     sessions.settled(ms(3), fence, false);
     assert_eq!(run(&mut sessions, ms(600)), [(500, fence)]);
@@ -335,7 +343,7 @@ fn trap_R16_a_fence_waits_for_a_transition_that_is_on_its_way() {
     assert_eq!(sessions.depart(ms(2), gone(1, 90)), None);
     sessions.settled(ms(3), unfence, false);
     assert_eq!(run(&mut sessions, ms(600)), [], "it is fenced still");
-    assert_eq!(sessions.register(ms(601), BrokerId(1), incarnation(9)), Ok(()));
+    assert_eq!(sessions.register(ms(601), BrokerId(1), incarnation(9)), Ok(BrokerEpoch(90)));
     // One that came about all the same is taken back, without a whole session in between.
     let unfence = to(Flags::Unfenced, 1, 95);
     sessions.sync(ms(700), 101, brokers(&[(1, fenced(95))]));

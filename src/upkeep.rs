@@ -216,6 +216,7 @@ mod tests {
                     features: FeatureRange::SUPPORTED,
                     directories: vec![DirectoryId(id)],
                     vouched: vec![],
+                    follows: None,
                 }));
                 cluster.unfence(broker);
             }
@@ -266,6 +267,7 @@ mod tests {
                 features: FeatureRange::SUPPORTED,
                 directories: vec![DirectoryId(Uuid::from_u128(broker.into()))],
                 vouched: vec![],
+                follows: None,
             }));
             self.unfence(broker);
         }

@@ -103,6 +103,8 @@ bugs! {
     PartitionEpochNotChecked,
     /// state machine: a broker of an earlier life is listened to
     BrokerEpochNotChecked,
+    /// state machine: a registration that was overtaken by a later process's takes its place
+    OvertakenRegistrationTaken,
     /// state machine: a partition changes within its epoch
     PartitionEpochKept,
     /// state machine: a new leader gets no new leader epoch

@@ -35,12 +35,16 @@ pub struct Caught {
 #[must_use]
 pub fn seeds_max(bug: Bug) -> u64 {
     match bug {
-        Bug::DamagedTailAccepted => 1_040,
-        Bug::PartitionEpochNotChecked | Bug::OvertakenCallerForgotten => 140,
-        Bug::ReceivedSnapshotNotSynced => 100,
-        Bug::OwnCopyCountedEarly | Bug::ReadsUnconfirmed => 64,
-        Bug::SnapshotRemovedEarly => 600,
-        Bug::ReplacedCallerForgotten | Bug::CallerByIndexOnly => 28,
+        Bug::OvertakenRegistrationTaken => 2_400,
+        Bug::DamagedTailAccepted => 1_230,
+        Bug::ReadsUnconfirmed => 750,
+        Bug::SnapshotRemovedEarly => 250,
+        Bug::SnapshotReportDropped | Bug::OvertakenCallerForgotten => 170,
+        Bug::PromotedBehind => 100,
+        Bug::ReceivedSnapshotNotSynced | Bug::WitnessAhead => 64,
+        Bug::FailedSyncIgnored | Bug::OwnCopyCountedEarly => 56,
+        Bug::PartitionEpochNotChecked => 40,
+        Bug::ReplacedCallerForgotten => 28,
         _ => 20,
     }
 }

@@ -42,6 +42,10 @@ pub struct RegisterBroker {
     /// The earlier incarnations of which everything that was acknowledged is still on the broker's
     /// disks. If the registered one is not among them, the broker leaves every ELR.
     pub vouched: Vec<Incarnation>,
+    /// The registration that it follows, as whoever let it in knew: epoch 0 where there was none. Where
+    /// another incarnation was registered meanwhile, that one stays: it may be alive, and this one gone.
+    /// Without it, whichever there is.
+    pub follows: Option<BrokerEpoch>,
 }
 
 /// A topic to create, with the placement that the leader planned.

@@ -275,6 +275,7 @@ fn register_to_wire(register: &RegisterBroker) -> wire::RegisterBroker {
         features: Some(features_to_wire(register.features)),
         directories: register.directories.iter().map(|id| id_to_wire(id.0)).collect(),
         vouched: register.vouched.iter().map(|id| id_to_wire(id.0)).collect(),
+        follows: register.follows.map(BrokerEpoch::get),
     }
 }
 
@@ -299,6 +300,7 @@ fn register_from_wire(register: wire::RegisterBroker) -> Result<RegisterBroker, 
             .iter()
             .map(|id| id_from_wire("vouched incarnation", id).map(Incarnation))
             .collect::<Result<_, _>>()?,
+        follows: register.follows.map(BrokerEpoch),
     })
 }
 
@@ -383,6 +385,14 @@ pub(crate) mod tests {
             Command::RegisterBroker(RegisterBroker {
                 rack: Some(String::new()),
                 ..registration(1)
+            }),
+            Command::RegisterBroker(RegisterBroker {
+                follows: Some(BrokerEpoch(0)),
+                ..registration(1)
+            }),
+            Command::RegisterBroker(RegisterBroker {
+                follows: Some(BrokerEpoch(u64::MAX)),
+                ..registration(2)
             }),
             Command::FenceBroker(session(1, 2)),
             Command::UnfenceBroker(session(0, 0)),

@@ -6,7 +6,7 @@ use crate::command::{
     AlterPartition, BrokerSession, Command, ConfigChange, ConfigOperation, ConfigResource,
     CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment, RegisterBroker,
 };
-use crate::ids::{BrokerId, whole_list};
+use crate::ids::{BrokerEpoch, BrokerId, whole_list};
 use crate::partition::Recovery;
 
 impl Command {
@@ -100,6 +100,11 @@ impl Display for RegisterBroker {
         if !self.vouched.is_empty() {
             f.write_str(", vouches for")?;
             separated(f, &self.vouched)?;
+        }
+        match self.follows {
+            Some(BrokerEpoch(0)) => f.write_str(", the first")?,
+            Some(epoch) => write!(f, ", after epoch {epoch}")?,
+            None => {}
         }
         Ok(())
     }

@@ -32,6 +32,8 @@ enum Wish {
         broker: u32,
         start: u32,
         vouched: Vec<u32>,
+        /// Whether it follows what is registered, or something else.
+        follows: Option<bool>,
     },
     Fence {
         broker: u32,
@@ -148,8 +150,10 @@ fn wish() -> impl Strategy<Value = Wish> {
     let at = (topic.clone(), partition.clone());
     let alter = (topic, partition, any::<u8>(), off.clone(), off, prop::bool::weighted(0.1));
     prop_oneof![
-        2 => (broker.clone(), 1u32..=4, vec(1u32..=4, 0..=3))
-            .prop_map(|(broker, start, vouched)| Wish::Register { broker, start, vouched }),
+        2 => (broker.clone(), 1u32..=4, vec(1u32..=4, 0..=3), prop::option::of(prop::bool::weighted(0.9)))
+            .prop_map(|(broker, start, vouched, follows)| {
+                Wish::Register { broker, start, vouched, follows }
+            }),
         4 => (broker.clone(), stale).prop_map(|(broker, stale)| Wish::Fence { broker, stale }),
         8 => (broker.clone(), stale).prop_map(|(broker, stale)| Wish::Unfence { broker, stale }),
         1 => broker.clone().prop_map(|broker| Wish::ShutDown { broker }),
@@ -175,7 +179,7 @@ fn wish() -> impl Strategy<Value = Wish> {
 
 /// Brokers that are there and partitions to change: most commands would meet nothing otherwise.
 fn warm_up() -> impl Iterator<Item = Wish> {
-    let register = |broker| Wish::Register { broker, start: 1, vouched: vec![] };
+    let register = |broker| Wish::Register { broker, start: 1, vouched: vec![], follows: None };
     let unfence = |broker| Wish::Unfence { broker, stale: false };
     let create = |topic: u32| Wish::Create {
         topic: topic.into(),
@@ -198,11 +202,12 @@ fn off(number: u32, by: i32) -> u32 {
 
 fn command(cluster: &Cluster, wish: Wish) -> Command {
     match wish {
-        Wish::Register { broker, start, vouched } => {
+        Wish::Register { broker, start, vouched, follows } => {
             let of = |start: u32| incarnation(u128::from(broker * 100 + start));
             let mut register = registration(broker);
             register.incarnation = of(start);
             register.vouched = vouched.into_iter().map(of).collect();
+            register.follows = follows.map(|is_so| session(cluster, broker, !is_so).epoch);
             Command::RegisterBroker(register)
         }
         Wish::Fence { broker, stale } => Command::FenceBroker(session(cluster, broker, stale)),

@@ -38,6 +38,7 @@ pub(crate) fn apply(step: &mut Step<'_>, register: &RegisterBroker) -> Result<Re
         }
         return Ok(Reply::BrokerRegistered { epoch });
     }
+    check_follows(registered, register)?;
     let vouched = registered.is_some_and(|broker| register.vouched.contains(&broker.incarnation));
     let kept = registered.filter(|_| mutation::is(Bug::BrokerEpochKept)).map(|broker| broker.epoch);
     leave(step, register.broker, vouched);
@@ -89,6 +90,23 @@ fn broker_of(
         fenced,
         in_shutdown,
     }
+}
+
+/// A registration that was on its way for long may come behind that of a later process, which lives: it has
+/// no part in the sessions that this was admitted by.
+fn check_follows(registered: Option<&Broker>, register: &RegisterBroker) -> Result<(), Rejection> {
+    let now = registered.map_or(BrokerEpoch(0), |broker| broker.epoch);
+    let is_next = register.follows.is_none_or(|follows| follows == now);
+    if is_next || mutation::is(Bug::OvertakenRegistrationTaken) {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        ErrorCode::DuplicateBrokerRegistration,
+        format!(
+            "broker {} was registered or unregistered by somebody else meanwhile: register again, and              stop the other process if there is one",
+            register.broker
+        ),
+    ))
 }
 
 fn check_features(image: &MetadataImage, register: &RegisterBroker) -> Result<(), Rejection> {
@@ -213,6 +231,39 @@ mod tests {
             });
             assert_eq!(code, ErrorCode::UnsupportedVersion, "{min} to {max}");
         }
+    }
+
+    /// A process died while its registration was on its way; the next one registered and lives.
+    #[test]
+    fn a_registration_that_is_overtaken_by_that_of_another_incarnation_is_refused() {
+        let mut cluster = Cluster::of(&[]);
+        let at = |start: u128, follows: u64| {
+            let incarnation = Incarnation(Uuid::from_u128(start));
+            let follows = Some(BrokerEpoch(follows));
+            Command::RegisterBroker(RegisterBroker { incarnation, follows, ..registration(1) })
+        };
+        let epoch = |reply| match reply {
+            Reply::BrokerRegistered { epoch } => epoch.get(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            cluster.refuse(at(7, 1)),
+            ErrorCode::DuplicateBrokerRegistration,
+            "none is there"
+        );
+        let first = epoch(cluster.accept(at(7, 0)));
+        let second = epoch(cluster.accept(at(8, first)));
+        let registered = cluster.image().broker(BrokerId(1)).cloned();
+        for (start, follows) in [(9, first), (9, 0), (7, 0)] {
+            let code = cluster.refuse(at(start, follows));
+            assert_eq!(code, ErrorCode::DuplicateBrokerRegistration, "{start} after {follows}");
+        }
+        assert_eq!(cluster.image().broker(BrokerId(1)).cloned(), registered);
+        // The registered one asks again, as its answer was lost: it has its epoch.
+        assert_eq!(epoch(cluster.accept(at(8, first))), second);
+        cluster.accept(Command::UnregisterBroker { broker: BrokerId(1), epoch: None });
+        assert_eq!(cluster.refuse(at(9, second)), ErrorCode::DuplicateBrokerRegistration);
+        assert!(epoch(cluster.accept(at(9, 0))) > second);
     }
 
     #[test]

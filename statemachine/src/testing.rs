@@ -53,6 +53,7 @@ pub(crate) fn registration(id: u32) -> RegisterBroker {
         features: FeatureRange::SUPPORTED,
         directories: vec![DirectoryId(Uuid::from_u128(u128::from(id) + 1))],
         vouched: vec![],
+        follows: None,
     }
 }
 

@@ -61,6 +61,7 @@ impl State {
             features: FeatureRange::SUPPORTED,
             directories: vec![DirectoryId(directory)],
             vouched: Vec::new(),
+            follows: None,
         }))?;
         let session = self.session(id)?;
         self.accept(&Command::UnfenceBroker(session))?;

@@ -323,7 +323,7 @@ impl World {
         }
         let again = match epoch {
             None => {
-                let command = Command::RegisterBroker(RegisterBroker {
+                let register = RegisterBroker {
                     broker: BrokerId(id),
                     incarnation,
                     listeners: Vec::new(),
@@ -331,8 +331,9 @@ impl World {
                     features: FeatureRange::SUPPORTED,
                     directories: vec![DirectoryId(Uuid::from_u128(u128::from(id)))],
                     vouched,
-                });
-                self.registers(id, run, incarnation, &command);
+                    follows: None,
+                };
+                self.registers(id, run, register);
                 HEARTBEAT / 2
             }
             Some(epoch) => {

@@ -39,6 +39,9 @@ pub(super) struct Plan {
     pub(super) pair: (Event, Event),
     /// What a sync takes at least, and what may come on top.
     pub(super) sync: (Micros, Micros),
+    /// How long inputs of a node may gather at most before their effects are taken, all at once: a loop that
+    /// is busy takes many. With 0 each input has its own.
+    pub(super) gathering: Micros,
     /// Entries between two snapshots of a node.
     pub(super) snapshot_every: u64,
     /// The data plane, if the run has one.
@@ -56,6 +59,8 @@ pub(super) struct BrokersPlan {
     pub(super) flushes: bool,
     /// Whether operators elect leaders uncleanly where nobody leads, instead of waiting.
     pub(super) unclean: bool,
+    /// How many of a hundred AlterPartitions are slow on their way, so that others overtake them.
+    pub(super) slow: u64,
     /// Between two records, on average.
     pub(super) producing: Micros,
     pub(super) topics: Vec<TopicPlan>,
@@ -80,6 +85,7 @@ impl Plan {
             clients: 0,
             events: Vec::new(),
             brokers: None,
+            gathering: 0,
             snapshot_every: 100,
             loop_config: LoopConfig::default(),
             engine_config: EngineConfig::default(),
@@ -131,6 +137,7 @@ impl Plan {
             events,
             pair,
             sync: [(50, 100), (500, 1_000), (2_000, 20_000)][random.below(3) as usize],
+            gathering: [0, 300, 5_000][random.below(3) as usize],
             snapshot_every: [5, 20, 100, 1_000][random.below(4) as usize],
             brokers,
             loop_config: loop_config(random),
@@ -163,6 +170,7 @@ impl BrokersPlan {
             count,
             flushes: random.chance(50),
             unclean: random.chance(10),
+            slow: [8, 8, 50][random.below(3) as usize],
             producing: [20_000, 100_000, 400_000][random.below(3) as usize],
         })
     }

@@ -49,6 +49,8 @@ pub(super) struct Process {
     pub(super) draft: Option<Draft<Metadata>>,
     /// The moment until which it stands still.
     pub(super) stands_until: Option<u64>,
+    /// Its next turn is due already, and takes the effects of all inputs until then.
+    pub(super) is_gathering: bool,
     /// As of the last look.
     pub(super) seen: Seen,
 }
@@ -91,6 +93,7 @@ impl Process {
             drafted: replica_applied,
             draft: None,
             stands_until: None,
+            is_gathering: false,
             seen: Seen::default(),
         }
     }

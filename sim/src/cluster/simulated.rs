@@ -64,6 +64,7 @@ pub enum Answer {
 ///     features: FeatureRange::SUPPORTED,
 ///     directories: vec![DirectoryId(uuid::Uuid::from_u128(2))],
 ///     vouched: vec![],
+///     follows: None,
 /// });
 /// let ticket = cluster.propose(leader, &command);
 /// let answer = cluster.wait_for(ticket, Duration::from_secs(10))?;

@@ -88,6 +88,7 @@ impl Workload {
             features: FeatureRange::SUPPORTED,
             directories: vec![DirectoryId(Uuid::from_u128(u128::from(broker)))],
             vouched: Vec::new(),
+            follows: None,
         })
     }
 

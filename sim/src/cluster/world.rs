@@ -29,6 +29,8 @@ use crate::scratch::scratch;
 pub(super) enum Happening {
     /// A tick of a node's clock.
     Tick(u64, u32),
+    /// A node takes the effects of what has gathered.
+    Turn(u64, u32),
     /// A message arrives.
     Deliver { from: u64, to: u64, message: PeerMessage },
     /// The disk is done with a batch.
@@ -186,6 +188,8 @@ impl World {
         }
         match happening {
             Happening::Tick(id, run) => self.tick(id, run),
+            Happening::Turn(id, run) if self.runs(id, run) => self.turn(id),
+            Happening::Turn(..) => {}
             Happening::Deliver { from, to, message } => self.deliver(from, to, message),
             Happening::Synced(id, run) => self.synced(id, run)?,
             Happening::Applied(id, run) => self.apply(id, run)?,
@@ -212,6 +216,7 @@ impl World {
     fn stands_until(&self, happening: &Happening) -> Option<Micros> {
         let id = match happening {
             Happening::Tick(id, _)
+            | Happening::Turn(id, _)
             | Happening::Synced(id, _)
             | Happening::Applied(id, _)
             | Happening::SnapshotWritten(id, _)
@@ -259,10 +264,19 @@ impl World {
         self.queue.after(next, Happening::Tick(id, run));
     }
 
-    /// One input for a node, and its effects.
+    /// One input for a node; its effects come at once, or with those of others soon.
     pub(super) fn step(&mut self, id: u64, input: Input<u64, u64>) {
         self.step_quietly(id, input);
-        self.turn(id);
+        let gathering = self.plan.gathering;
+        if gathering == 0 {
+            return self.turn(id);
+        }
+        if let Some(process) = self.process(id).filter(|process| !process.is_gathering) {
+            process.is_gathering = true;
+            let run = process.run;
+            let after = self.random.below(gathering);
+            self.queue.after(after, Happening::Turn(id, run));
+        }
     }
 
     /// One input for a node; its effects come with its next turn.
@@ -281,6 +295,7 @@ impl World {
             let draw = self.draws.next();
             let Some(process) = self.process(id) else { return };
             process.core.draw_election_timeout(draw);
+            process.is_gathering = false;
             let effects = process.core.effects();
             if let Some(fatal) = &effects.fatal {
                 return self.stopped(id, fatal, effects.log_is_lost);

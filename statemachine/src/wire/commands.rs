@@ -112,6 +112,9 @@ pub struct RegisterBroker {
     /// Incarnations vouched for.
     #[prost(bytes = "vec", repeated, tag = "7")]
     pub vouched: Vec<Vec<u8>>,
+    /// The broker epoch that it follows; without it, whichever there is.
+    #[prost(uint64, optional, tag = "8")]
+    pub follows: Option<u64>,
 }
 
 /// A broker and its epoch.

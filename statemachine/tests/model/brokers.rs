@@ -91,11 +91,15 @@ impl State {
             fenced: true,
             in_shutdown: false,
         };
+        let known = old.as_ref().map_or(0, |old| old.epoch.get());
         match old {
             Some(old) if old.incarnation == broker.incarnation => {
                 broker.epoch = old.epoch;
                 broker.fenced = old.fenced;
                 broker.in_shutdown = old.in_shutdown;
+            }
+            _ if register.follows.is_some_and(|follows| follows.get() != known) => {
+                return Err(ErrorCode::DuplicateBrokerRegistration);
             }
             Some(old) if register.vouched.contains(&old.incarnation) => {
                 self.leave(id);

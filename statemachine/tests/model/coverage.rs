@@ -9,11 +9,8 @@ use crate::age::LAST_FOR_CLIENTS;
 use crate::state::{Set, State};
 
 /// What the state machine never answers: the quorum's leader does, before it proposes.
-pub(crate) const OF_THE_LEADER: [ErrorCode; 3] = [
-    ErrorCode::UnknownServerError,
-    ErrorCode::DuplicateBrokerRegistration,
-    ErrorCode::InconsistentClusterId,
-];
+pub(crate) const OF_THE_LEADER: [ErrorCode; 2] =
+    [ErrorCode::UnknownServerError, ErrorCode::InconsistentClusterId];
 
 /// What an outcome is called where it is no error.
 const DONE: &str = "done";

@@ -10,11 +10,18 @@ use super::partition_log::PartitionLog;
 use crate::cluster::coverage::Path;
 use crate::cluster::world::World;
 
+/// A record that was acknowledged: the hash behind it, and the first leader epoch it was acknowledged in.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    hash: u64,
+    epoch: u32,
+}
+
 /// What was acknowledged of every partition, and who led it.
 #[derive(Default)]
 pub(in crate::cluster) struct Acknowledged {
-    /// By partition, the hash behind each record that was acknowledged.
-    records: BTreeMap<PartitionKey, Vec<u64>>,
+    /// By partition, each record that was acknowledged.
+    records: BTreeMap<PartitionKey, Vec<Known>>,
     /// Who led in a leader epoch: the broker and its run.
     leaders: BTreeMap<(PartitionKey, u32), (u32, u32)>,
     /// Where an operator asked for an unclean election.
@@ -37,22 +44,23 @@ impl Acknowledged {
         self.unclean.insert(key);
     }
 
-    /// What a log lacks of what was acknowledged, if anything. With `flushed`, only what a power loss does
-    /// not take counts as held.
+    /// What a log lacks of what was acknowledged in leader epochs up to one, if anything. With `flushed`, only
+    /// what a power loss does not take counts as held.
     fn lacks(
         &self,
-        key: PartitionKey,
+        (key, epoch): (PartitionKey, u32),
         log: Option<&PartitionLog>,
         flushed: bool,
     ) -> Option<String> {
         let acknowledged = self.records.get(&key)?;
-        let (count, last) = (acknowledged.len(), acknowledged.last()?);
+        let last = acknowledged.iter().rposition(|known| known.epoch <= epoch)?;
+        let (count, hash) = (last + 1, acknowledged.get(last)?.hash);
         let Some(log) = log else { return Some(format!("has nothing of {count} records")) };
         let end = if flushed { log.flushed() } else { log.end() };
         if end < count {
             return Some(format!("holds {end} of {count} records"));
         }
-        (log.hash_before(count) != Some(*last)).then(|| format!("has others among {count} records"))
+        (log.hash_before(count) != Some(hash)).then(|| format!("has others among {count} records"))
     }
 
     /// A leader acknowledges what lies between two offsets of its log. What is wrong with that, if
@@ -70,27 +78,41 @@ impl Acknowledged {
         let to = log.high();
         let known = records.len();
         let agrees = (from + 1..=to.min(known))
-            .all(|end| log.hash_before(end) == records.get(end - 1).copied());
+            .all(|end| log.hash_before(end) == records.get(end - 1).map(|known| known.hash));
         if !agrees || from > known {
             return Some(format!("acknowledges others than the {known} records before"));
         }
-        records.extend(log.chain().get(known..to).unwrap_or_default());
+        let new = log.chain().get(known..to).unwrap_or_default();
+        records.extend(new.iter().map(|&hash| Known { hash, epoch }));
         None
     }
 
-    /// A leader was elected without a guarantee: what it does not hold is lost. How many records.
+    /// A leader was elected without a guarantee: what it does not hold is lost. How many records. In their
+    /// place stands what it does hold below its high watermark: it may have been lost before, to a leader
+    /// without a guarantee that is gone by now.
     fn lose(&mut self, key: PartitionKey, epoch: u32, log: &PartitionLog) -> usize {
         self.since.insert(key, epoch);
         let records = self.records.entry(key).or_default();
-        let held = records.iter().zip(log.chain()).take_while(|(one, other)| one == other).count();
+        let pairs = records.iter().zip(log.chain());
+        let held = pairs.take_while(|(known, hash)| known.hash == **hash).count();
         let lost = records.len() - held;
         records.truncate(held);
+        let back = log.chain().get(held..log.high()).unwrap_or_default();
+        records.extend(back.iter().map(|&hash| Known { hash, epoch }));
         lost
+    }
+
+    /// Whether somebody began to lead in a later epoch, and this one tells only of the past.
+    fn is_over(&self, key: PartitionKey, epoch: u32) -> bool {
+        let later = |next| self.leaders.range((key, next)..=(key, u32::MAX)).next().is_some();
+        epoch.checked_add(1).is_some_and(later)
     }
 }
 
 impl World {
-    /// A broker's process begins to lead a partition, as its view says.
+    /// A broker's process begins to lead a partition, as its view says. A view may be old: whoever leads in
+    /// an epoch has all that was acknowledged in it and before, and nobody asks for what a later leader
+    /// acknowledged (as leaders of Raft, section 5.4 of its paper).
     pub(super) fn begins_to_lead(&mut self, id: u32, key: PartitionKey, partition: &Partition) {
         let Some(brokers) = self.brokers.as_mut() else { return };
         let Some(broker) = brokers.all.get(&id) else { return };
@@ -105,6 +127,9 @@ impl World {
             ));
         }
         if partition.recovery == Recovery::Recovering {
+            if brokers.acknowledged.is_over(key, epoch) {
+                return;
+            }
             let asked = brokers.acknowledged.unclean.contains(&key);
             let lost = brokers.acknowledged.lose(key, epoch, log);
             self.coverage.went(Path::ElectedUncleanly);
@@ -116,7 +141,7 @@ impl World {
                      for; {lost} records are lost"
                 ));
             }
-        } else if let Some(lack) = brokers.acknowledged.lacks(key, Some(log), false) {
+        } else if let Some(lack) = brokers.acknowledged.lacks((key, epoch), Some(log), false) {
             self.safety.violated(format!("broker {id} leads {key} in epoch {epoch} and {lack}"));
         }
     }
@@ -156,7 +181,9 @@ impl World {
                 continue;
             }
             let log = broker.logs.get(&key);
-            if let Some(lack) = brokers.acknowledged.lacks(key, log, brokers.plan.flushes) {
+            if let Some(lack) =
+                brokers.acknowledged.lacks((key, u32::MAX), log, brokers.plan.flushes)
+            {
                 wrong.push(format!(
                     "broker {member} may lead {key} at {index} (isr {:?}, elr {:?}) and {lack}",
                     &*partition.isr, &*partition.elr
@@ -231,7 +258,7 @@ mod tests {
         let mut all = Acknowledged::default();
         let first = log(&[(0, 1), (0, 2)]);
         assert_eq!(all.acknowledge((KEY, 0), &first, 0), None);
-        let lacks = |all: &Acknowledged, log: Option<&PartitionLog>| all.lacks(KEY, log, true);
+        let lacks = |all: &Acknowledged, log: Option<&PartitionLog>| all.lacks((KEY, 0), log, true);
         assert_eq!(lacks(&all, Some(&first)), None);
         assert_eq!(lacks(&all, None).as_deref(), Some("has nothing of 2 records"));
         let shorter = log(&[(0, 1)]);
@@ -247,6 +274,20 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_by_an_old_view_need_not_have_what_later_ones_acknowledged() {
+        let mut all = Acknowledged::default();
+        assert_eq!(all.acknowledge((KEY, 0), &log(&[(0, 1)]), 0), None);
+        assert_eq!(all.acknowledge((KEY, 2), &log(&[(0, 1), (2, 2)]), 1), None);
+        let first = log(&[(0, 1)]);
+        let lacks = [0, 1, 2, 3].map(|epoch| all.lacks((KEY, epoch), Some(&first), false));
+        let short = Some("holds 1 of 2 records".to_owned());
+        assert_eq!(lacks, [None, None, short.clone(), short]);
+        assert!(!all.is_over(KEY, 2));
+        all.leaders.insert((KEY, 2), (1, 1));
+        assert_eq!([1, 2, u32::MAX].map(|epoch| all.is_over(KEY, epoch)), [true, false, false]);
+    }
+
+    #[test]
     fn after_an_unclean_election_what_the_leader_holds_is_what_counts() {
         let mut all = Acknowledged::default();
         let first = log(&[(0, 1), (0, 2), (0, 3)]);
@@ -256,5 +297,8 @@ mod tests {
         // The leader before it knows of nothing yet.
         assert_eq!(all.acknowledge((KEY, 0), &log(&[(0, 1), (0, 2), (0, 3), (0, 4)]), 3), None);
         assert_eq!(all.count(KEY), 1);
+        // Two of what was lost are back with the next one, which leads without a guarantee too.
+        assert_eq!(all.lose(KEY, 4, &log(&[(0, 1), (0, 2), (0, 3)])), 0);
+        assert_eq!(all.count(KEY), 3);
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use quorate_statemachine::{
     BrokerEpoch, BrokerId, BrokerSession, Brokers as BrokerList, Command, ConfigChange,
-    ConfigOperation, ConfigResource, ElectLeaders, ElectionType, Incarnation, MetadataImage,
-    NewTopic, Outcome, PartitionKey, Reassignment, Reply, StateMachine as _, TopicId,
+    ConfigOperation, ConfigResource, ElectLeaders, ElectionType, MetadataImage, NewTopic, Outcome,
+    PartitionKey, Reassignment, RegisterBroker, Reply, StateMachine as _, TopicId,
 };
 use uuid::Uuid;
 
@@ -160,25 +160,26 @@ impl World {
 
     /// A broker registers: mostly where its sessions are known, and sometimes past them, as through a
     /// leader that has just lost its term.
-    pub(super) fn registers(
-        &mut self,
-        id: u32,
-        run: u32,
-        incarnation: Incarnation,
-        command: &Command,
-    ) {
+    pub(super) fn registers(&mut self, id: u32, run: u32, register: RegisterBroker) {
         if self.broker_draw(100) < 20 {
             if let Some(node) = self.leader_for(id).or_else(|| self.node_for(id)) {
+                let registered = self.process(node).and_then(|process| {
+                    Some(process.replica.state().image().broker(BrokerId(id))?.epoch)
+                });
+                let follows = Some(registered.unwrap_or(BrokerEpoch(0)));
+                let command = Command::RegisterBroker(RegisterBroker { follows, ..register });
                 let request = Request::Register { broker: id, run, node: None };
-                self.broker_asks(node, command, request);
+                self.broker_asks(node, &command, request);
             }
             return;
         }
         let Some(node) = self.leader_for(id) else { return };
         let Some((now, sessions)) = self.sessions(node) else { return };
-        if sessions.register(now, BrokerId(id), incarnation).is_ok() {
+        if let Ok(follows) = sessions.register(now, BrokerId(id), register.incarnation) {
+            let follows = Some(follows);
+            let command = Command::RegisterBroker(RegisterBroker { follows, ..register });
             let request = Request::Register { broker: id, run, node: Some(node) };
-            self.broker_asks(node, command, request);
+            self.broker_asks(node, &command, request);
         }
     }
 

@@ -426,7 +426,7 @@ impl World {
         let Some(isr) = lead.wants(&image, &partition, sender, high, now) else { return };
         let Some(brokers) = self.brokers.as_mut() else { return };
         brokers.numbers += 1;
-        let number = brokers.numbers;
+        let (number, slow) = (brokers.numbers, brokers.plan.slow);
         let Some(lead) = self.broker(id).and_then(|broker| broker.lead(key, epoch)) else { return };
         lead.flight = Some(Flight { number, since: now, settled: None });
         lead.maybe.extend(isr.iter().map(|member| member.broker));
@@ -440,8 +440,8 @@ impl World {
         };
         let request = Request::Alter { broker: id, run, key, epoch, number };
         // Whoever reads it may be slow to do so, while everything else goes on.
-        let slow = self.broker_draw(100) < 8;
-        let after = self.broker_draw(if slow { SLOW } else { 1_000 });
+        let is_slow = self.broker_draw(100) < slow;
+        let after = self.broker_draw(if is_slow { SLOW } else { 1_000 });
         let command = Box::new(Command::AlterPartition(alter));
         self.broker_later(after, BrokerEvent::Ask { broker: id, command, request });
     }

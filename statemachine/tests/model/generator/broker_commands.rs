@@ -1,8 +1,8 @@
 //! Registrations: a few starts of a few brokers, and all that can be wrong with one.
 
 use quorate_statemachine::{
-    BROKER_TEXT_BYTES_MAX, BrokerId, DIRECTORIES_MAX, DirectoryId, FeatureLevel, FeatureRange,
-    Incarnation, LISTENERS_MAX, Listener, RegisterBroker,
+    BROKER_TEXT_BYTES_MAX, BrokerEpoch, BrokerId, DIRECTORIES_MAX, DirectoryId, FeatureLevel,
+    FeatureRange, Incarnation, LISTENERS_MAX, Listener, RegisterBroker,
 };
 use uuid::Uuid;
 
@@ -31,6 +31,12 @@ impl Generator<'_> {
         if self.random.chance(400) {
             vouched.extend(registered);
         }
+        let epoch = self.state.brokers.get(&broker).map_or(0, |broker| broker.epoch.get());
+        let follows = match self.random.below(10) {
+            0 => Some(BrokerEpoch(epoch.saturating_sub(1))),
+            1..5 => Some(BrokerEpoch(epoch)),
+            _ => None,
+        };
         let mut register = RegisterBroker {
             broker,
             incarnation: incarnation_now,
@@ -39,6 +45,7 @@ impl Generator<'_> {
             features: self.features(),
             directories: self.directories(broker),
             vouched,
+            follows,
         };
         if self.random.chance(120) {
             self.spoil(&mut register);
