@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use quorate_engine::NodeId;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 
 use super::handshake::{self, Caller, HandshakeError};
+use super::queue::Waiting;
 use super::reading::{Ingress, Reading};
 use super::roster::SharedRoster;
 use super::stream::PeerStream;
@@ -47,7 +47,7 @@ pub(super) struct Dialler {
 
 impl Dialler {
     /// Runs until the queue's sender is dropped or the task is aborted.
-    pub(super) async fn run(self, mut frames: mpsc::Receiver<Frame>) {
+    pub(super) async fn run(self, mut frames: Waiting) {
         let mut pauses = Pauses::default();
         let mut last_fault = String::new();
         // Where the peer was connected, until it is known to be gone.
@@ -67,7 +67,7 @@ impl Dialler {
                     self.connected.store(false, Ordering::Release);
                     // What waited for the broken connection must not arrive on the next one:
                     // those who wait for it are told that the link is down.
-                    while frames.try_recv().is_ok() {}
+                    while frames.next_now().is_some() {}
                     drop(up);
                     match ended {
                         Ok(()) => return,
@@ -123,7 +123,7 @@ impl Dialler {
         &self,
         peer: &Caller,
         stream: PeerStream,
-        frames: &mut mpsc::Receiver<Frame>,
+        frames: &mut Waiting,
     ) -> Result<(), HandshakeError> {
         let closed = || FrameError::Io(ErrorKind::ConnectionReset.into());
         let Some(ingress) = self.ingress.upgrade() else { return Err(closed().into()) };
@@ -235,7 +235,7 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
 mod tests {
     use std::net::TcpListener;
 
-    use tokio::sync::mpsc::UnboundedReceiver;
+    use tokio::sync::mpsc::{self, UnboundedReceiver};
     use tokio::task::JoinHandle;
 
     use super::*;

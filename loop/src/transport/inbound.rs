@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_engine::{DirectoryId, NodeId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
 
+use super::queue::{Queue, Waiting, queue};
 use super::roster::Roster;
 use super::{LinkEvent, OnLink};
 use crate::frame::Frame;
@@ -35,7 +37,7 @@ struct Streams {
 
 struct Stream {
     number: u64,
-    queue: mpsc::Sender<Frame>,
+    queue: Queue,
     /// Whether anything was sent on it since this node had a connection of its own to the peer.
     is_used: Arc<AtomicBool>,
     /// Dropped when a newer connection takes over.
@@ -44,7 +46,7 @@ struct Stream {
 
 /// What is to be sent on one connection; dropped with it.
 pub(super) struct Answers {
-    pub(super) frames: mpsc::Receiver<Frame>,
+    pub(super) frames: Waiting,
     /// Ends when a newer connection takes over, or the node ends.
     pub(super) superseded: oneshot::Receiver<()>,
     inbound: Arc<Inbound>,
@@ -61,7 +63,7 @@ impl Inbound {
 
     /// A peer was let in.
     pub(super) fn opened(self: &Arc<Self>, node: NodeId, directory: DirectoryId) -> Answers {
-        let (queue, frames) = mpsc::channel(self.queue_max);
+        let (queue, frames) = queue(self.queue_max);
         let (keep, superseded) = oneshot::channel();
         let (inbound, peer, is_used) = (self.clone(), (node, directory), Arc::default());
         let mut streams = self.streams();
@@ -105,13 +107,13 @@ impl Inbound {
         roster: &Roster,
         to: NodeId,
         frame: Frame,
-    ) -> Result<(), mpsc::error::TrySendError<Frame>> {
+    ) -> Result<(), TrySendError<Frame>> {
         let streams = self.streams();
         let of_node = streams.by_peer.iter().filter(|((node, _), _)| *node == to);
         let best = of_node
             .max_by_key(|((node, directory), it)| (roster.binds(*node, *directory), it.number));
         let Some((_, stream)) = best else {
-            return Err(mpsc::error::TrySendError::Closed(frame));
+            return Err(TrySendError::Closed(frame));
         };
         stream.is_used.store(true, Ordering::Relaxed);
         stream.queue.try_send(frame)

@@ -19,6 +19,7 @@ mod handshake;
 mod inbound;
 mod join;
 mod presence;
+mod queue;
 mod reading;
 mod receiving;
 mod roster;
@@ -39,7 +40,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorate_engine::NodeId;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::AbortHandle;
 
 pub(crate) use self::acceptor::Acceptor;
@@ -51,6 +52,7 @@ pub(crate) use self::inbound::Inbound;
 pub(crate) use self::join::FRAME_BYTES_MAX as JOIN_FRAME_BYTES_MAX;
 pub(crate) use self::join::ask_to_join;
 pub(crate) use self::presence::Presence;
+use self::queue::{Queue, queue};
 pub(crate) use self::reading::Ingress;
 pub(crate) use self::receiving::Receiving;
 pub(crate) use self::roster::{Roster, SharedRoster};
@@ -128,7 +130,7 @@ pub(crate) struct Transport {
 
 /// Dropping it ends the connection.
 struct Peer {
-    queue: mpsc::Sender<Frame>,
+    queue: Queue,
     connected: Arc<AtomicBool>,
     task: AbortHandle,
 }
@@ -197,7 +199,7 @@ impl Transport {
     }
 
     fn dial(&self, node: NodeId, ingress: &Weak<dyn Ingress>) -> Arc<Peer> {
-        let (queue, frames) = mpsc::channel(self.queue_max);
+        let (queue, frames) = queue(self.queue_max);
         let connected = Arc::new(AtomicBool::new(false));
         let dialler = dialler::Dialler {
             peer: node,
@@ -228,8 +230,8 @@ impl Transport {
         };
         sent.map_err(|error| {
             self.meters.dropped(match error {
-                mpsc::error::TrySendError::Full(_) => DropCause::QueueFull,
-                mpsc::error::TrySendError::Closed(_) => DropCause::Disconnected,
+                TrySendError::Full(_) => DropCause::QueueFull,
+                TrySendError::Closed(_) => DropCause::Disconnected,
             });
             error.into_inner()
         })
@@ -240,7 +242,7 @@ impl Transport {
         let metrics = |(node, peer): (&NodeId, &Arc<Peer>)| PeerMetrics {
             node: *node,
             connected: peer.connected.load(Ordering::Acquire),
-            queue: peer.queue.max_capacity() - peer.queue.capacity(),
+            queue: peer.queue.len(),
         };
         self.peers.load().iter().map(metrics).collect()
     }

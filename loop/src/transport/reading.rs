@@ -20,8 +20,10 @@ use crate::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
 use crate::join_wire::{JoinAnswerWire, JoinWire};
 use crate::message::PeerMessage;
 
-/// Bytes asked of the socket at a time.
+/// Bytes asked of the socket at a time, and what is allocated for them.
 const READ_BYTES: usize = 64 << 10;
+/// How little of what was allocated may be left to ask for.
+const READ_BYTES_MIN: usize = READ_BYTES / 4;
 
 /// Where everything goes that arrives; given by the driver.
 pub(crate) trait Ingress: Send + Sync + 'static {
@@ -95,7 +97,7 @@ impl Reading {
         let mut members_index = caller.as_of;
         loop {
             let Some(frame) = FrameCodec.decode(&mut bytes)? else {
-                bytes.reserve(READ_BYTES);
+                make_room(&mut bytes);
                 let silent = |_| FrameError::Io(std::io::ErrorKind::TimedOut.into());
                 let reading = stream.read_buf(&mut bytes);
                 let read = match self.silence_max {
@@ -151,8 +153,53 @@ impl Reading {
     }
 }
 
+/// Allocates where too little is left. Payloads are not copied: each holds on to all that was allocated with
+/// it, for as long as an entry is cached, say. So it is used up first, or small frames that come one by one
+/// would have so much each.
+fn make_room(bytes: &mut BytesMut) {
+    if bytes.capacity() - bytes.len() < READ_BYTES_MIN {
+        bytes.reserve(READ_BYTES);
+    }
+}
+
 async fn permit(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, FrameError> {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     let closed = |_| FrameError::Io(std::io::ErrorKind::BrokenPipe.into());
     room.clone().acquire_many_owned(bytes).await.map_err(closed)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::codec::Encoder as _;
+
+    use super::*;
+
+    /// To see it fail: reserve `READ_BYTES` each time.
+    #[test]
+    fn small_frames_that_come_one_by_one_share_what_is_allocated() {
+        let frame = |request| Frame::Reply { request, payload: Bytes::from(vec![7; 100]) };
+        let mut wire = BytesMut::new();
+        FrameCodec.encode(&frame(0), &mut wire).unwrap();
+        let frame_bytes = wire.len();
+        let mut bytes = BytesMut::with_capacity(READ_BYTES);
+        let (mut kept, mut allocated) = (Vec::<Bytes>::new(), 1);
+        for request in 0..10_000 {
+            let mut wire = BytesMut::new();
+            FrameCodec.encode(&frame(request), &mut wire).unwrap();
+            make_room(&mut bytes);
+            bytes.extend_from_slice(&wire);
+            match FrameCodec.decode(&mut bytes).unwrap() {
+                Some(Frame::Reply { request: read, payload }) if read == request => {
+                    let before = kept.last().map(|payload| payload.as_ptr().addr());
+                    let follows = before.map(|before| before + frame_bytes);
+                    let is_next = follows.is_none_or(|follows| follows == payload.as_ptr().addr());
+                    allocated += usize::from(!is_next);
+                    kept.push(payload);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let used = READ_BYTES - READ_BYTES_MIN;
+        assert!(allocated <= 10_000 * frame_bytes / used + 1, "{allocated} times");
+    }
 }

@@ -4,23 +4,21 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::mpsc;
 use tokio_util::codec::Encoder as _;
 
+use super::queue::Waiting;
 use crate::frame::{Frame, FrameCodec, FrameError};
 
-/// Frames and bytes that share one write to the socket.
-const FRAMES_PER_WRITE: usize = 256;
+/// Bytes of frames that share one write to the socket.
 const BYTES_PER_WRITE: usize = 256 << 10;
 
 /// Sends frames until the queue or the connection ends, and a sign of life after each silence of
 /// `silence_max`. `Ok` means that the queue ended.
 pub(super) async fn write(
     mut writer: impl AsyncWrite + Unpin,
-    frames: &mut mpsc::Receiver<Frame>,
+    frames: &mut Waiting,
     silence_max: Option<Duration>,
 ) -> Result<(), FrameError> {
-    let mut waiting = Vec::with_capacity(FRAMES_PER_WRITE);
     let mut bytes = BytesMut::new();
     loop {
         let silence = async {
@@ -29,21 +27,17 @@ pub(super) async fn write(
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            taken = frames.recv_many(&mut waiting, FRAMES_PER_WRITE) => {
-                if taken == 0 {
-                    return Ok(());
-                }
-            }
+        let mut next = tokio::select! {
+            frame = frames.next() => frame,
             // Two followers may have nothing to say to each other for days.
-            () = silence => waiting.push(Frame::Alive),
+            () = silence => Some(Frame::Alive),
+        };
+        if next.is_none() {
+            return Ok(());
         }
-        for frame in waiting.drain(..) {
+        while let Some(frame) = next {
             FrameCodec.encode(&frame, &mut bytes)?;
-            if bytes.len() >= BYTES_PER_WRITE {
-                writer.write_all(&bytes).await?;
-                bytes.clear();
-            }
+            next = if bytes.len() < BYTES_PER_WRITE { frames.next_now() } else { None };
         }
         writer.write_all(&bytes).await?;
         writer.flush().await?;
