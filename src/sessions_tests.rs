@@ -211,6 +211,12 @@ fn a_live_session_keeps_other_incarnations_out() {
     );
     // The same incarnation amends; a fenced broker that was not heard has no session.
     assert_eq!(sessions.register(ms(1_000), BrokerId(1), incarnation(10)), Ok(()));
+    // Tried again, it is on its way until both have ended.
+    assert_eq!(sessions.register(ms(1_000), BrokerId(1), incarnation(10)), Ok(()));
+    sessions.registered(BrokerId(1), incarnation(10));
+    sessions.registered(BrokerId(1), incarnation(11));
+    let alive = Err(Alive { ends_in: SESSION });
+    assert_eq!(sessions.unregister(ms(9_000), BrokerId(1), None), alive);
     sessions.registered(BrokerId(1), incarnation(10));
     assert_eq!(sessions.register(ms(1_000), BrokerId(2), newcomer), Ok(()));
     // One at a time.
