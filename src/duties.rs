@@ -9,6 +9,7 @@
 //! The task never waits for the log: proposals run beside it and report back, so that no heartbeat is
 //! late because a disk is.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use quorate_loop::{Node, Role};
@@ -17,7 +18,7 @@ use quorate_statemachine::{
     Metadata, MetadataImage, RegisterBroker,
 };
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::departures::Departures;
@@ -27,7 +28,7 @@ use crate::desk::{
 use crate::registration::check_directories;
 use crate::sessions::{BeatFault, Flags, Heartbeat, Registered, Sessions, Transition};
 use crate::wire::{
-    BeatResponse, HeartbeatRequest, Refusal, RegisterRequest, Response, ResponseKind,
+    BeatResponse, Doubt, HeartbeatRequest, Refusal, RegisterRequest, Response, ResponseKind,
 };
 
 /// While so many proposals of the duties are under way nobody is registered. Transitions are bounded by
@@ -52,7 +53,9 @@ pub(crate) struct Duties {
     /// Sessions count time from here.
     origin: Instant,
     calls: mpsc::Receiver<Call>,
-    work: JoinSet<Finished>,
+    work: JoinSet<Response>,
+    /// What runs beside the task, all of it.
+    begun: HashMap<task::Id, Duty>,
     departures: Departures,
     term: Term,
 }
@@ -67,29 +70,17 @@ enum Term {
     Leading(u64, Sessions),
 }
 
-/// What came of something that ran beside the task.
-enum Finished {
-    Confirmed {
-        term: u64,
-    },
-    Transition {
-        term: u64,
-        transition: Transition,
-        applied: bool,
-    },
-    Registration {
-        term: u64,
-        broker: BrokerId,
-        incarnation: Incarnation,
-        reply: oneshot::Sender<Response>,
-        response: Response,
-    },
-    Unregistration {
-        term: u64,
-        broker: BrokerId,
-        reply: oneshot::Sender<Response>,
-        response: Response,
-    },
+/// Something that runs beside the task, begun in a term: what is to be ended with it, however it ends.
+struct Duty {
+    term: u64,
+    kind: DutyKind,
+}
+
+enum DutyKind {
+    Confirmation,
+    Transition(Transition),
+    Registration { broker: BrokerId, incarnation: Incarnation, reply: oneshot::Sender<Response> },
+    Unregistration { broker: BrokerId, reply: oneshot::Sender<Response> },
 }
 
 impl Duties {
@@ -98,9 +89,9 @@ impl Duties {
         session: Duration,
         calls: mpsc::Receiver<Call>,
     ) -> Self {
-        let (work, origin) = (JoinSet::new(), Instant::now());
+        let (work, begun, origin) = (JoinSet::new(), HashMap::new(), Instant::now());
         let departures = Departures::default();
-        Self { node, session, origin, calls, work, departures, term: Term::Other }
+        Self { node, session, origin, calls, work, begun, departures, term: Term::Other }
     }
 
     /// Works until `stop` changes or its sender is gone.
@@ -133,7 +124,7 @@ impl Duties {
                     Some(call) => self.take(call),
                     None => return,
                 },
-                Some(finished) = self.work.join_next() => self.finish(finished),
+                Some(ended) = self.work.join_next_with_id() => self.finish(ended),
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {
                     // What has arrived meanwhile is taken before anyone's session ends.
                     self.take_waiting();
@@ -154,20 +145,27 @@ impl Duties {
                 self.term = Term::Other;
                 if leads {
                     self.term = Term::Beginning(status.term);
-                    self.confirm(status.term);
+                    self.confirm(status.term, Duration::ZERO);
                 }
             }
         }
     }
 
+    /// Runs something beside the task, until it is [finished](Self::finish).
+    fn begin(&mut self, duty: Duty, work: impl Future<Output = Response> + Send + 'static) {
+        let id = self.work.spawn(work).id();
+        self.begun.insert(id, duty);
+    }
+
     /// Waits, beside the task, until this node has applied all that was committed before its term.
-    fn confirm(&mut self, term: u64) {
+    fn confirm(&mut self, term: u64, pause: Duration) {
         let node = self.node.clone();
-        self.work.spawn(async move {
-            while confirm(&node).await.is_err() && leads_in(&node, term) {
-                sleep(CONFIRM_AGAIN_AFTER).await;
+        self.begin(Duty { term, kind: DutyKind::Confirmation }, async move {
+            sleep(pause).await;
+            match confirm(&node).await {
+                Ok(index) => ResponseKind::ReadIndex(index).into(),
+                Err(refusal) => refusal.into(),
             }
-            Finished::Confirmed { term }
         });
     }
 
@@ -188,8 +186,8 @@ impl Duties {
                 Ok(register) => return self.register(register, reply),
                 Err(response) => (reply, response),
             },
-            Call::Unregister(broker, meant, reply) => match self.release(broker) {
-                Ok(epoch) => return self.unregister(broker, meant.unwrap_or(epoch), reply),
+            Call::Unregister(broker, meant, reply) => match self.release(broker, meant) {
+                Ok(epoch) => return self.unregister(broker, epoch, reply),
                 Err(response) => (reply, response),
             },
         };
@@ -267,34 +265,29 @@ impl Duties {
 
     fn register(&mut self, register: RegisterBroker, reply: oneshot::Sender<Response>) {
         let Term::Leading(term, _) = self.term else { return };
-        let node = self.node.clone();
-        self.work.spawn(async move {
-            let (broker, incarnation) = (register.broker, register.incarnation);
-            let response = propose(&node, &Command::RegisterBroker(register)).await;
-            Finished::Registration { term, broker, incarnation, reply, response }
-        });
+        let (broker, incarnation) = (register.broker, register.incarnation);
+        let kind = DutyKind::Registration { broker, incarnation, reply };
+        self.propose(Duty { term, kind }, Command::RegisterBroker(register));
     }
 
     /// Checks that nobody is left whom an unregistration would stop, and says which registration that is
     /// of: another one, which may yet come before it in the log, is not to be undone.
-    fn release(&mut self, broker: BrokerId) -> Result<BrokerEpoch, Response> {
+    fn release(
+        &mut self,
+        broker: BrokerId,
+        meant: Option<BrokerEpoch>,
+    ) -> Result<BrokerEpoch, Response> {
         self.check_room()?;
         let now = self.now();
         let sessions = self.sessions().ok_or(Refusal::NotLeader)?;
         let index = sessions.index();
-        let released = sessions.unregister(now, broker).map_err(|alive| {
+        sessions.unregister(now, broker, meant).map_err(|alive| {
             let message = format!(
                 "broker {broker} is alive, or was a moment ago, and its process would end with its \
                  registration: stop it first, and ask again {:.1?} after it has stopped",
                 alive.ends_in
             );
             rejected_with(ErrorCode::InvalidRequest, message, index)
-        })?;
-        released.ok_or_else(|| {
-            let message = format!(
-                "broker {broker} is not registered: name a registered one, it may be gone already"
-            );
-            rejected_with(ErrorCode::BrokerIdNotRegistered, message, index)
         })
     }
 
@@ -305,12 +298,13 @@ impl Duties {
         reply: oneshot::Sender<Response>,
     ) {
         let Term::Leading(term, _) = self.term else { return };
+        let kind = DutyKind::Unregistration { broker, reply };
+        self.propose(Duty { term, kind }, Command::UnregisterBroker { broker, epoch: Some(epoch) });
+    }
+
+    fn propose(&mut self, duty: Duty, command: Command) {
         let node = self.node.clone();
-        self.work.spawn(async move {
-            let command = Command::UnregisterBroker { broker, epoch: Some(epoch) };
-            let response = propose(&node, &command).await;
-            Finished::Unregistration { term, broker, reply, response }
-        });
+        self.begin(duty, async move { propose(&node, &command).await });
     }
 
     fn check_room(&self) -> Result<(), Response> {
@@ -319,58 +313,68 @@ impl Duties {
 
     fn propose_transition(&mut self, transition: Option<Transition>) {
         let (Some(transition), Term::Leading(term, _)) = (transition, &self.term) else { return };
-        let (term, node) = (*term, self.node.clone());
         let whom = RegisteredBroker { broker: transition.broker, epoch: transition.epoch };
         let command = match transition.to {
             Flags::Fenced => Command::FenceBroker(whom),
             Flags::Unfenced => Command::UnfenceBroker(whom),
             Flags::InShutdown => Command::ShutdownBroker(whom),
         };
-        self.work.spawn(async move {
-            let response = propose(&node, &command).await;
-            let applied = accepted(&response);
-            if applied {
-                let to = transition.to;
-                tracing::info!(broker = %whom.broker, epoch = %whom.epoch, ?to, "broker changed");
-            }
-            Finished::Transition { term, transition, applied }
-        });
+        self.propose(Duty { term: *term, kind: DutyKind::Transition(transition) }, command);
     }
 
-    fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+    /// Ends what was begun. One that panicked, which is a bug, is ended as well, or its broker would be stuck;
+    /// whoever asked for it is told that its outcome is unknown.
+    fn finish(&mut self, ended: Result<(task::Id, Response), JoinError>) {
+        let (id, response) = match ended {
+            Ok((id, response)) => (id, response),
+            Err(error) => {
+                tracing::error!(%error, "a duty of the quorum leader failed");
+                (error.id(), Doubt::Stopped.into())
+            }
+        };
+        let Some(Duty { term, kind }) = self.begun.remove(&id) else { return };
         self.follow_term();
         let now = self.now();
-        match finished {
-            Ok(Finished::Confirmed { term }) => {
-                if matches!(self.term, Term::Beginning(current) if current == term) {
-                    let image = self.node.image();
-                    let brokers = registered(&image.image);
-                    let sessions = Sessions::new(self.session, now, image.applied, brokers);
-                    self.term = Term::Leading(term, sessions);
-                    tracing::info!(term, "this node leads the quorum and keeps its sessions");
-                    self.fence_departed();
+        match kind {
+            DutyKind::Confirmation => self.lead(term, &response),
+            DutyKind::Transition(transition) => {
+                let applied = accepted(&response);
+                if applied {
+                    let Transition { broker, epoch, to } = transition;
+                    tracing::info!(%broker, %epoch, ?to, "broker changed");
                 }
-            }
-            Ok(Finished::Transition { term, transition, applied }) => {
                 if let Some(sessions) = self.sessions_of(term) {
                     sessions.settled(now, transition, applied);
                 }
             }
-            Ok(Finished::Registration { term, broker, incarnation, reply, response }) => {
+            DutyKind::Registration { broker, incarnation, reply } => {
                 if let Some(sessions) = self.sessions_of(term) {
                     sessions.registered(broker, incarnation);
                 }
                 let _ = reply.send(response);
             }
-            Ok(Finished::Unregistration { term, broker, reply, response }) => {
+            DutyKind::Unregistration { broker, reply } => {
                 if let Some(sessions) = self.sessions_of(term) {
                     sessions.unregistered(broker);
                 }
                 let _ = reply.send(response);
             }
-            // A task of ours panicked, which is a bug; the duties go on.
-            Err(error) => tracing::error!(%error, "a duty of the quorum leader failed"),
         }
+    }
+
+    /// Begins with the sessions, if this node leads in that term still, and was confirmed to.
+    fn lead(&mut self, term: u64, confirmed: &Response) {
+        if !matches!(self.term, Term::Beginning(current) if current == term) {
+            return;
+        }
+        if !matches!(confirmed.kind, Some(ResponseKind::ReadIndex(_))) {
+            return self.confirm(term, CONFIRM_AGAIN_AFTER);
+        }
+        let (now, image) = (self.now(), self.node.image());
+        let sessions = Sessions::new(self.session, now, image.applied, registered(&image.image));
+        self.term = Term::Leading(term, sessions);
+        tracing::info!(term, "this node leads the quorum and keeps its sessions");
+        self.fence_departed();
     }
 
     fn tick(&mut self) {
@@ -428,11 +432,6 @@ impl Duties {
     }
 }
 
-fn leads_in(node: &Node<Metadata>, term: u64) -> bool {
-    let status = node.status();
-    status.role == Role::Leader && status.term == term
-}
-
 fn registered(image: &MetadataImage) -> impl Iterator<Item = (BrokerId, Registered)> + '_ {
     image.brokers().map(|broker| {
         let registered = Registered {
@@ -443,4 +442,81 @@ fn registered(image: &MetadataImage) -> impl Iterator<Item = (BrokerId, Register
         };
         (broker.id, registered)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// No condition of these tests takes this long on a machine that is not stuck.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    impl Duties {
+        async fn finish_next(&mut self) {
+            let ended = timeout(PATIENCE, self.work.join_next_with_id()).await.unwrap().unwrap();
+            self.finish(ended);
+        }
+
+        fn begin_to_fail(&mut self, kind: DutyKind) {
+            let Term::Leading(term, _) = self.term else { panic!("it does not lead") };
+            self.begin(Duty { term, kind }, async { panic!("as a bug would") });
+        }
+    }
+
+    /// To see it fail: leave out what `finish` does for a task that panicked.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_duty_that_panics_leaves_no_broker_stuck() {
+        let (_dir, quorum) = crate::tests::alone().await;
+        let leads = |status: &crate::GroupStatus| status.role == Role::Leader;
+        quorum.wait(PATIENCE).until("it leads", leads).await.unwrap();
+        let (_calls, calls) = mpsc::channel(1);
+        let mut duties = Duties::new(quorum.node().clone(), PATIENCE, calls);
+        duties.follow_term();
+        // Also if it was the first one that failed.
+        let Term::Beginning(term) = duties.term else { panic!() };
+        duties.work.abort_all();
+        duties.finish_next().await;
+        assert_eq!(duties.begun.len(), 1, "it asks again in term {term}");
+        duties.finish_next().await;
+
+        let (broker, now) = (BrokerId(7), duties.now());
+        let [one, other] = [1, 2].map(|number| Incarnation(Uuid::from_u128(number)));
+        duties.sessions().unwrap().register(now, broker, one).unwrap();
+        assert!(duties.sessions().unwrap().register(now, broker, other).is_err());
+        let (reply, told) = oneshot::channel();
+        duties.begin_to_fail(DutyKind::Registration { broker, incarnation: one, reply });
+        duties.finish_next().await;
+        assert_eq!(told.await.unwrap(), Doubt::Stopped.into());
+
+        duties.sessions().unwrap().unregister(now, broker, None).unwrap();
+        assert!(duties.sessions().unwrap().register(now, broker, other).is_err());
+        let (reply, told) = oneshot::channel();
+        duties.begin_to_fail(DutyKind::Unregistration { broker, reply });
+        duties.finish_next().await;
+        assert_eq!(told.await.unwrap(), Doubt::Stopped.into());
+        duties.sessions().unwrap().register(now, broker, other).unwrap();
+
+        // A transition is proposed again: one at a time of a broker.
+        let row = Registered {
+            epoch: BrokerEpoch(1),
+            incarnation: one,
+            fenced: false,
+            in_shutdown: false,
+        };
+        let index = duties.sessions().unwrap().index();
+        let Term::Leading(_, sessions) = &mut duties.term else { panic!() };
+        *sessions = Sessions::new(PATIENCE, now, index, [(broker, row)]);
+        let gone = RegisteredBroker { broker, epoch: row.epoch };
+        let fence = sessions.depart(now, gone).unwrap();
+        assert_eq!(sessions.tick(now), [], "it is on its way");
+        duties.begin_to_fail(DutyKind::Transition(fence));
+        duties.finish_next().await;
+        assert!(duties.begun.is_empty());
+        let Term::Leading(_, sessions) = &mut duties.term else { panic!() };
+        assert_eq!(sessions.tick(now + PATIENCE / 6), [fence]);
+        quorum.shut_down().await;
+    }
 }

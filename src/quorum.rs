@@ -137,7 +137,9 @@ impl Quorum {
     ///
     /// While another incarnation of the broker has a live session the newcomer waits for its end, for
     /// one session time and the operation timeout altogether. A registration of the same incarnation
-    /// twice is the same as once, so an unknown outcome is tried again too.
+    /// twice is the same as once, so an unknown outcome is tried again too: the later one says anew what
+    /// the broker's listeners, rack and directories are, and keeps its epoch and flags. Every session that
+    /// came of them is one of the same registration: to shut one down shuts down the broker.
     ///
     /// Not cancel safe: the broker may be registered afterwards, without heartbeats; registering the
     /// same incarnation again finds it.

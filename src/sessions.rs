@@ -33,6 +33,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// rhythm of the heartbeats themselves at the default settings (500 ms in 3 s).
 const TICKS_PER_SESSION: u32 = 6;
 
+/// The epoch of no registration: the log begins at index 1.
+const NO_REGISTRATION: BrokerEpoch = BrokerEpoch(0);
+
 /// What the image says of one broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Registered {
@@ -117,8 +120,9 @@ pub(crate) struct Sessions {
     /// The index of the image that was last taken in.
     index: u64,
     brokers: BTreeMap<BrokerId, Session>,
-    /// Who is registering right now; one at a time for a broker.
-    registering: BTreeMap<BrokerId, Incarnation>,
+    /// Who is registering right now, one at a time for a broker, and how often: what is tried again may be
+    /// on its way still.
+    registering: BTreeMap<BrokerId, (Incarnation, usize)>,
     /// How many unregistrations of a broker are under way. A registration of the same incarnation keeps
     /// its epoch: one that came before them in the log would be undone.
     unregistering: BTreeMap<BrokerId, usize>,
@@ -338,7 +342,7 @@ impl Sessions {
         if self.unregistering.contains_key(&broker) {
             return Err(Duplicate { ends_in: RETRY_AFTER });
         }
-        if self.registering.get(&broker).is_some_and(|other| *other != incarnation) {
+        if self.registering.get(&broker).is_some_and(|(other, _)| *other != incarnation) {
             return Err(Duplicate { ends_in: self.session });
         }
         if let Some(session) = self.brokers.get(&broker)
@@ -348,23 +352,30 @@ impl Sessions {
         {
             return Err(Duplicate { ends_in: end - now });
         }
-        self.registering.insert(broker, incarnation);
+        self.registering.entry(broker).or_insert((incarnation, 0)).1 += 1;
         Ok(self.brokers.get(&broker).map_or(BrokerEpoch(0), |session| session.registered.epoch))
     }
 
     /// Ends what [`Sessions::register`] began, whether it was applied or not.
     pub(crate) fn registered(&mut self, broker: BrokerId, incarnation: Incarnation) {
-        if self.registering.get(&broker) == Some(&incarnation) {
+        let Some((by, under_way)) = self.registering.get_mut(&broker) else { return };
+        if *by != incarnation {
+            return;
+        }
+        *under_way -= 1;
+        if *under_way == 0 {
             self.registering.remove(&broker);
         }
     }
 
-    /// Which registration of a broker may be undone now, if it is registered; if so, none registers as it
-    /// until [`Sessions::unregistered`]. What comes from a leader before, or from one that did not
-    /// hear how it ended, may be in the log in between: that is another registration. One that is not fenced, or whose session lives though it
-    /// is fenced, has a process that would end with its registration. One that shuts down in order has
-    /// none that lives on. A new leader waits for a whole
-    /// session: who lives says so by then.
+    /// Which registration of a broker to undo now: the one that is `meant`, or else the one that there is;
+    /// until [`Sessions::unregistered`] none registers as the broker. What comes from a leader before, or
+    /// from one that did not hear how it ended, may be in the log in between: that is another registration.
+    ///
+    /// One that is not fenced, or whose session lives though it is fenced, has a process that would end with
+    /// its registration. One that shuts down in order has none that lives on. A new leader waits for a whole
+    /// session: who lives says so by then. Nobody's process ends with a registration that is over or was
+    /// never made: the state machine refuses that, and says which of the two it is.
     ///
     /// # Errors
     ///
@@ -373,11 +384,15 @@ impl Sessions {
         &mut self,
         now: Duration,
         broker: BrokerId,
-    ) -> Result<Option<BrokerEpoch>, Alive> {
-        self.may_be_unregistered(now, broker)?;
-        let Some(session) = self.brokers.get(&broker) else { return Ok(None) };
+        meant: Option<BrokerEpoch>,
+    ) -> Result<BrokerEpoch, Alive> {
+        let current = self.brokers.get(&broker).map(|session| session.registered.epoch);
+        let is_over = meant.is_some_and(|it| Some(it) != current && it.get() <= self.index);
+        if !is_over {
+            self.may_be_unregistered(now, broker)?;
+        }
         *self.unregistering.entry(broker).or_default() += 1;
-        Ok(Some(session.registered.epoch))
+        Ok(meant.or(current).unwrap_or(NO_REGISTRATION))
     }
 
     /// Ends what [`Sessions::unregister`] began, whether it was applied or not.

@@ -211,6 +211,12 @@ fn a_live_session_keeps_other_incarnations_out() {
     );
     // The same incarnation amends; a fenced broker that was not heard has no session.
     assert_eq!(sessions.register(ms(1_000), BrokerId(1), incarnation(10)), Ok(BrokerEpoch(10)));
+    // Tried again, it is on its way until both have ended.
+    assert_eq!(sessions.register(ms(1_000), BrokerId(1), incarnation(10)), Ok(BrokerEpoch(10)));
+    sessions.registered(BrokerId(1), incarnation(10));
+    sessions.registered(BrokerId(1), incarnation(11));
+    let alive = Err(Alive { ends_in: SESSION });
+    assert_eq!(sessions.unregister(ms(9_000), BrokerId(1), None), alive);
     sessions.registered(BrokerId(1), incarnation(10));
     assert_eq!(sessions.register(ms(1_000), BrokerId(2), newcomer), Ok(BrokerEpoch(20)));
     // One at a time.
@@ -245,32 +251,52 @@ fn only_who_has_stopped_is_unregistered() {
     let alive = |ends_in| Err(Alive { ends_in: ms(ends_in) });
     let asked = |sessions: &mut Sessions, at| {
         [1, 2, 3, 4, 9].map(|broker| {
-            let may = sessions.unregister(ms(at), BrokerId(broker));
-            if may.is_ok_and(|of| of.is_some()) {
+            let may = sessions.unregister(ms(at), BrokerId(broker), None);
+            if may.is_ok() {
                 sessions.unregistered(BrokerId(broker));
             }
             may
         })
     };
-    let of = |epoch| Ok(Some(BrokerEpoch(epoch)));
-    let nobody = [alive(2_000), alive(2_000), alive(2_000), alive(2_000), Ok(None)];
+    let of = |epoch| Ok(BrokerEpoch(epoch));
+    let nobody = [alive(2_000), alive(2_000), alive(2_000), alive(2_000), of(0)];
     assert_eq!(asked(&mut sessions, 1_000), nobody, "a new leader waits for a whole session");
     // Fenced, and alive; and one that comes back as another process.
     sessions.heartbeat(ms(1_000), Heartbeat { want_fence: true, ..beat(2, 20, 100) }).unwrap();
     sessions.register(ms(1_000), BrokerId(4), incarnation(44)).unwrap();
-    let more = [alive(2_000), alive(3_000), alive(2_000), alive(3_000), Ok(None)];
+    let more = [alive(2_000), alive(3_000), alive(2_000), alive(3_000), of(0)];
     assert_eq!(asked(&mut sessions, 1_000), more);
     sessions.registered(BrokerId(4), incarnation(44));
 
     // Its session has ended, and it is not fenced yet; or it was let go in order.
     let fences = [(3_000, to(Flags::Fenced, 1, 10)), (3_000, to(Flags::Fenced, 3, 30))];
     assert_eq!(run(&mut sessions, ms(3_000)), fences);
-    let owed = [alive(100), alive(1_000), of(30), of(40), Ok(None)];
+    let owed = [alive(100), alive(1_000), of(30), of(40), of(0)];
     assert_eq!(asked(&mut sessions, 3_000), owed);
     sessions.sync(ms(3_001), 101, brokers(&[(1, fenced(10)), (2, fenced(20)), (4, fenced(41))]));
     // One is gone, and one has registered anew.
-    assert_eq!(asked(&mut sessions, 4_000), [of(10), of(20), Ok(None), alive(2_001), Ok(None)]);
-    assert_eq!(asked(&mut sessions, 6_001), [of(10), of(20), Ok(None), of(41), Ok(None)]);
+    assert_eq!(asked(&mut sessions, 4_000), [of(10), of(20), of(0), alive(2_001), of(0)]);
+    assert_eq!(asked(&mut sessions, 6_001), [of(10), of(20), of(0), of(41), of(0)]);
+}
+
+/// To see it fail: ask of the process that is registered now whatever was meant.
+#[test]
+fn a_registration_that_is_over_is_refused_by_the_log_and_not_for_the_process_behind_the_next_one() {
+    let mut sessions = at_start(&[(1, active(50))]);
+    let (one, alive) = (BrokerId(1), Err(Alive { ends_in: SESSION }));
+    let mut asked = |meant: u64| sessions.unregister(ms(0), one, Some(BrokerEpoch(meant)));
+    for over in [0, 49, 51, 100] {
+        assert_eq!(asked(over), Ok(BrokerEpoch(over)));
+    }
+    assert_eq!(asked(50), alive);
+    assert_eq!(asked(101), alive, "it may be one that this leader has yet to hear of");
+    assert_eq!(sessions.unregister(ms(0), one, None), alive);
+    // Whoever is registering has an epoch to come.
+    let two = BrokerId(2);
+    sessions.register(ms(0), two, incarnation(2)).unwrap();
+    assert_eq!(sessions.unregister(ms(0), two, Some(BrokerEpoch(20))), Ok(BrokerEpoch(20)));
+    assert_eq!(sessions.unregister(ms(0), two, Some(BrokerEpoch(101))), alive);
+    assert_eq!(sessions.unregister(ms(0), two, None), alive);
 }
 
 /// In the log the registration may come first, and one of the same incarnation keeps its epoch. To see it fail: let
@@ -280,8 +306,8 @@ fn nobody_registers_as_a_broker_that_is_being_unregistered() {
     let mut sessions = at_start(&[(1, fenced(10)), (2, fenced(20))]);
     let (one, two) = (BrokerId(1), BrokerId(2));
     // Twice, for the first answer was lost.
-    assert_eq!(sessions.unregister(ms(3_000), one), Ok(Some(BrokerEpoch(10))));
-    assert_eq!(sessions.unregister(ms(3_001), one), Ok(Some(BrokerEpoch(10))));
+    assert_eq!(sessions.unregister(ms(3_000), one, None), Ok(BrokerEpoch(10)));
+    assert_eq!(sessions.unregister(ms(3_001), one, None), Ok(BrokerEpoch(10)));
     let later = Err(Duplicate { ends_in: ms(100) });
     for who in [10, 11] {
         assert_eq!(sessions.register(ms(3_002), one, incarnation(who)), later);
@@ -296,7 +322,7 @@ fn nobody_registers_as_a_broker_that_is_being_unregistered() {
     sessions.unregistered(one);
     assert_eq!(sessions.register(ms(3_004), one, incarnation(11)), Ok(BrokerEpoch(10)));
     // And the other way round.
-    assert_eq!(sessions.unregister(ms(3_005), one), Err(Alive { ends_in: SESSION }));
+    assert_eq!(sessions.unregister(ms(3_005), one, None), Err(Alive { ends_in: SESSION }));
 }
 
 fn gone(broker: u32, epoch: u64) -> RegisteredBroker {

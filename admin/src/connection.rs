@@ -153,7 +153,8 @@ pub(crate) struct Connection {
     stuck: Pin<Box<Sleep>>,
     /// Whether a write waits for the other side.
     writing: bool,
-    /// Until when the answer that is under way has to be sent.
+    /// Until when what is being written has to be taken: an answer, or the pieces of one that the server
+    /// holds.
     sent_by: Option<Instant>,
     _place: OwnedSemaphorePermit,
 }
@@ -263,13 +264,15 @@ impl AsyncWrite for Connection {
         if outcome.is_pending() {
             return self.wait_for_client(context);
         }
-        // An answer is one piece: behind it nothing is left to write, and the server flushes.
+        // What was to be written is: an answer, or of a whole one as much as the server takes at a time.
         (self.writing, self.sent_by) = (false, None);
         outcome
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let outcome = Pin::new(&mut self.stream).poll_shutdown(context);
+        // With TLS it has a last word, and whatever waits before that.
+        if outcome.is_pending() { self.wait_for_client(context) } else { outcome }
     }
 }
 
@@ -355,5 +358,36 @@ mod tests {
             }
         });
         assert_eq!(ended.await.unwrap(), io::ErrorKind::TimedOut);
+    }
+
+    /// To see it fail: hand `poll_shutdown` on as it is.
+    #[tokio::test]
+    async fn a_last_word_that_is_not_taken_ends_its_connection() {
+        use tokio_rustls::rustls::pki_types::ServerName;
+
+        use crate::access::AccessConfig;
+        use crate::tests::access::{Authority, connector};
+
+        let dir = tempfile::tempdir().unwrap();
+        let files = Authority::new().issue(dir.path(), "localhost");
+        let (tls_cert, tls_key) = (Some(files.cert.clone()), Some(files.key.clone()));
+        let config = AccessConfig { tls_cert, tls_key, ..AccessConfig::default() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let hour = Duration::from_secs(3_600);
+        let mut connections = Connections::new(listener, hour, Access::load(&config).unwrap());
+        let dials = async {
+            let stream = TcpStream::connect(addr).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            connector(&files, None).connect(name, stream).await.unwrap()
+        };
+        let (_client, (mut served, _)) = tokio::join!(dials, connections.accept());
+        let answer = vec![0; 64 << 20];
+        let waits = timeout(Duration::from_millis(100), served.write_all(&answer));
+        assert!(waits.await.is_err());
+        (served.writing, served.sent_by) =
+            (false, Some(Instant::now() + Duration::from_millis(200)));
+        let ended = timeout(Duration::from_secs(30), served.shutdown()).await.unwrap();
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

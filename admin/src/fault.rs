@@ -70,6 +70,18 @@ impl Fault {
         )
     }
 
+    /// An election over everything waited for another one.
+    pub(crate) fn election_goes_on() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "OVERLOADED",
+            "an election over everything goes on, and nothing was changed by this one: try again when that is \
+             done, or name a topic",
+            true,
+            FailureOutcome::NeverApplied,
+        )
+    }
+
     fn new(
         status: StatusCode,
         error: &str,

@@ -42,9 +42,10 @@
 //! - An answer that is no success is a [`views::ApiError`]: it says whether anything may have changed.
 //!   Unknown fields of a request are errors.
 //! - Everything is bounded: connections, their silence, how long a request takes to arrive, bodies,
-//!   the time of a request, the two minutes in which an answer is to be taken, and how many answers about
-//!   the whole state (all topics, all partitions, `what-if`) there are at a time, made or on their way, or
-//!   about the log. Those grow with the state.
+//!   the time of a request, the two minutes in which an answer is to be taken, and of answers about
+//!   the whole state (all topics, all partitions, `what-if`) how many are made at a time, and the bytes
+//!   that are on their way: a reader that is slow gives way to the next one. What is told of the log
+//!   grows with it.
 //!
 //! - An address that is not loopback is served over TLS 1.3 only, and whatever is no `GET` needs a
 //!   client certificate or a bearer token there: see [`Access`]. Reading is open to whoever reaches
@@ -60,6 +61,7 @@ mod limits;
 mod metrics;
 mod render;
 mod request;
+mod room;
 mod routes;
 mod server;
 mod stream;

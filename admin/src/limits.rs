@@ -23,8 +23,8 @@ pub(crate) const SILENCE_SLACK: Duration = Duration::from_secs(10);
 /// How long a client may take no byte of an answer that waits for it.
 pub(crate) const STUCK_MAX: Duration = Duration::from_secs(30);
 
-/// How long an answer may be on its way to a client that takes it slowly: for as long it holds its memory,
-/// and a turn if it is about the whole state. 200 MB take that long at 14 Mbit/s.
+/// How long an answer may be on its way to a client that takes it slowly: for as long it holds its memory. 200 MB
+/// take that long at 14 Mbit/s.
 pub(crate) const SENDING_MAX: Duration = Duration::from_secs(120);
 
 /// What a request may take beyond the time of its operation, whose own answer says more.
@@ -39,8 +39,30 @@ pub(crate) fn request_max(operation_timeout: Duration) -> Duration {
 /// The partitions of an answer that takes no turn.
 pub(crate) const SMALL_ANSWER_MAX: usize = 10_000;
 
-/// Answers about the whole state that are made and sent at a time: one of a million partitions has some 200 MB.
+/// Answers about the whole state that are made at a time: one of a million partitions has some 200 MB. An
+/// election over everything makes one more.
 pub(crate) const WHOLE_ANSWERS_MAX: usize = 2;
+
+/// Bytes of such answers that are on their way at a time: two of the largest, and some small ones.
+pub(crate) const ON_THE_WAY_MAX: usize = 512 << 20;
+
+/// The bytes of such an answer that are sent, and let go of, together. What the server holds of one is
+/// some 400 KiB more.
+pub(crate) const PIECE_BYTES: usize = 64 << 10;
+
+/// How long such an answer is on its way before it ends where another needs its room: 200 MB take that long at
+/// 320 Mbit/s.
+pub(crate) const UNDISTURBED: Duration = Duration::from_secs(5);
+
+/// How long the answer to elections may take to be made, beside all that the processors do else. There is no other
+/// limit for it: what was elected is told.
+const TELLING_MAX: Duration = Duration::from_secs(60);
+
+/// The longest that a request for elections may take when an operation may take this long: it waits for another
+/// one no longer than an operation takes, and is held as any request.
+pub(crate) fn election_max(operation_timeout: Duration) -> Duration {
+    operation_timeout + request_max(operation_timeout) + TELLING_MAX
+}
 
 /// How long open requests may go on when the server is told to stop.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(2);

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::access::{Access, only_reads};
 use crate::connection::Caller;
 use crate::fault::Fault;
-use crate::limits::{BODY_BYTES_MAX, PLAN_BYTES_MAX, request_max};
+use crate::limits::{BODY_BYTES_MAX, PLAN_BYTES_MAX, election_max, request_max};
 use crate::request::{Body, Path, Query, ReadQuery, broker_id, node_id};
 use crate::turns::{Turns, beside};
 use crate::views::{
@@ -53,7 +53,7 @@ pub(crate) fn router(quorum: Quorum, access: Access, turns: Turns) -> Router {
         .route("/v1/partitions/history", get(explanations::history))
         .route("/v1/partitions/explain", get(explanations::explain))
         .route("/v1/partitions/what-if", get(explanations::what_if))
-        .route("/v1/partitions/elect", post(partitions::elect).layer(plans()))
+        .route(ELECTIONS, post(partitions::elect).layer(plans()))
         .route("/v1/partitions/reassign", post(partitions::reassign).layer(plans()))
         .route("/v1/partitions/cancel", post(partitions::cancel).layer(plans()))
         .route("/v1/configs", get(configs::describe).post(configs::alter))
@@ -88,6 +88,9 @@ async fn admitted(
 /// What reads the log of the node, which takes its time.
 const LOG_READS: [&str; 2] = ["/v1/partitions/history", "/v1/partitions/explain"];
 
+/// What has a time for its operation, and another one to tell what came of it.
+const ELECTIONS: &str = "/v1/partitions/elect";
+
 /// Ends what takes longer than any operation may, or any read of the log.
 async fn in_time(
     State(operation_timeout): State<Duration>,
@@ -96,10 +99,12 @@ async fn in_time(
     next: Next,
 ) -> Result<Response, Fault> {
     let operation_max = request_max(operation_timeout);
-    let reads_log = LOG_READS.contains(&request.uri().path());
-    let (limit, _waiting) = match reads_log {
-        true => (operation_max.max(HISTORY_TIME_MAX), Some(caller.wait())),
-        false => (operation_max, None),
+    let (limit, _waiting) = match request.uri().path() {
+        path if LOG_READS.contains(&path) => {
+            (operation_max.max(HISTORY_TIME_MAX), Some(caller.wait()))
+        }
+        ELECTIONS => (election_max(operation_timeout), Some(caller.wait())),
+        _ => (operation_max, None),
     };
     let late = match only_reads(request.method()) {
         true => Fault::read_timed_out(),

@@ -26,7 +26,7 @@ use crate::views::{
 };
 use crate::{Admin, BindError};
 
-mod access;
+pub(crate) mod access;
 mod metadata;
 
 const PATIENCE: Duration = Duration::from_secs(30);

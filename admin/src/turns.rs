@@ -1,92 +1,136 @@
-//! [`Turns`]: how many answers about the whole state there are at a time.
+//! [`Turns`]: how many answers about the whole state are made at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use quorate::MetadataImage;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::fault::Fault;
-use crate::limits::{SMALL_ANSWER_MAX, WHOLE_ANSWERS_MAX};
+use crate::limits::{ON_THE_WAY_MAX, SMALL_ANSWER_MAX, UNDISTURBED, WHOLE_ANSWERS_MAX};
+use crate::room::{Pieces, Room};
 
-/// Who makes an answer about the whole state and sends it: a few at a time, for each takes memory and a
-/// processor in proportion to all the partitions there are. The others wait, within the time of their
-/// requests.
+/// Who makes an answer about the whole state: a few at a time, for each takes memory and a processor in
+/// proportion to all the partitions there are. The others wait, within the time of their requests. Sending
+/// takes no turn: what is made needs [`Room`], and is a matter of its reader then.
 #[derive(Debug, Clone)]
 pub(crate) struct Turns {
     answers: Arc<Semaphore>,
     /// Elections over everything: they wait for the quorum, and must not keep those back that do not.
     elections: Arc<Semaphore>,
+    room: Room,
+    /// How long an answer is on its way before it gives way to the next one.
+    undisturbed: Duration,
 }
 
-/// Leave to make such an answer.
+/// Leave to make an answer.
 pub(crate) struct Turn {
+    size: Size,
     _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// How much of the node's memory an answer may take.
+enum Size {
+    /// So little that nobody counts it.
+    Small,
+    /// Room, which readers that had so much time make.
+    Whole(Room, Duration),
 }
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        let one = Arc::new(Semaphore::new(1));
-        Self { answers: Arc::new(Semaphore::new(WHOLE_ANSWERS_MAX)), elections: one }
+        Self::with(Room::new(ON_THE_WAY_MAX), UNDISTURBED)
+    }
+
+    fn with(room: Room, undisturbed: Duration) -> Self {
+        let answers = Arc::new(Semaphore::new(WHOLE_ANSWERS_MAX));
+        Self { answers, elections: Arc::new(Semaphore::new(1)), room, undisturbed }
     }
 
     /// Waits for a turn. Cancel safe.
     pub(crate) async fn next(&self) -> Turn {
         // Nobody closes the semaphore; without it an answer would be made all the same.
-        Turn { _permit: Arc::clone(&self.answers).acquire_owned().await.ok() }
+        let permit = Arc::clone(&self.answers).acquire_owned().await.ok();
+        Turn { size: Size::Whole(self.room.clone(), self.undisturbed), _permit: permit }
     }
 
     /// Waits for a turn where an answer about so many partitions takes one. Cancel safe.
     pub(crate) async fn about(&self, partitions: usize) -> Turn {
         match partitions <= SMALL_ANSWER_MAX {
-            true => Turn { _permit: None },
+            true => Turn::small(),
             false => self.next().await,
         }
     }
 
     /// As [`Turns::about`], of one topic.
     pub(crate) async fn about_topic(&self, image: &MetadataImage, name: &str) -> Turn {
-        let topic = image.topic_by_name(name);
-        self.about(topic.map_or(0, |topic| topic.partition_count() as usize)).await
+        self.about(partitions_of(image, name)).await
     }
 
-    /// Waits until no other election over everything is held. Cancel safe.
-    pub(crate) async fn election(&self) -> Turn {
-        Turn { _permit: Arc::clone(&self.elections).acquire_owned().await.ok() }
+    /// Waits until no other election over everything is held. Its answer waits for nothing then: what was
+    /// changed is told, and whoever reads slowly gives way at once. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] to answer with if that takes longer than `patience`: nothing was changed.
+    pub(crate) async fn election(&self, patience: Duration) -> Result<Turn, Fault> {
+        let permit = timeout(patience, Arc::clone(&self.elections).acquire_owned()).await;
+        let permit = permit.map_err(|_| Fault::election_goes_on())?.ok();
+        Ok(Turn { size: Size::Whole(self.room.clone(), Duration::ZERO), _permit: permit })
+    }
+
+    /// As [`Turns::election`], of one topic; it waits only if that has as many partitions as make a whole
+    /// answer.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Turns::election`].
+    pub(crate) async fn election_of(
+        &self,
+        image: &MetadataImage,
+        name: &str,
+        patience: Duration,
+    ) -> Result<Turn, Fault> {
+        match partitions_of(image, name) <= SMALL_ANSWER_MAX {
+            true => Ok(Turn::small()),
+            false => self.election(patience).await,
+        }
     }
 }
 
+fn partitions_of(image: &MetadataImage, name: &str) -> usize {
+    image.topic_by_name(name).map_or(0, |topic| topic.partition_count() as usize)
+}
+
 impl Turn {
-    /// Makes the answer, to its last byte, where it delays no other request. The turn ends when the
-    /// answer is sent or its connection has ended, which a client that reads slowly delays by
-    /// [`SENDING_MAX`](crate::limits::SENDING_MAX) at most; or when it is made and nobody waits for it.
+    /// The turn of an answer that takes none.
+    pub(crate) fn small() -> Self {
+        Self { size: Size::Small, _permit: None }
+    }
+
+    /// Makes the answer, to its last byte, where it delays no other request. The turn ends when there is room
+    /// for its way; or when it is made and nobody waits for it.
     pub(crate) async fn answer<T: Serialize>(
         self,
         work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
     ) -> Result<Response, Fault> {
-        beside(move || {
-            let json = serde_json::to_vec(&work()?).map_err(|_| cannot_be_made())?;
-            // The server lets go of a body before its bytes: whoever keeps these keeps the turn.
-            let body = Body::from(Bytes::from_owner(Held { json, _turn: self }));
-            Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+        let (turn, pieces) = beside(move || {
+            let mut pieces = Pieces::default();
+            serde_json::to_writer(&mut pieces, &work()?).map_err(|_| cannot_be_made())?;
+            Ok::<_, Fault>((self, pieces))
         })
-        .await?
-    }
-}
-
-/// The bytes of an answer, with its turn.
-struct Held {
-    json: Vec<u8>,
-    _turn: Turn,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.json
+        .await??;
+        let body = match turn.size {
+            Size::Small => Body::from(pieces.into_bytes()),
+            Size::Whole(room, undisturbed) => Body::new(room.send(pieces, undisturbed).await),
+        };
+        Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
     }
 }
 
@@ -103,21 +147,24 @@ fn cannot_be_made() -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use axum::routing::get;
     use axum::{Extension, Router};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
-    use tokio::time::timeout;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::access::Access;
     use crate::connection::{Caller, Connections};
 
     const PATIENCE: Duration = Duration::from_secs(30);
+    const BRIEF: Duration = Duration::from_millis(100);
+    /// No connection ends because its reader is slow: what is left is to give way.
+    const SILENCE_MAX: Duration = Duration::from_secs(3_600);
 
     /// To see it fail: have elections take turns, or small answers.
     #[tokio::test]
@@ -125,12 +172,11 @@ mod tests {
         let turns = Turns::new();
         let _both = (turns.next().await, turns.next().await);
         let _small = timeout(PATIENCE, turns.about(10_000)).await.unwrap();
-        let election = timeout(PATIENCE, turns.election()).await.unwrap();
-        let brief = Duration::from_millis(100);
-        assert!(timeout(brief, turns.about(10_001)).await.is_err());
-        assert!(timeout(brief, turns.election()).await.is_err());
+        let Ok(election) = turns.election(PATIENCE).await else { panic!() };
+        assert!(timeout(BRIEF, turns.about(10_001)).await.is_err());
+        assert!(turns.election(BRIEF).await.is_err(), "it is told that nothing was changed");
         drop(election);
-        timeout(PATIENCE, turns.election()).await.unwrap();
+        assert!(turns.election(PATIENCE).await.is_ok());
     }
 
     /// To see it fail: drop the turn before the work in `Turn::answer`.
@@ -149,7 +195,7 @@ mod tests {
         // Whoever asked goes away.
         asked.abort();
         assert!(asked.await.unwrap_err().is_cancelled());
-        assert!(timeout(Duration::from_millis(100), turns.next()).await.is_err());
+        assert!(timeout(BRIEF, turns.next()).await.is_err());
         go_on.send(()).unwrap();
         timeout(PATIENCE, turns.next()).await.unwrap();
     }
@@ -161,41 +207,87 @@ mod tests {
         turns.next().await.answer(|| Ok("x".repeat(LONG))).await
     }
 
+    async fn elected(Extension(turns): Extension<Turns>) -> Result<Response, Fault> {
+        turns.election(PATIENCE).await?.answer(|| Ok("x".repeat(LONG))).await
+    }
+
+    /// A server of long answers, with room for so many of them.
+    async fn serve(answers: usize, undisturbed: Duration) -> (Turns, SocketAddr) {
+        let turns = Turns::with(Room::new(answers * (LONG + (1 << 20))), undisturbed);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let connections = Connections::new(listener, SILENCE_MAX, Access::default());
+        let router = Router::new()
+            .route("/", get(long))
+            .route("/elected", get(elected))
+            .layer(Extension(turns.clone()));
+        let service = router.into_make_service_with_connect_info::<Caller>();
+        tokio::spawn(axum::serve(connections, service).into_future());
+        (turns, addr)
+    }
+
     /// Asks for a long answer, and reads its first byte.
-    async fn begin(addr: std::net::SocketAddr) -> TcpStream {
+    async fn begin(addr: SocketAddr, path: &str) -> TcpStream {
         let mut stream = TcpStream::connect(addr).await.unwrap();
-        let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        stream.write_all(request).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         assert_eq!(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap(), b'H');
         stream
     }
 
-    /// To see it fail: hold the turn beside the bytes of the answer, or in its body.
-    #[tokio::test]
-    async fn a_turn_lasts_until_its_answer_is_sent_or_its_reader_is_gone() {
-        let turns = Turns::new();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let connections = Connections::new(listener, PATIENCE, Access::default());
-        let router = Router::new().route("/", get(long)).layer(Extension(turns.clone()));
-        let service = router.into_make_service_with_connect_info::<Caller>();
-        tokio::spawn(axum::serve(connections, service).into_future());
-
-        let (mut reads, goes) = (begin(addr).await, begin(addr).await);
-        assert!(timeout(Duration::from_millis(200), turns.next()).await.is_err());
-        let mut answer = String::new();
-        timeout(PATIENCE, reads.read_to_string(&mut answer)).await.unwrap().unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    /// Reads on to the end, and says how many bytes of the body came.
+    async fn read(mut stream: TcpStream) -> usize {
+        let mut answer = Vec::new();
+        // A connection that was ended may be reset.
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8_lossy(&answer[..end]);
         let length = format!("content-length: {}", LONG + 2);
         assert!(
             head.contains("content-type: application/json") && head.contains(&length),
             "{head}"
         );
-        assert_eq!(body.len(), LONG + 2);
-        let first = timeout(PATIENCE, turns.next()).await.unwrap();
-        assert!(timeout(Duration::from_millis(200), turns.next()).await.is_err());
-        drop(goes);
-        timeout(PATIENCE, turns.next()).await.unwrap();
-        drop(first);
+        answer.len() - end - 4
+    }
+
+    /// To see it fail: keep the turn beside the room in `Turn::answer`, or the room beside the bytes.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_reads_slowly_keeps_nobody_from_being_answered() {
+        let (turns, addr) = serve(4, PATIENCE).await;
+        let slow = [begin(addr, "/").await, begin(addr, "/").await, begin(addr, "/").await];
+        for _ in 0..3 {
+            assert_eq!(read(begin(addr, "/").await).await, LONG + 2);
+        }
+        assert_eq!(read(begin(addr, "/elected").await).await, LONG + 2);
+        let both = (turns.next().await, turns.next().await);
+        drop(both);
+        // Nobody needed their room: they are not too late.
+        for reader in slow {
+            assert_eq!(read(reader).await, LONG + 2);
+        }
+    }
+
+    /// To see it fail: have `Room::send` end nobody's way, the newest one, or one that is undisturbed yet.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_reads_slowly_gives_way_where_there_is_no_room_and_the_oldest_first() {
+        let time = Duration::from_secs(1);
+        let (_turns, addr) = serve(2, time).await;
+        let since = Instant::now();
+        let (first, second) = (begin(addr, "/").await, begin(addr, "/").await);
+        assert_eq!(read(begin(addr, "/").await).await, LONG + 2);
+        assert!(since.elapsed() >= time, "the first was left its time");
+        assert_eq!(read(second).await, LONG + 2);
+        assert!(read(first).await < LONG);
+    }
+
+    /// To see it fail: have the answer of an election wait for room as any.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_came_of_an_election_is_told_at_once() {
+        let (_turns, addr) = serve(2, Duration::from_secs(3_600)).await;
+        let (first, second) = (begin(addr, "/").await, begin(addr, "/").await);
+        assert_eq!(read(begin(addr, "/elected").await).await, LONG + 2);
+        assert_eq!(read(second).await, LONG + 2);
+        assert!(read(first).await < LONG);
     }
 }

@@ -50,16 +50,6 @@ fn leader_of(image: &MetadataImage, name: &TopicPartition) -> Option<u32> {
     topic.partition(name.partition).unwrap().leader.map(BrokerId::get)
 }
 
-/// Unregisters a broker that has stopped, as soon as its session has ended.
-async fn unregister(quorum: &Quorum, broker: BrokerId) {
-    let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = quorum.unregister_broker(broker).await {
-        let lives = ErrorCode::InvalidRequest;
-        assert!(matches!(&error, WriteError::Rejected(it) if it.code == lives), "{error}");
-        assert!(Instant::now() < deadline, "{error}");
-    }
-}
-
 /// A node that follows, and the one that leads.
 async fn both(cluster: &Cluster) -> [Quorum; 2] {
     [cluster.follower().await.clone(), cluster.nodes[&cluster.leader().await].clone()]
@@ -301,33 +291,30 @@ async fn brokers_are_fenced_and_forgotten_by_operators() {
     assert_eq!(leader_of(&image, &named("orders", 1)), Some(1));
     assert_eq!(leader.fence_broker(BrokerId(3)).await.unwrap().partitions_changed, 0);
 
-    // Another registration than the one that was meant stays, whoever knows of which.
+    // Another registration than the one that was meant stays, and that is said, whatever its process does.
     let epoch = image.broker(BrokerId(3)).unwrap().epoch;
     let other = Some(BrokerEpoch(epoch.get() - 1));
     let stale = Command::UnregisterBroker { broker: BrokerId(3), epoch: other };
-    let refused = async {
-        loop {
-            match quorum.propose(stale.clone()).await {
-                // It waits for the session's end first.
-                Err(WriteError::Rejected(error)) if error.code == ErrorCode::InvalidRequest => {}
-                done => break done,
-            }
-        }
-    };
-    let refused = timeout(PATIENCE, refused).await.unwrap();
-    assert_refused(refused, ErrorCode::StaleBrokerEpoch);
-    unregister(&quorum, BrokerId(3)).await;
-    assert!(quorum.image().image.broker(BrokerId(3)).is_none());
-    // Nobody named an epoch: it is the leader's to say which one goes.
+    assert_refused(quorum.propose(stale).await, ErrorCode::StaleBrokerEpoch);
+
+    // Whose session has ended is forgotten: its fence tells of it.
+    drop(cluster.sessions.remove(&2));
+    let is_fenced = |image: &MetadataImage| image.broker(BrokerId(2)).unwrap().fenced;
+    let ended = until(&leader, "its session has ended", is_fenced).await;
+    let epoch = ended.image.broker(BrokerId(2)).unwrap().epoch;
+    quorum.unregister_broker(BrokerId(2)).await.unwrap();
+    assert!(quorum.image().image.broker(BrokerId(2)).is_none());
+    let again = leader.unregister_broker(BrokerId(2)).await;
+    assert_refused(again, ErrorCode::BrokerIdNotRegistered);
+    // Where nobody named an epoch it is the leader's to say which one goes; the log decides, also that there is
+    // none.
     let named = |replayed: Replayed<'_, Metadata>| match Command::decode(replayed.command) {
         Ok(Command::UnregisterBroker { epoch, .. }) => Some(epoch),
         _ => None,
     };
     let (group, most) = (FIRST_GROUP, HISTORY_MAX);
     let found = quorum.node().replay(group, PATIENCE, most, named, |found| found.picked).await;
-    assert_eq!(found.unwrap(), [other, Some(epoch)]);
-    let again = leader.unregister_broker(BrokerId(3)).await;
-    assert_refused(again, ErrorCode::BrokerIdNotRegistered);
+    assert_eq!(found.unwrap(), [other, Some(epoch), Some(BrokerEpoch(0))]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -119,6 +119,7 @@ fn change_partitions(step: &mut Step<'_>, id: TopicId) -> u64 {
 mod tests {
     use super::*;
     use crate::command::{Command, ConfigOperation};
+    use crate::partition::EPOCH_MAX;
     use crate::testing::{Cluster, ids, topic_id};
 
     fn set(cluster: &mut Cluster, resource: ConfigResource, key: &str, value: &str) -> Reply {
@@ -174,5 +175,27 @@ mod tests {
         assert_eq!(cluster.shown(), "leader=- isr=[] elr=[1] last=1 epochs=1/4");
         set(&mut cluster, ConfigResource::Topic(topic_id(1)), "min.insync.replicas", "2");
         assert_eq!(cluster.shown(), "leader=- isr=[] elr=[1] last=1 epochs=1/4");
+    }
+
+    /// To see it fail: have `with_min_insync` change the ELR alone.
+    #[test]
+    fn another_min_insync_closes_what_has_no_epoch_left_for_it() {
+        let mut cluster = cluster();
+        let mut partition = cluster.partition().clone();
+        partition.partition_epoch.0 = EPOCH_MAX - 2;
+        cluster.replace_partition(partition);
+        let last = format!("leader=1 isr=[1] elr=[2] last=- epochs=0/{}", EPOCH_MAX - 1);
+        assert_eq!(cluster.shown(), last);
+        let topic = ConfigResource::Topic(topic_id(1));
+        let closed = format!("leader=- isr=[] elr=[] last=- epochs=1/{EPOCH_MAX}");
+        // The first is one that its ELR does not have to follow.
+        for (value, partitions_changed, shown) in
+            [("3", 0, &last), ("1", 1, &closed), ("2", 0, &closed)]
+        {
+            let reply = set(&mut cluster, topic, "min.insync.replicas", value);
+            assert_eq!(reply, Reply::ConfigsAltered { partitions_changed }, "{value}");
+            assert_eq!(cluster.shown(), *shown, "{value}");
+        }
+        assert!(!cluster.partition().is_reassigning());
     }
 }

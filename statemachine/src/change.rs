@@ -130,7 +130,8 @@ pub fn change(
 }
 
 /// Step 2 alone, for a partition for which another `min.insync.replicas` holds now; `None` if nothing
-/// differs, which is known without a look at its lists where nobody leads or the ELR is empty.
+/// differs, which is known without a look at its lists where nobody leads or the ELR is empty. As any
+/// change it closes a partition for which that takes the last epoch, since the ELR may not stay as it is.
 #[must_use]
 pub(crate) fn with_min_insync(
     partition: &Partition,
@@ -194,10 +195,10 @@ fn stamp(before: &Partition, mut next: Partition, leader_written: bool) -> Optio
     if next == *before {
         return None;
     }
-    let (leader_epoch, partition_epoch) = (before.leader_epoch.get(), before.partition_epoch.get());
-    if leader_epoch.max(partition_epoch) >= EPOCH_MAX - 1 {
+    if before.latest_epoch() >= EPOCH_MAX - 1 {
         return Some(closed(before)).filter(|closed| closed != before);
     }
+    let (leader_epoch, partition_epoch) = (before.leader_epoch.get(), before.partition_epoch.get());
     if !mutation::is(Bug::PartitionEpochKept) {
         next.partition_epoch = PartitionEpoch(partition_epoch + 1);
     }
@@ -209,7 +210,8 @@ fn stamp(before: &Partition, mut next: Partition, leader_written: bool) -> Optio
 
 /// The end of a partition's epochs, to which only years of fences lead. Another leader would need an epoch
 /// that the fenced one does not have, and whoever leads now could not be fenced any more; so nobody leads,
-/// and nobody has a claim to. That is a state as any other: to stop instead would stop every replica.
+/// nobody has a claim to, and a reassignment, which could not be completed, is over. All replicas stay: the
+/// records are on their disks. That is a state as any other: to stop instead would stop every replica.
 fn closed(before: &Partition) -> Partition {
     let leader_epoch = before.leader_epoch.get();
     let is_written = before.leader.is_some() && leader_epoch < EPOCH_MAX;
@@ -220,6 +222,8 @@ fn closed(before: &Partition) -> Partition {
         leader: None,
         leader_epoch: LeaderEpoch(leader_epoch + u32::from(is_written)),
         partition_epoch: PartitionEpoch(EPOCH_MAX),
+        adding: Brokers::default(),
+        removing: Brokers::default(),
         ..before.clone()
     }
 }

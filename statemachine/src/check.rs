@@ -200,6 +200,9 @@ impl MetadataImage {
     }
 }
 
+/// Of a partition without another epoch.
+const CLOSED: &str = "with the last epoch nobody leads, or may come to";
+
 /// A rule and whether it holds.
 type Rules<const N: usize> = [(bool, &'static str); N];
 
@@ -217,9 +220,8 @@ fn require_partition<const N: usize>(
 fn size_rules(partition: &Partition) -> Rules<4> {
     let Partition { replicas, isr, elr, adding, removing, .. } = partition;
     let most = replicas.len();
-    let epoch = partition.partition_epoch.get().max(partition.leader_epoch.get());
     [
-        (epoch <= EPOCH_MAX, "an epoch fits 31 bits"),
+        (partition.latest_epoch() <= EPOCH_MAX, "an epoch fits 31 bits"),
         (!replicas.is_empty(), "a partition has a replica"),
         (most <= REPLICATION_FACTOR_MAX, "a replication factor fits 15 bits"),
         (
@@ -253,10 +255,13 @@ fn state_rules(
     partition: &Partition,
     min_insync_replicas: u32,
     active: &ActiveBrokers<'_>,
-) -> Rules<7> {
+) -> Rules<8> {
     let Partition { replicas, isr, elr, leader, last_known_leader, recovery, .. } = partition;
     let min_insync = partition.min_insync_effective(min_insync_replicas);
+    let is_left = leader.is_none() && isr.is_empty() && elr.is_empty();
+    let is_at_rest = is_left && last_known_leader.is_none() && !partition.is_reassigning();
     [
+        (!partition.is_closed() || is_at_rest, CLOSED),
         (
             leader.is_none_or(|id| isr.contains(&id) && active.contains(id)),
             "a leader is in the isr and active",
@@ -345,6 +350,29 @@ mod tests {
             ),
             (|p| p.partition_epoch.0 = EPOCH_MAX + 1, "an epoch fits 31 bits"),
             (|p| p.leader_epoch.0 = EPOCH_MAX + 1, "an epoch fits 31 bits"),
+            (|p| p.partition_epoch.0 = EPOCH_MAX, CLOSED),
+            (|p| p.leader_epoch.0 = EPOCH_MAX, CLOSED),
+            (
+                |p| {
+                    (p.leader, p.isr, p.partition_epoch.0) = (None, ids(&[]), EPOCH_MAX);
+                    p.elr = ids(&[2]);
+                },
+                CLOSED,
+            ),
+            (
+                |p| {
+                    (p.leader, p.isr, p.partition_epoch.0) = (None, ids(&[]), EPOCH_MAX);
+                    p.last_known_leader = Some(BrokerId(2));
+                },
+                CLOSED,
+            ),
+            (
+                |p| {
+                    (p.leader, p.isr, p.partition_epoch.0) = (None, ids(&[]), EPOCH_MAX);
+                    p.adding = ids(&[2]);
+                },
+                CLOSED,
+            ),
             (|p| p.removing = ids(&[1, 1, 1, 1]), "no more brokers in a list than replicas"),
             (|p| p.replicas = ids(&[1, 2, 3, 1]), "no duplicates"),
             (|p| p.isr = ids(&[1, 1]), "no duplicates"),

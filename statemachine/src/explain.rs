@@ -42,7 +42,7 @@ pub fn explain(
     let why = match partition.leader {
         Some(leader) => {
             let since = since.unwrap_or_default();
-            format!("broker {leader} leads{since}{}", recovering(partition))
+            format!("broker {leader} leads{since}{}{}", recovering(partition), ageing(partition))
         }
         None => {
             let since = since.unwrap_or_default();
@@ -73,8 +73,26 @@ fn recovering(partition: &Partition) -> &'static str {
     }
 }
 
-/// What would give a partition a leader again.
+/// What is to be known of a leader with few successors.
+fn ageing(partition: &Partition) -> &'static str {
+    match partition.is_spent() {
+        false => "",
+        true => {
+            "; the partition has used up its epochs, and the last ones are for when brokers fail: move its \
+             records to a topic that is new before the very last closes it"
+        }
+    }
+}
+
+/// What would give a partition a leader again, if anything.
 fn remedy(image: &MetadataImage, partition: &Partition) -> String {
+    if partition.is_closed() {
+        return format!(
+            "its epochs are used up and it is closed, so that nobody will lead it again: bring its records \
+             from the disks of {} into a topic that is new, and delete this one",
+            list(&partition.replicas)
+        );
+    }
     if !partition.elr.is_empty() {
         let elr = list(&partition.elr);
         let has = match partition.recovery {
@@ -90,6 +108,14 @@ fn remedy(image: &MetadataImage, partition: &Partition) -> String {
     if let Some(last) = last {
         return format!(
             "start broker {last}, which led last: it may lack records, and nobody is known to lack none"
+        );
+    }
+    if partition.is_spent() {
+        return format!(
+            "no replica is known to have all that was acknowledged: start one of the brokers {} that does; an \
+             unclean election is refused, since the partition has used up its epochs but for when brokers \
+             fail",
+            list(&partition.replicas)
         );
     }
     let is_active = |id: &&BrokerId| image.broker(**id).is_some_and(|broker| broker.is_active());
@@ -108,8 +134,14 @@ fn remedy(image: &MetadataImage, partition: &Partition) -> String {
 
 /// Why a replica is not in sync now.
 fn absence(image: &MetadataImage, partition: &Partition, id: BrokerId) -> String {
+    if partition.is_closed() {
+        return "the partition is closed, and nobody is taken in any more".into();
+    }
     let Some(broker) = image.broker(id) else {
-        return "it is not registered: start the broker, or reassign the partition".into();
+        return match partition.is_spent() {
+            false => "it is not registered: start the broker, or reassign the partition".into(),
+            true => "it is not registered: start the broker".into(),
+        };
     };
     let state = if broker.fenced {
         "its broker is fenced: start it, or look why it does not reach the quorum"
@@ -131,7 +163,8 @@ fn absence(image: &MetadataImage, partition: &Partition, id: BrokerId) -> String
 mod tests {
     use super::*;
     use crate::command::{Command, ElectLeaders, ElectionType};
-    use crate::testing::{Cluster, key};
+    use crate::partition::EPOCH_MAX;
+    use crate::testing::{Cluster, ids, key};
 
     #[test]
     fn who_is_missing_is_told_with_the_command_that_took_it_out() {
@@ -220,6 +253,52 @@ mod tests {
         cluster.fence(2);
         let why = explain(cluster.image(), key(1, 0), &[]).expect("there").why;
         assert!(why.contains("start one of the brokers [1, 2] that does"), "{why}");
+    }
+
+    /// Nothing is advised that would be refused. To see it fail: leave out `ageing`, or what `remedy` and
+    /// `absence` say of such a partition.
+    #[test]
+    fn a_partition_without_epochs_says_what_is_left_to_do() {
+        let aged = |left: u32, last_known: bool| {
+            let mut cluster = Cluster::with_topic(&[1, 2, 3], &[1, 2], &[]);
+            let mut partition = cluster.partition().clone();
+            partition.partition_epoch.0 = EPOCH_MAX - left - 1;
+            if !last_known {
+                (partition.leader, partition.isr) = (None, ids(&[]));
+            }
+            cluster.replace_partition(partition);
+            cluster
+        };
+        let told = |cluster: &Cluster| explain(cluster.image(), key(1, 0), &[]).expect("there");
+
+        let mut cluster = aged(2, true);
+        let led = told(&cluster).why;
+        assert!(led.starts_with("broker 1 leads; the partition has used up its epochs"), "{led}");
+        assert!(led.contains("move its records to a topic that is new"), "{led}");
+        cluster.fence(2);
+        cluster.fence(1);
+        assert_eq!(cluster.partition().partition_epoch.0, EPOCH_MAX);
+        let closed = told(&cluster);
+        assert_eq!(
+            (closed.leader, closed.why.as_str()),
+            (
+                None,
+                "nobody leads; its epochs are used up and it is closed, so that nobody will lead it \
+                 again: bring its records from the disks of [1, 2] into a topic that is new, and delete \
+                 this one"
+            )
+        );
+        for missing in closed.missing {
+            assert_eq!(missing.why, "the partition is closed, and nobody is taken in any more");
+        }
+
+        // Nobody has a claim to it, and some epochs are left: for whoever comes back.
+        let mut cluster = aged(100, false);
+        cluster.accept(Command::UnregisterBroker { broker: BrokerId(2), epoch: None });
+        let lost = told(&cluster);
+        assert!(lost.why.contains("start one of the brokers [1, 2] that does"), "{}", lost.why);
+        assert!(lost.why.contains("unclean election is refused"), "{}", lost.why);
+        assert_eq!(lost.missing[1].why, "it is not registered: start the broker");
     }
 
     #[test]

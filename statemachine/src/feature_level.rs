@@ -23,6 +23,10 @@ use crate::topic_config::TopicConfigKey;
 impl Command {
     /// The feature level from which on this command may be in the log. A later version that adds a field or a variant
     /// to one tells the commands that use it apart here, for a replica that does not know it stops.
+    ///
+    /// A level says what may be in the log, and not what comes of it: that is the same in all versions of a level.
+    /// Builds from before the first release are of none, though they call it this one: some of these commands they
+    /// do not know, and others they apply otherwise. Do not mix them with this one in one cluster.
     #[must_use]
     pub const fn minimum_level(&self) -> FeatureLevel {
         // No default: a command that is added has a level of its own.

@@ -13,7 +13,7 @@ use crate::command::{BrokerSession, Command};
 use crate::contract::{Applied, ApplyError, Cause, Changes as _, RestoreError, StateMachine};
 use crate::delta::Delta;
 use crate::error::{ErrorCode, Rejection};
-use crate::ids::{BrokerId, PartitionKey, TopicId};
+use crate::ids::{BrokerId, PartitionKey, TopicId, list};
 use crate::image::MetadataImage;
 use crate::outcome::{Outcome, Reply};
 use crate::partition::Partition;
@@ -223,16 +223,21 @@ impl Step<'_> {
     /// The same, if a client may change it.
     pub(crate) fn changeable(&self, key: PartitionKey) -> Result<&Partition, Rejection> {
         let partition = self.partition(key)?;
-        match partition.is_spent() {
-            true => Err(Rejection::new(
-                ErrorCode::InvalidRequest,
-                format!(
-                    "{key} has used up its epochs, and the last ones are for when brokers fail: move \
-                     its records to a topic that is new"
-                ),
-            )),
-            false => Ok(partition),
-        }
+        let fault = if partition.is_closed() {
+            format!(
+                "{key} has no epoch left and is closed, so that nobody leads it any more: bring its records \
+                 from the disks of {} into a topic that is new, and delete this one",
+                list(&partition.replicas)
+            )
+        } else if partition.is_spent() {
+            format!(
+                "{key} has used up its epochs, and the last ones are for when brokers fail: move its records \
+                 to a topic that is new"
+            )
+        } else {
+            return Ok(partition);
+        };
+        Err(Rejection::new(ErrorCode::InvalidRequest, fault))
     }
 
     /// Checks the partitions that one command names: some, not too many, and none of them twice.
@@ -451,6 +456,7 @@ mod tests {
             let mut cluster = Cluster::with_topic(&[1, 2, 3], &[1, 2], &[]);
             let mut partition = cluster.partition().clone();
             (partition.leader_epoch.0, partition.partition_epoch.0) = (leader_epoch, EPOCH_MAX - 3);
+            (partition.replicas, partition.adding) = (ids(&[1, 2, 3]), ids(&[3]));
             cluster.replace_partition(partition);
             cluster.fence(2);
             let last =
@@ -459,6 +465,17 @@ mod tests {
             cluster.fence(1);
             let closed = format!("leader=- isr=[] elr=[] last=- epochs={closed}/{EPOCH_MAX}");
             assert_eq!(cluster.shown(), closed, "and not in the ELR");
+            assert!(!cluster.partition().is_reassigning(), "nobody could complete that");
+            assert_eq!(cluster.partition().replicas, ids(&[1, 2, 3]), "they have its records");
+            let elect =
+                ElectLeaders { election: ElectionType::Unclean, partitions: vec![key(1, 0)] };
+            let Reply::LeadersElected { results } = cluster.accept(Command::ElectLeaders(elect))
+            else {
+                panic!("another reply")
+            };
+            let refused = results[0].as_ref().expect_err("refused");
+            assert_eq!(refused.code, ErrorCode::InvalidRequest);
+            assert!(refused.message.contains("from the disks of [1, 2, 3]"), "{refused}");
             // Whatever comes: nobody leads again, and nothing differs.
             cluster.unfence(1);
             cluster.shut_down(1);

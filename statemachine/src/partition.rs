@@ -82,8 +82,18 @@ impl Partition {
     /// Whether only the reserved epochs are left ([`EPOCHS_RESERVED`]): no client changes it any more.
     #[must_use]
     pub fn is_spent(&self) -> bool {
-        let epoch = self.partition_epoch.get().max(self.leader_epoch.get());
-        epoch > EPOCH_MAX - EPOCHS_RESERVED
+        self.latest_epoch() > EPOCH_MAX - EPOCHS_RESERVED
+    }
+
+    /// Whether no epoch is left ([`EPOCH_MAX`]): nobody leads it, and nothing changes it any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.latest_epoch() >= EPOCH_MAX
+    }
+
+    /// The higher one of the two.
+    pub(crate) fn latest_epoch(&self) -> u32 {
+        self.partition_epoch.get().max(self.leader_epoch.get())
     }
 
     /// How many in-sync replicas `acks=all` needs: `min.insync.replicas`, or the replication factor

@@ -282,7 +282,8 @@ mod tests {
     use crate::command::Command;
     use crate::contract::StateMachine;
     use crate::machine::Metadata;
-    use crate::testing::{Cluster, new_topic};
+    use crate::partition::EPOCH_MAX;
+    use crate::testing::{Cluster, key, new_topic};
 
     #[test]
     fn a_state_that_is_not_what_its_hash_says_is_not_written() {
@@ -302,6 +303,32 @@ mod tests {
 
     fn restore(bytes: &[u8]) -> Result<MetadataImage, RestoreError> {
         Metadata::restore(&mut &bytes[..]).map(|machine| machine.image())
+    }
+
+    /// To see it fail: leave its rule out of `check.rs`.
+    #[test]
+    fn a_leader_in_the_last_epoch_is_not_restored() {
+        let image = Cluster::with_topic(&[1, 2], &[1, 2], &[]).image().clone();
+        for (leader_epoch, partition_epoch, is_restored) in [
+            (7, EPOCH_MAX - 1, true),
+            (7, EPOCH_MAX, false),
+            (EPOCH_MAX, EPOCH_MAX, false),
+            (EPOCH_MAX, 7, false),
+        ] {
+            let mut image = image.clone();
+            let mut partition = image.partition(key(1, 0)).expect("there").clone();
+            partition.leader_epoch.0 = leader_epoch;
+            partition.partition_epoch.0 = partition_epoch;
+            image.put_partition(key(1, 0), partition);
+            let restored = restore(&written(&image));
+            match is_restored {
+                true => assert_eq!(restored.expect("it may lead"), image),
+                false => {
+                    let error = restored.expect_err("it could not be fenced");
+                    assert!(matches!(error, RestoreError::Inconsistent(_)), "{error}");
+                }
+            }
+        }
     }
 
     fn stream(records: Vec<Kind>) -> Vec<u8> {

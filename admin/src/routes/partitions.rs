@@ -6,12 +6,14 @@ use axum::response::Response;
 use axum::{Extension, Json};
 use quorate::{ElectionScope, ElectionType, Quorum, TopicPartition};
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use crate::fault::Fault;
+use crate::limits::request_max;
 use crate::render;
 use crate::request::{Body, Query, brokers};
 use crate::routes::image;
-use crate::turns::Turns;
+use crate::turns::{Turn, Turns};
 use crate::views::{
     CancelReassignments, ElectLeaders, Election, PartitionName, PartitionResults,
     ReassignPartitions, Reassignment,
@@ -62,13 +64,17 @@ pub(super) async fn elect(
                             topic and all"));
         }
     };
-    let one = match scope == ElectionScope::All {
-        true => Some(turns.election().await),
-        false => None,
+    let patience = quorum.config().operation_timeout();
+    let turn = match &scope {
+        ElectionScope::Partitions(_) => Turn::small(),
+        ElectionScope::Topic(name) => {
+            turns.election_of(&quorum.image().image, name, patience).await?
+        }
+        ElectionScope::All => turns.election(patience).await?,
     };
-    let elected = quorum.elect_leaders(election, scope).await?;
-    drop(one);
-    let turn = turns.about(elected.partitions.len()).await;
+    let elected = timeout(request_max(patience), quorum.elect_leaders(election, scope)).await;
+    let elected = elected.map_err(|_| Fault::change_timed_out())??;
+    // From here on it is known what was done, and nothing keeps it from being told.
     turn.answer(move || Ok(render::partition_results(elected))).await
 }
 

@@ -12,7 +12,7 @@ use crate::{Access, AccessConfig};
 #[path = "../../../loop/tests/certificates/mod.rs"]
 mod certificates;
 
-use certificates::{Authority, Files};
+pub(crate) use certificates::{Authority, Files};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const WISH: &str = r#"{"name":"t","partitions":0,"replication_factor":1}"#;
@@ -24,7 +24,7 @@ fn token_file(dir: &Path) -> std::path::PathBuf {
 }
 
 /// What a client knows and shows over TLS.
-fn connector(believes: &Files, shows: Option<&Files>) -> TlsConnector {
+pub(crate) fn connector(believes: &Files, shows: Option<&Files>) -> TlsConnector {
     use tokio_rustls::rustls::RootCertStore;
     use tokio_rustls::rustls::crypto::ring;
     use tokio_rustls::rustls::pki_types::pem::PemObject as _;

@@ -183,7 +183,7 @@ async fn whole_states_are_told_in_turns() {
     }
     drop(second);
 
-    let election = server.turns.election().await;
+    let election = server.turns.election(PATIENCE).await.ok().unwrap();
     let mut whole = asked("POST", "/v1/partitions/elect", elect("all", true.into()));
     let part = asked("POST", "/v1/partitions/elect", elect("topic", "orders".into()));
     assert_eq!(timeout(PATIENCE, part).await.unwrap().unwrap(), 200);

@@ -16,7 +16,7 @@ use super::roster::SharedRoster;
 use super::stream::PeerStream;
 use super::writing::write;
 use super::{Inbound, LinkEvent, OnLink, Presence};
-use crate::frame::{Frame, FrameError, Refusal, RefusalCode};
+use crate::frame::{FrameError, Refusal, RefusalCode};
 
 /// First and longest pause between two attempts; doubled each time, with jitter, so that a node
 /// that comes back is found soon and one that stays away costs little.
@@ -240,6 +240,7 @@ mod tests {
 
     use super::*;
     use crate::config::LoopConfig;
+    use crate::frame::Frame;
     use crate::meters::Meters;
     use crate::transport::Transport;
     use crate::transport::acceptor::Acceptor;
