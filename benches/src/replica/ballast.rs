@@ -147,7 +147,7 @@ impl Image for Ballast {
 }
 
 /// A hash that tells apart what differs by accident; nobody forges here.
-fn mixed(hash: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn mixed(hash: u64, bytes: &[u8]) -> u64 {
     bytes.chunks(8).fold(hash, |hash, chunk| {
         let mut padded = [0; 8];
         padded[..chunk.len()].copy_from_slice(chunk);
