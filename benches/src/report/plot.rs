@@ -17,7 +17,7 @@ pub(super) struct Series {
 }
 
 /// Of the picture, in its own units: all of it, and the part within the axes.
-const WIDTH: f64 = 1_000.0;
+const WIDTH: f64 = 1_060.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 80.0;
 const RIGHT: f64 = 690.0;
