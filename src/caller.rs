@@ -78,7 +78,7 @@ pub(crate) async fn write(
 /// Refuses a change while this node cannot write. Another node might take it; this one could not
 /// see what became of it.
 pub(crate) fn refuse_if_full(node: &Node<Metadata>) -> Result<(), WriteError> {
-    match node.status().storage_full {
+    match node.is_storage_full() {
         true => Err(WriteError::Unavailable {
             reason: Unavailable::StorageFull,
             waited: Duration::ZERO,
@@ -218,8 +218,8 @@ async fn once(
 /// Waits until somebody else leads, and a little longer: a leader that handed over in order still
 /// answers what it has committed. One that hangs answers nothing, and must not be waited for.
 async fn deposed(node: &Node<Metadata>, leader: NodeId) {
-    let mut watch = node.watch_status();
-    let changed = watch.wait_for(|status| status.leader.is_some_and(|now| now != leader));
+    let mut watch = node.watch_leader();
+    let changed = watch.wait_for(|known| known.leader.is_some_and(|now| now != leader));
     if changed.await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -294,8 +294,8 @@ async fn leader(
 
 /// Pauses, but not longer than the leader that refused is the one that is known.
 async fn pause_until_leader_changes(node: &Node<Metadata>, refused: NodeId, until: Instant) {
-    let mut watch = node.watch_status();
-    let changed = watch.wait_for(|status| status.leader != Some(refused));
+    let mut watch = node.watch_leader();
+    let changed = watch.wait_for(|known| known.leader != Some(refused));
     let stopped = matches!(timeout_at(until, changed).await, Ok(Err(_)));
     if stopped {
         sleep_until(until).await;

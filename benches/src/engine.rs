@@ -19,7 +19,7 @@ mod memory;
 mod open;
 mod ours;
 mod payload;
-mod theirs;
+pub(crate) mod theirs;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -7,9 +7,9 @@ use std::time::Duration;
 use quorate_engine::{ClusterId, Founding, NodeId, Voter, format};
 use serde::de::DeserializeOwned;
 
+use crate::lap::Lap;
 use crate::patience;
 use crate::process::{Failure, Process};
-use crate::replica::load::Lap;
 use crate::replica::{PATIENCE, Report};
 use crate::trio::free_port;
 
@@ -103,7 +103,12 @@ impl Fleet {
         self.ask(at, "lap")
     }
 
-    fn ask<T: DeserializeOwned>(&mut self, at: usize, question: &str) -> Result<T, Failure> {
+    /// What a replica answers, in JSON.
+    pub(crate) fn ask<T: DeserializeOwned>(
+        &mut self,
+        at: usize,
+        question: &str,
+    ) -> Result<T, Failure> {
         Ok(serde_json::from_str(&self.replicas[at].ask(question)?)?)
     }
 

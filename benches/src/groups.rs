@@ -10,9 +10,10 @@
 //! the groups that have nothing to do, fall on both alike. The nodes and the clients share the
 //! machine: three real ones have three times the processors.
 
-mod cluster;
+pub(crate) mod cluster;
 pub(crate) mod count;
 mod idle;
+pub(crate) use idle::cpu_time;
 mod throughput;
 
 use std::error::Error;

@@ -5,6 +5,7 @@
 
 mod bare;
 mod commit;
+mod compare;
 mod engine;
 mod failover;
 // Real processes on disks that fail need the same disk in both places, and what is shipped none.
@@ -12,12 +13,14 @@ mod failover;
 mod faults;
 mod fleet;
 mod groups;
+mod lap;
 mod latency;
 mod ledger;
 mod load;
 mod member;
 mod metadata;
 mod nemesis;
+mod pace;
 mod patience;
 mod phase;
 mod process;
@@ -33,7 +36,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+
+use report::Output;
 
 /// Benchmarks of Quorate.
 #[derive(Debug, Parser)]
@@ -44,12 +49,6 @@ struct Args {
     /// How rows are printed.
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,6 +62,8 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// Throughput and latency beside etcd, NATS JetStream, openraft and a bare loop.
+    Compare(compare::CompareArgs),
     /// Our log engine beside bare raft-engine: append, open and memory.
     Engine(engine::EngineArgs),
     /// The longest wait for an acknowledgement when the leader's process is killed, again and again.
@@ -101,7 +102,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let json = args.output == Output::Json;
+    let output = args.output;
     let rows = match args.command {
         Command::Member { data_dir, listen, victim } => {
             return ended(member::run(data_dir, listen, victim));
@@ -109,11 +110,12 @@ fn main() -> ExitCode {
         Command::Replica(args) => return ended(replica::run(args)),
         Command::EngineOpen(args) => return ended(engine::run_child(&args)),
         Command::MetadataState(args) => return ended(metadata::run_child(&args)),
+        Command::Compare(args) => compare::run(&args),
         Command::Engine(args) => engine::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Nemesis(args) => {
             // What it found is shown also where it is not as it should be.
-            return ended(nemesis::run(&args, |rows| report::print(rows, json)));
+            return ended(nemesis::run(&args, |rows| report::print(rows, output)));
         }
         Command::Groups(args) => groups::run(&args),
         Command::Transfer(args) => transfer::run(&args),
@@ -123,7 +125,7 @@ fn main() -> ExitCode {
     };
     match rows {
         Ok(rows) => {
-            report::print(&rows, json);
+            report::print(&rows, output);
             ExitCode::SUCCESS
         }
         Err(error) => failed(&*error),

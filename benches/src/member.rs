@@ -9,6 +9,11 @@
 //! | `begin CLIENTS PAUSE_MS` | `begun`, when the clients have begun, whatever state the quorum is in; the broker is registered as soon as it can be |
 //! | `acknowledged` | how many changes they were acknowledged |
 //! | `halt` | `halted`, when they have ended |
+//! | `serve` | `serving`, when its broker is active; nobody acts for it |
+//! | `partitions COUNT` | `created`, when there are so many, each on all brokers |
+//! | `turn ORDER` | has clients alter partitions as ordered ([`Order`], in JSON); the [`Lap`](crate::lap::Lap) |
+//! | `barrier` | `reached`, when it has applied what is committed |
+//! | `fsyncs` | fsyncs of its log until now |
 //! | `topics` | the names and ids of all topics, no older than the question |
 //! | `state` | the index that is applied, and the hash of the state at it |
 
@@ -25,6 +30,9 @@ use quorate::{
 use tokio::task::JoinHandle;
 
 use crate::bare::BareLog;
+use crate::compare::altering;
+use crate::compare::drive::{Order, drive};
+use crate::engine::counted::CountedDisk;
 use crate::faults::FaultyDisk;
 use crate::latency::Latencies;
 use crate::load::{Load, now};
@@ -53,14 +61,16 @@ pub(crate) fn run(data_dir: PathBuf, listen: SocketAddr, victim: bool) -> Result
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let config = QuorumConfig::new(&data_dir, listen);
+    let disk = Arc::<CountedDisk>::default();
     let quorum = runtime.block_on(async {
         match victim {
             true => Quorum::open_with(config, Arc::new(FaultyDisk::of_environment())).await,
-            false => Quorum::open(config).await,
+            false => Quorum::open_with(config, disk.clone()).await,
         }
     })?;
     runtime.spawn(end_with(quorum.clone()));
-    let mut member = Member { quorum, data_dir, load: None, broker: None, begun: Some(begun) };
+    let (load, broker, serving, begun) = (None, None, None, Some(begun));
+    let mut member = Member { quorum, disk, data_dir, load, broker, serving, begun };
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -82,11 +92,15 @@ async fn end_with(quorum: Quorum) {
 
 struct Member {
     quorum: Quorum,
+    /// What is counted, but for a victim.
+    disk: Arc<CountedDisk>,
     data_dir: PathBuf,
     /// Its clients.
     load: Option<Load>,
     /// Keeps the broker beside them.
     broker: Option<JoinHandle<()>>,
+    /// The broker whose partitions are altered by hand.
+    serving: Option<BrokerSession>,
     /// When the process began, until the first clients do.
     begun: Option<Duration>,
 }
@@ -104,7 +118,7 @@ impl Member {
             }
             ("load", clients) => {
                 if self.broker.is_none() {
-                    let session = register(&self.quorum, self.broker_id()?).await?;
+                    let session = altering::register(&self.quorum).await?;
                     self.broker = Some(tokio::spawn(keep(self.quorum.clone(), session)));
                 }
                 self.load(clients.parse()?, Duration::ZERO)?;
@@ -128,6 +142,24 @@ impl Member {
                 }
                 Ok("halted".to_owned())
             }
+            ("serve", "") => {
+                self.serving = Some(altering::register(&self.quorum).await?);
+                Ok("serving".to_owned())
+            }
+            ("partitions", count) => {
+                altering::create(&self.quorum, count.parse()?).await?;
+                Ok("created".to_owned())
+            }
+            ("turn", order) => {
+                let order: Order = serde_json::from_str(order)?;
+                let clients = altering::clients(&self.quorum, &order).await?;
+                Ok(serde_json::to_string(&drive(clients, &order).await?)?)
+            }
+            ("barrier", "") => {
+                self.quorum.read_index().await?;
+                Ok("reached".to_owned())
+            }
+            ("fsyncs", "") => Ok(self.disk.log_fsyncs().to_string()),
             ("topics", "") => {
                 self.quorum.read_index().await?;
                 let image = self.quorum.image().image;
@@ -175,17 +207,9 @@ async fn register_at_last(quorum: Quorum, broker: BrokerId) {
     }
 }
 
-/// A broker without data plane, active when this returns.
-async fn register(quorum: &Quorum, broker: BrokerId) -> Result<BrokerSession, Failure> {
-    let registration = Registration::without_data_plane(broker, quorum.identity().directory_id);
-    let session = quorum.register_broker(registration).await?;
-    session.active().await.map_err(|end| format!("the broker's session ended: {end:?}"))?;
-    Ok(session)
-}
-
 async fn commit(quorum: &Quorum, count: u32, bare_path: &Path) -> Result<String, Failure> {
-    let broker = BrokerId(1);
-    let session = register(quorum, broker).await?;
+    let session = altering::register(quorum).await?;
+    let broker = session.registered().broker;
     let mut bare = BareLog::create(bare_path, RECORD_BYTES, u64::from(count))?;
     let (mut commits, mut syncs) = (Latencies::new()?, Latencies::new()?);
     let mut left = count;

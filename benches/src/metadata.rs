@@ -17,7 +17,7 @@
 //! reads where the table says so. What is told is the best of a few rounds, since the others only say
 //! how busy the machine was.
 
-mod alter;
+pub(crate) mod alter;
 mod create;
 mod fence;
 mod goal;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::fleet::Fleet;
+use crate::lap::Lap;
 use crate::process::Failure;
-use crate::replica::load::Lap;
 use crate::report::Row;
 use crate::spread::Spread;
 
@@ -46,7 +46,7 @@ impl Phase {
         fleet.unknown += between.refused + lap.refused;
         eprintln!(
             "{what}: {:.0}/s for {:.1} s, {} refused, p50 {:.0} us, p99 {:.0} us, max {:.0} us",
-            lap.acknowledged as f64 / lap.seconds,
+            lap.per_second(),
             lap.seconds,
             lap.refused,
             lap.p50_us,
@@ -58,7 +58,7 @@ impl Phase {
 
     /// Proposals in a second.
     pub(crate) fn per_second(&self) -> f64 {
-        self.lap.acknowledged as f64 / self.lap.seconds
+        self.lap.per_second()
     }
 
     /// A row of the medians of such phases.

@@ -172,12 +172,7 @@ impl Process {
 
     /// CPU time of all its threads.
     pub(crate) fn cpu_time(&self) -> Result<Duration, Failure> {
-        let stat = fs::read_to_string(self.proc("stat"))?;
-        // The name before it may have blanks; user and system time are the 12th and 13th behind.
-        let (_, fields) = stat.rsplit_once(')').ok_or("/proc/PID/stat has no name")?;
-        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-        let ticks = ticks.sum::<Result<u64, _>>()?;
-        Ok(Duration::from_millis(ticks * 1_000 / USER_HZ))
+        cpu_time_of(self.child.id())
     }
 
     fn proc(&self, file: &str) -> String {
@@ -191,6 +186,16 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// CPU time of all threads of a process.
+pub(crate) fn cpu_time_of(pid: u32) -> Result<Duration, Failure> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name before it may have blanks; user and system time are the 12th and 13th behind.
+    let (_, fields) = stat.rsplit_once(')').ok_or("/proc/PID/stat has no name")?;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    let ticks = ticks.sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(ticks * 1_000 / USER_HZ))
 }
 
 /// Resident memory of a process.

@@ -8,7 +8,8 @@
 //! | `fill SEED BYTES` | proposes a command that makes state, and waits until it is applied |
 //! | `open PER_SECOND BYTES` | begins to propose at that rate, whatever becomes of it |
 //! | `closed CLIENTS BYTES` | begins to propose with so many clients |
-//! | `lap` | tells what became of the proposals since the last lap: a [`Lap`](load::Lap) |
+//! | `turn ORDER` | has clients propose as ordered ([`Order`], in JSON), and tells the [`Lap`](crate::lap::Lap) |
+//! | `lap` | tells what became of the proposals since the last lap: a [`Lap`](crate::lap::Lap) |
 //! | `halt` | ends the proposals, and tells the last lap |
 //! | `slow-disk MILLIS` | makes every fsync take longer |
 //! | `slow-apply MICROS` | makes every command take longer to apply |
@@ -27,11 +28,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use quorate_engine::{EngineConfig, Formatted, NodeId};
-use quorate_loop::{LoopConfig, Node, Service};
+use quorate_loop::{AppendMode, FIRST_GROUP, LoopConfig, Node, Service};
 use quorate_statemachine::Image as _;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
+use crate::compare::drive::{Order, drive};
+use crate::compare::opaque;
 use crate::engine::counted::CountedDisk;
 use crate::process::{Failure, Process};
 use crate::replica::ballast::Ballast;
@@ -51,6 +54,9 @@ pub(crate) struct ReplicaArgs {
     advertise: Option<String>,
     #[arg(long)]
     apply_lag_max: Option<u64>,
+    /// A leader sends entries while it writes them.
+    #[arg(long)]
+    parallel: bool,
 }
 
 /// How a node is.
@@ -67,6 +73,8 @@ pub(crate) struct Report {
     pub(crate) state_bytes: u64,
     /// Fsyncs of files since it runs.
     pub(crate) fsyncs: u64,
+    /// Those of the log among them.
+    pub(crate) log_fsyncs: u64,
 }
 
 /// Nobody calls.
@@ -89,7 +97,8 @@ pub(crate) fn run(args: ReplicaArgs) -> Result<(), Failure> {
     let disk = Arc::<CountedDisk>::default();
     let config = LoopConfig::default();
     let apply_lag_max = args.apply_lag_max.unwrap_or(config.apply_lag_max);
-    let config = LoopConfig { advertise: args.advertise, apply_lag_max, ..config };
+    let append_mode = if args.parallel { AppendMode::Parallel } else { config.append_mode };
+    let config = LoopConfig { advertise: args.advertise, apply_lag_max, append_mode, ..config };
     let formatted = Formatted::open(&args.data_dir)?;
     let engine = EngineConfig::default();
     let (silent, on) = (Arc::new(Silent), disk.clone());
@@ -129,6 +138,12 @@ impl Replica {
             }
             ["closed", clients, bytes] => {
                 self.start(Pace::Closed { clients: clients.parse()? }, bytes.parse()?)
+            }
+            ["turn", order] => {
+                let order: Order = serde_json::from_str(order)?;
+                let group = self.node.group(FIRST_GROUP).ok_or("the node is without its group")?;
+                let turn = drive(opaque::clients(&group, &order), &order);
+                Ok(serde_json::to_string(&self.runtime.block_on(turn)?)?)
             }
             ["lap"] => {
                 let load = self.load.as_ref().ok_or("nothing is proposed")?;
@@ -173,6 +188,7 @@ impl Replica {
             commands: newest.image.commands(),
             state_bytes: newest.image.state_bytes(),
             fsyncs: self.disk.fsyncs(),
+            log_fsyncs: self.disk.log_fsyncs(),
         }
     }
 }

@@ -1,5 +1,9 @@
 //! [`Row`]: one measurement, and how it is shown.
 
+mod html;
+mod plot;
+
+use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +19,8 @@ pub(crate) struct Row {
     pub(crate) what: Option<String>,
     pub(crate) nodes: u32,
     pub(crate) clients: u32,
+    /// Operations that fell due in a second, whatever became of those before.
+    pub(crate) rate: Option<u32>,
     pub(crate) payload_bytes: Option<usize>,
     pub(crate) durable: bool,
     pub(crate) ops_per_s: Option<f64>,
@@ -95,6 +101,8 @@ pub(crate) struct Row {
     pub(crate) goal: Option<String>,
     /// Ours over that of the system it is compared with; where rounds were taken, their median.
     pub(crate) ratio: Option<f64>,
+    /// The p50 of ours over that of the system it is compared with, the same way.
+    pub(crate) p50_ratio: Option<f64>,
     /// A quarter of the rounds had a smaller ratio.
     pub(crate) ratio_q1: Option<f64>,
     /// A quarter of the rounds had a greater ratio.
@@ -130,12 +138,14 @@ impl Row {
 type Cell = fn(&Row) -> Option<String>;
 
 /// The columns of a table, and their names.
-const COLUMNS: [(&str, Cell); 50] = [
+const COLUMNS: [(&str, Cell); 53] = [
     ("SYSTEM", |row| Some(row.system.clone())),
     ("MODE", |row| Some(row.mode.clone())),
     ("WHAT", |row| row.what.clone()),
     ("NODES", |row| Some(row.nodes.to_string())),
     ("CLIENTS", |row| Some(row.clients.to_string())),
+    ("DUE/S", |row| row.rate.map(|rate| rate.to_string())),
+    ("DURABLE", |row| yes_or_no(Some(row.durable))),
     ("BYTES", |row| row.payload_bytes.map(|bytes| bytes.to_string())),
     ("BATCH", |row| row.batch.map(|entries| entries.to_string())),
     ("ENTRIES", |row| row.entries.map(|entries| entries.to_string())),
@@ -184,6 +194,7 @@ const COLUMNS: [(&str, Cell); 50] = [
         let (q1, q3) = row.ratio_q1.zip(row.ratio_q3)?;
         Some(format!("{q1:.3}-{q3:.3}"))
     }),
+    ("P50 RATIO", |row| number(row.p50_ratio, 3)),
 ];
 
 fn number(value: Option<f64>, digits: usize) -> Option<String> {
@@ -194,24 +205,42 @@ fn yes_or_no(value: Option<bool>) -> Option<String> {
     value.map(|value| if value { "yes" } else { "no" }.to_owned())
 }
 
-/// Prints the rows: one JSON array on one line, or a table.
-pub(crate) fn print(rows: &[Row], json: bool) {
-    if json {
-        match serde_json::to_string(rows) {
+/// How rows are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Under each other, for people.
+    Table,
+    /// One array on one line, with every field.
+    Json,
+    /// A page with plots, which needs no other file.
+    Html,
+}
+
+/// Prints the rows.
+pub(crate) fn print(rows: &[Row], output: Output) {
+    match output {
+        Output::Table => println!("{}", table(rows)),
+        Output::Html => print!("{}", html::page(rows)),
+        Output::Json => match serde_json::to_string(rows) {
             Ok(line) => println!("{line}"),
             Err(error) => eprintln!("quorate-benches: {error}"),
-        }
-        return;
+        },
     }
-    println!("{}", table(rows));
+}
+
+/// The columns that some row fills; durability only where the rows differ in it.
+fn filled(rows: &[Row]) -> Vec<&'static (&'static str, Cell)> {
+    let differ = rows.iter().any(|row| row.durable != rows[0].durable);
+    COLUMNS
+        .iter()
+        .filter(|(name, _)| *name != "DURABLE" || differ)
+        .filter(|(_, cell)| rows.is_empty() || rows.iter().any(|row| cell(row).is_some()))
+        .collect()
 }
 
 /// The rows under each other, without the columns that none of them fills.
 fn table(rows: &[Row]) -> Table {
-    let filled: Vec<_> = COLUMNS
-        .iter()
-        .filter(|(_, cell)| rows.is_empty() || rows.iter().any(|row| cell(row).is_some()))
-        .collect();
+    let filled = filled(rows);
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(filled.iter().map(|(name, _)| *name));

@@ -17,7 +17,7 @@ use crate::proposal::Proposal;
 use crate::publish::{Published, Publisher, Updates};
 use crate::replica::Done;
 use crate::session::Session;
-use crate::status::{GroupStatus, LastAnswer};
+use crate::status::{GroupStatus, LastAnswer, Leadership};
 use crate::wait::Wait;
 
 /// One group on a node. Clones are handles to the same group; none of them keeps the node running.
@@ -43,6 +43,7 @@ struct Inner<S: StateMachine> {
     inbox: Inbox<S>,
     publisher: Arc<Publisher<S>>,
     status: watch::Receiver<GroupStatus>,
+    leadership: watch::Receiver<Leadership>,
     meters: Arc<Meters>,
 }
 
@@ -52,9 +53,10 @@ impl<S: StateMachine> Group<S> {
         inbox: Inbox<S>,
         publisher: Arc<Publisher<S>>,
         status: watch::Receiver<GroupStatus>,
+        leadership: watch::Receiver<Leadership>,
         meters: Arc<Meters>,
     ) -> Self {
-        Group(Arc::new(Inner { id, inbox, publisher, status, meters }))
+        Group(Arc::new(Inner { id, inbox, publisher, status, leadership, meters }))
     }
 
     /// Which group it is.
@@ -140,6 +142,10 @@ impl<S: StateMachine> Group<S> {
     ///
     /// [`Stopped`] when the group stops first.
     pub async fn wait_applied(&self, index: u64) -> Result<(), Stopped> {
+        // So it is wherever the caller's node leads; and many may ask at the same time.
+        if self.0.publisher.newest().applied >= index {
+            return Ok(());
+        }
         let mut applied = self.0.publisher.applied();
         let mut status = self.0.status.clone();
         tokio::select! {
@@ -174,6 +180,17 @@ impl<S: StateMachine> Group<S> {
     /// is as of the group's last change here, but for group 1, which is always told.
     pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
         self.0.status.clone()
+    }
+
+    /// Whom this node takes for the leader, to wait on: for whoever has something under way that another
+    /// leader knows nothing of. It changes with elections only, where the status does with every commit.
+    pub fn watch_leader(&self) -> watch::Receiver<Leadership> {
+        self.0.leadership.clone()
+    }
+
+    /// Whether there is no room on the disk for what is to be written, as the status says too.
+    pub fn is_storage_full(&self) -> bool {
+        self.0.status.borrow().storage_full
     }
 
     /// Waits until something is so in the group, for at most `timeout`:

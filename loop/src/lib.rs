@@ -117,7 +117,7 @@ pub use self::publish::{Published, Update, Updates};
 pub use self::replay::{Picked, ReplayError, Replayed};
 pub use self::replica::{Done, Draft, Replica, RestoreFailure, TakeFailure};
 pub use self::session::{Session, SessionProposeError};
-pub use self::status::{CoreStatus, GroupStatus, LastAnswer, Liveness, Role};
+pub use self::status::{CoreStatus, GroupStatus, LastAnswer, Leadership, Liveness, Role};
 pub use self::transport::{Service, TlsConfig, TlsError};
 pub use self::wait::{Wait, WaitError};
 pub use quorate_statemachine::{CommandId, SessionError};

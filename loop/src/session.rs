@@ -255,10 +255,10 @@ impl<'a, S: StateMachine> Tries<'a, S> {
     /// One try. It also ends, with an unknown outcome, when there is another leader: what was proposed to
     /// the old one may wait for ever.
     async fn once(&self, proposal: Proposal) -> Result<Done<S::Outcome>, ProposeError> {
-        let mut status = self.group.watch_status();
-        let term = status.borrow().term;
+        let mut leadership = self.group.watch_leader();
+        let term = leadership.borrow().term;
         let succeeded = async {
-            let newer = status.wait_for(|now| now.term > term && now.leader.is_some());
+            let newer = leadership.wait_for(|now| now.term > term && now.leader.is_some());
             newer.await.is_ok()
         };
         tokio::select! {
@@ -283,9 +283,9 @@ impl<'a, S: StateMachine> Tries<'a, S> {
             return Err(error);
         }
         self.pause = (self.pause * 2).min(PAUSE_MAX);
-        let leader = self.group.status().leader;
-        let mut status = self.group.watch_status();
-        let changes = status.wait_for(|now| now.leader.is_some() && now.leader != leader);
+        let mut leadership = self.group.watch_leader();
+        let leader = leadership.borrow().leader;
+        let changes = leadership.wait_for(|now| now.leader.is_some() && now.leader != leader);
         // Whichever comes first.
         let _ = timeout_at(at, changes).await;
         Ok(())

@@ -12,7 +12,7 @@ use crate::error::{ProposeError, ReadError};
 use crate::inbox::{Caller, ChangeCaller, GroupInput, ProposeCaller, ReadCaller, panic_text};
 use crate::membership::MembershipError;
 use crate::message::Envelope;
-use crate::status::{GroupStatus, LastAnswer, Role};
+use crate::status::{GroupStatus, LastAnswer, Leadership, Role};
 
 /// The core of a group whose callers are those of a node.
 pub(crate) type GroupCore<S> = Core<ProposeCaller<S>, ReadCaller, ChangeCaller>;
@@ -30,6 +30,8 @@ pub(crate) struct Slot<S: StateMachine> {
     /// map of many groups has small nodes.
     core: Option<Box<GroupCore<S>>>,
     status: watch::Sender<GroupStatus>,
+    /// Of the status, what changes seldom.
+    leadership: watch::Sender<Leadership>,
     /// What the published status shows.
     published: Option<Vitals>,
     /// Whether it waits for its effects to be taken.
@@ -45,16 +47,23 @@ pub(crate) struct Slot<S: StateMachine> {
 impl<S: StateMachine> Slot<S> {
     /// A group that has yet to begin.
     pub(crate) fn new(group: GroupId, status: watch::Sender<GroupStatus>) -> Self {
+        let leadership = watch::Sender::new(status.borrow().leadership());
         Slot {
             group,
             core: None,
             status,
+            leadership,
             published: None,
             is_touched: false,
             ticked: 0,
             due: 0,
             watched: 0,
         }
+    }
+
+    /// Sees every change of the leader and the term, and nothing else.
+    pub(crate) fn watch_leader(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
     }
 
     /// The group begins, at tick `now` of the loop.
@@ -163,6 +172,13 @@ impl<S: StateMachine> Slot<S> {
             let damaged = status.damaged.take().filter(|_| core.applied_index == 0);
             *status = GroupStatus { damaged, ..GroupStatus::serving(core, log_disk_bytes) };
         });
+        self.publish_leadership();
+    }
+
+    /// Publishes what the status says of the leader, if that has changed.
+    fn publish_leadership(&self) {
+        let now = self.status.borrow().leadership();
+        self.leadership.send_if_modified(|told| std::mem::replace(told, now) != now);
     }
 
     /// The log's files take another amount of room.
@@ -194,6 +210,7 @@ impl<S: StateMachine> Slot<S> {
             status.fatal.get_or_insert(reason.clone());
             (status.role, status.leader) = (Role::Follower, None);
         });
+        self.publish_leadership();
         self.stop(&ProposeError::Fatal(reason));
     }
 
@@ -222,6 +239,7 @@ impl<S: StateMachine> Slot<S> {
             }
             first
         });
+        self.publish_leadership();
     }
 }
 

@@ -131,6 +131,16 @@ pub struct GroupStatus {
     pub damaged: Option<String>,
 }
 
+/// Whom a node takes for the leader. It changes with elections and with nothing else, so that whoever
+/// waits for another leader is not woken by every commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    /// Who leads, if this node knows.
+    pub leader: Option<NodeId>,
+    /// The current term.
+    pub term: u64,
+}
+
 impl fmt::Display for GroupStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let role = match self.role {
@@ -160,6 +170,11 @@ impl fmt::Display for GroupStatus {
 }
 
 impl GroupStatus {
+    /// Whom the node takes for the leader.
+    pub(crate) fn leadership(&self) -> Leadership {
+        Leadership { leader: self.leader, term: self.term }
+    }
+
     /// Before the founding nothing is known.
     pub(crate) fn founding(log_disk_bytes: u64) -> Self {
         GroupStatus {

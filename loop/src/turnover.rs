@@ -207,8 +207,10 @@ impl<S: StateMachine> Driver<S> {
         };
         let status = GroupStatus { damaged, fatal, ..GroupStatus::founding(disk_bytes) };
         let (status, receiver) = watch::channel(status);
-        self.groups.insert(id, Slot::new(id, status));
+        let slot = Slot::new(id, status);
+        let leadership = slot.watch_leader();
+        self.groups.insert(id, slot);
         let (inbox, meters) = (self.inbox.clone(), self.meters.clone());
-        self.registry.insert(Group::new(id, inbox, publisher, receiver, meters));
+        self.registry.insert(Group::new(id, inbox, publisher, receiver, leadership, meters));
     }
 }

@@ -203,6 +203,35 @@ async fn a_single_voter_serves_and_remembers() {
     assert_eq!(cluster.add(1, 1).await.1, 13);
 }
 
+/// Thousands may wait for another leader, each with something under way. To see it fail: publish the
+/// leadership whenever the status is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_another_leader_is_woken_by_elections_and_not_by_commits() {
+    let mut cluster = Cluster::start(3, config()).await;
+    let leader = cluster.leader().await;
+    let other = 1 + leader % 3;
+    cluster.add(other, 1).await;
+    let node = cluster.nodes[&other].clone();
+    let (mut leadership, mut status) = (node.watch_leader(), node.watch_status());
+    let before = *leadership.borrow_and_update();
+    status.borrow_and_update();
+    for _ in 0..3 {
+        cluster.add(other, 1).await;
+    }
+    assert!(status.has_changed().unwrap());
+    // Where the machine is so slow that another was elected, it had to be told.
+    let was_told = leadership.has_changed().unwrap();
+    assert_eq!(was_told, *leadership.borrow() != before);
+    let old = cluster.leader().await;
+    let term = leadership.borrow_and_update().term;
+    cluster.close(old).await;
+    if old != other {
+        let newer = leadership.wait_for(|now| now.term > term && now.leader.is_some());
+        let newer = tokio::time::timeout(PATIENCE, newer).await.unwrap().unwrap();
+        assert_ne!(newer.leader, NodeId::new(old));
+    }
+}
+
 /// Far more than the loop takes in one round are waiting when it begins. To see it fail: take an event out
 /// behind a round's last one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use quorate_engine::{DefaultFileSystem, Disk, FileSystem, Handle, Permission};
 
+/// What raft-engine calls the files of its append queue.
+const LOG_EXTENSION: &str = "raftlog";
+
 type RealHandle = <DefaultFileSystem as FileSystem>::Handle;
 
 /// The real file system. Both stores run over one of their own, so that it costs both the same.
@@ -19,6 +22,8 @@ pub(crate) struct CountedDisk {
 #[derive(Debug, Default)]
 struct Syncs {
     count: AtomicU64,
+    /// Those of raft-engine's files among them.
+    of_log: AtomicU64,
     /// What each takes longer.
     delay_micros: AtomicU64,
 }
@@ -29,20 +34,27 @@ impl CountedDisk {
         self.syncs.count.load(Ordering::Relaxed)
     }
 
+    /// Those of raft-engine's log among them: neither of the witness nor of snapshots.
+    pub(crate) fn log_fsyncs(&self) -> u64 {
+        self.syncs.of_log.load(Ordering::Relaxed)
+    }
+
     /// Makes every fsync of a file take longer by so much, from now on.
     pub(crate) fn slow_down(&self, delay: Duration) {
         let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
         self.syncs.delay_micros.store(micros, Ordering::Relaxed);
     }
 
-    fn handle(&self, inner: RealHandle) -> CountedHandle {
-        CountedHandle { inner: Arc::new(inner), syncs: self.syncs.clone() }
+    fn handle(&self, path: &Path, inner: RealHandle) -> CountedHandle {
+        let is_log = path.extension().is_some_and(|extension| extension == LOG_EXTENSION);
+        CountedHandle { inner: Arc::new(inner), is_log, syncs: self.syncs.clone() }
     }
 }
 
 /// An open file.
 pub(crate) struct CountedHandle {
     inner: Arc<RealHandle>,
+    is_log: bool,
     syncs: Arc<Syncs>,
 }
 
@@ -52,11 +64,13 @@ impl FileSystem for CountedDisk {
     type Writer = <DefaultFileSystem as FileSystem>::Writer;
 
     fn create<P: AsRef<Path>>(&self, path: P) -> io::Result<CountedHandle> {
-        DefaultFileSystem.create(path).map(|handle| self.handle(handle))
+        let handle = DefaultFileSystem.create(&path)?;
+        Ok(self.handle(path.as_ref(), handle))
     }
 
     fn open<P: AsRef<Path>>(&self, path: P, permission: Permission) -> io::Result<CountedHandle> {
-        DefaultFileSystem.open(path, permission).map(|handle| self.handle(handle))
+        let handle = DefaultFileSystem.open(&path, permission)?;
+        Ok(self.handle(path.as_ref(), handle))
     }
 
     fn delete<P: AsRef<Path>>(&self, path: P) -> io::Result<()> {
@@ -93,6 +107,9 @@ impl Handle for CountedHandle {
 
     fn sync(&self) -> io::Result<()> {
         self.syncs.count.fetch_add(1, Ordering::Relaxed);
+        if self.is_log {
+            self.syncs.of_log.fetch_add(1, Ordering::Relaxed);
+        }
         let delay = Duration::from_micros(self.syncs.delay_micros.load(Ordering::Relaxed));
         let end = Instant::now() + delay;
         self.inner.sync()?;

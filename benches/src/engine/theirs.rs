@@ -19,7 +19,8 @@ const READ_ENTRIES: u64 = 1024;
 /// The one group of a store that is measured.
 const GROUP: u64 = 1;
 
-struct EntryExt;
+/// Tells raft-engine where the index of an entry is.
+pub(crate) struct EntryExt;
 
 impl MessageExt for EntryExt {
     type Entry = Entry;
@@ -38,7 +39,7 @@ impl<F: FileSystem + 'static> Theirs<F> {
     /// Opens raft-engine in `dir`, and makes it if need be.
     pub(crate) fn open(dir: &Path, file_system: Arc<F>) -> Result<Theirs<F>, Failure> {
         let dir = dir.to_str().ok_or("the path of the store is not UTF-8")?;
-        let engine = Engine::open_with_file_system(config(dir), file_system)?;
+        let engine = Engine::open_with_file_system(config(dir, &ours::config()), file_system)?;
         Ok(Theirs { engine })
     }
 
@@ -79,9 +80,9 @@ impl<F: FileSystem + 'static> Theirs<F> {
     }
 }
 
-/// The settings that our engine gives to raft-engine.
-fn config(dir: &str) -> Config {
-    let EngineConfig { target_file_size_bytes, purge_threshold_bytes, .. } = ours::config();
+/// What our engine, with these settings, gives to raft-engine.
+pub(crate) fn config(dir: &str, settings: &EngineConfig) -> Config {
+    let EngineConfig { target_file_size_bytes, purge_threshold_bytes, .. } = *settings;
     Config {
         dir: dir.to_owned(),
         recovery_mode: RecoveryMode::TolerateTailCorruption,

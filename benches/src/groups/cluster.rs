@@ -10,11 +10,11 @@ use bytes::Bytes;
 use quorate_engine::{
     ClusterId, EngineConfig, Formatted, Founding, GroupId, NodeId, Voter, format,
 };
-use quorate_loop::{Group, LoopConfig, Node, Role, Service};
+use quorate_loop::{FIRST_GROUP, Group, LoopConfig, Node, Role, Service};
+use quorate_statemachine::StateMachine;
 
 use crate::engine::counted::CountedDisk;
 use crate::groups::Failure;
-use crate::groups::count::Count;
 
 /// Nodes of the cluster, each a voter of every group.
 pub(crate) const NODES: u64 = 3;
@@ -39,17 +39,17 @@ impl Service for Silent {
 }
 
 /// Three nodes; they stop with this.
-pub(crate) struct Cluster {
-    nodes: Vec<Node<Count>>,
+pub(crate) struct Cluster<S: StateMachine> {
+    nodes: Vec<Node<S>>,
     disks: Vec<Arc<CountedDisk>>,
     voters: Vec<NodeId>,
     /// The group that is created next.
     next: u64,
 }
 
-impl Cluster {
+impl<S: StateMachine> Cluster<S> {
     /// Formats and opens them in `dir`, with place for `outstanding` proposals at one of them.
-    pub(crate) async fn start(dir: &Path, outstanding: u64) -> Result<Cluster, Failure> {
+    pub(crate) async fn start(dir: &Path, outstanding: u64) -> Result<Cluster<S>, Failure> {
         let mut config = LoopConfig::default();
         config.inbox_max = config.inbox_max.max(usize::try_from(outstanding)?);
         // Held until all are chosen, so that no port is chosen twice.
@@ -105,13 +105,13 @@ impl Cluster {
     }
 
     /// The node that leads group 1.
-    fn first_leader(&self) -> Result<&Node<Count>, Failure> {
-        let leads = |node: &&Node<Count>| node.status().role == Role::Leader;
+    fn first_leader(&self) -> Result<&Node<S>, Failure> {
+        let leads = |node: &&Node<S>| node.status().role == Role::Leader;
         self.nodes.iter().find(leads).ok_or_else(|| "group 1 has no leader".into())
     }
 
     /// A handle to the group on the node that leads it.
-    pub(crate) fn leader(&self, id: GroupId) -> Result<Group<Count>, Failure> {
+    pub(crate) fn leader(&self, id: GroupId) -> Result<Group<S>, Failure> {
         for node in &self.nodes {
             let group = handle(node, id)?;
             if group.watch_status().borrow().role == Role::Leader {
@@ -123,7 +123,7 @@ impl Cluster {
 
     /// How many of the groups each node leads.
     pub(crate) fn led(&self, ids: &[GroupId]) -> Result<Vec<usize>, Failure> {
-        let leads = |node: &Node<Count>| {
+        let leads = |node: &Node<S>| {
             let roles = ids.iter().map(|id| {
                 handle(node, *id).map(|group| group.watch_status().borrow().role == Role::Leader)
             });
@@ -132,9 +132,23 @@ impl Cluster {
         self.nodes.iter().map(|node| leads(node).map(|led| led.len())).collect()
     }
 
+    /// Waits until every node has applied what the leader of group 1 knows to be committed.
+    pub(crate) async fn catch_up(&self) -> Result<(), Failure> {
+        let committed = self.leader(FIRST_GROUP)?.status().commit_index;
+        for node in &self.nodes {
+            tokio::time::timeout(ELECTION_MAX, node.wait_applied(committed)).await??;
+        }
+        Ok(())
+    }
+
     /// Fsyncs of all nodes until now.
     pub(crate) fn fsyncs(&self) -> u64 {
         self.disks.iter().map(|disk| disk.fsyncs()).sum()
+    }
+
+    /// Those of their logs among them.
+    pub(crate) fn log_fsyncs(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.log_fsyncs()).sum()
     }
 
     /// Stops the nodes.
@@ -145,6 +159,6 @@ impl Cluster {
     }
 }
 
-fn handle(node: &Node<Count>, id: GroupId) -> Result<Group<Count>, Failure> {
+fn handle<S: StateMachine>(node: &Node<S>, id: GroupId) -> Result<Group<S>, Failure> {
     node.group(id).ok_or_else(|| format!("group {id} is not on its node").into())
 }

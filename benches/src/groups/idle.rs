@@ -7,6 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::engine::rss_bytes;
 use crate::groups::cluster::{Cluster, NODES};
+use crate::groups::count::Count;
 use crate::groups::{Failure, GroupsArgs};
 use crate::report::Row;
 
@@ -18,7 +19,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// Measures.
 pub(crate) async fn run(args: &GroupsArgs, dir: &Path) -> Result<Vec<Row>, Failure> {
-    let mut cluster = Cluster::start(dir, 0).await?;
+    let mut cluster = Cluster::<Count>::start(dir, 0).await?;
     let few = args.idle_groups / FEW;
     let mut ids = cluster.create(few).await?;
     tokio::time::sleep(SETTLE).await;

@@ -40,7 +40,7 @@ impl Side {
     /// Lets every group's client propose, one after the other, for `seconds`.
     async fn turn(
         &mut self,
-        cluster: &Cluster,
+        cluster: &Cluster<Count>,
         groups: Vec<Group<Count>>,
         seconds: f64,
     ) -> Result<(), Failure> {
@@ -117,7 +117,7 @@ pub(crate) async fn run(args: &GroupsArgs, dir: &Path) -> Result<Vec<Row>, Failu
 
 /// The clients' groups: all at the first one, or spread evenly over all.
 fn clients(
-    cluster: &Cluster,
+    cluster: &Cluster<Count>,
     ids: &[GroupId],
     count: u64,
     one: bool,

@@ -105,23 +105,25 @@ pub(super) fn wishes(state: &mut State) -> Vec<Command> {
     let image = state.image();
     let mut keys: Vec<PartitionKey> = image.partitions().map(|(key, _)| key).collect();
     state.random.shuffle(&mut keys);
-    keys.into_iter().filter_map(|key| wish(&image, key)).collect()
+    let wishes = keys.into_iter().filter_map(|key| wish(&image, key));
+    wishes.map(Command::AlterPartition).collect()
 }
 
-fn wish(image: &MetadataImage, key: PartitionKey) -> Option<Command> {
+/// What the leader of one partition wishes next; `None` while it has none.
+pub(crate) fn wish(image: &MetadataImage, key: PartitionKey) -> Option<AlterPartition> {
     let partition = image.partition(key)?;
     let leader = partition.leader?;
     let session = |id: BrokerId| {
         image.broker(id).map(|broker| BrokerSession { broker: id, epoch: broker.epoch })
     };
-    Some(Command::AlterPartition(AlterPartition {
+    Some(AlterPartition {
         sender: session(leader)?,
         partition: key,
         leader_epoch: partition.leader_epoch,
         partition_epoch: partition.partition_epoch,
         isr: next_isr(partition, leader).into_iter().map(session).collect::<Option<_>>()?,
         recovery: Recovery::Recovered,
-    }))
+    })
 }
 
 fn next_isr(partition: &Partition, leader: BrokerId) -> Vec<BrokerId> {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_loop::Node;
-use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::latency::Latencies;
+use crate::lap::{Lap, Tally};
+use crate::pace;
 use crate::process::Failure;
 use crate::replica::PATIENCE;
 use crate::replica::ballast::Ballast;
@@ -24,10 +24,6 @@ pub(crate) enum Pace {
     /// By so many clients, each of which waits for its last.
     Closed { clients: u32 },
 }
-
-/// Proposals of an open load that fall due together. What is due is proposed at once, and its
-/// latency counts from then, so that a node that stands still is not spared what it delays.
-const BURST: Duration = Duration::from_millis(1);
 
 /// After a proposal that was refused a client waits so long.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -48,47 +44,6 @@ struct Shared {
     runtime: Handle,
     stopped: AtomicBool,
     lap: Mutex<Tally>,
-}
-
-/// What became of proposals.
-struct Tally {
-    begin: Instant,
-    latencies: Latencies,
-    acknowledged: u64,
-    refused: u64,
-}
-
-/// What became of the proposals that ended since the lap before.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Lap {
-    pub(crate) seconds: f64,
-    pub(crate) acknowledged: u64,
-    /// Those that had no effect, or of which it is unknown.
-    pub(crate) refused: u64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-    pub(crate) p999_us: f64,
-    pub(crate) max_us: f64,
-}
-
-impl Tally {
-    fn new() -> Result<Tally, Failure> {
-        let (begin, latencies) = (Instant::now(), Latencies::new()?);
-        Ok(Tally { begin, latencies, acknowledged: 0, refused: 0 })
-    }
-
-    fn lap(&self) -> Lap {
-        let quantile_us = |quantile| self.latencies.quantile_us(quantile).unwrap_or_default();
-        Lap {
-            seconds: self.begin.elapsed().as_secs_f64(),
-            acknowledged: self.acknowledged,
-            refused: self.refused,
-            p50_us: quantile_us(0.5),
-            p99_us: quantile_us(0.99),
-            p999_us: quantile_us(0.999),
-            max_us: quantile_us(1.0),
-        }
-    }
 }
 
 impl Load {
@@ -145,26 +100,17 @@ impl Shared {
     }
 
     fn keep_pace(self: Arc<Self>, per_second: u32, proposing: &Proposing) {
-        let begin = Instant::now();
-        let (mut bursts, mut proposed) = (0u32, 0);
-        while !self.is_stopped() {
-            let due = begin + BURST * bursts;
-            while let Some(left) = due.checked_duration_since(Instant::now())
-                && !left.is_zero()
-            {
-                std::thread::park_timeout(left);
-            }
-            bursts += 1;
-            let wanted = f64::from(per_second) * (BURST * bursts).as_secs_f64();
-            while f64::from(proposed) < wanted {
-                proposed += 1;
+        pace::keep(
+            per_second,
+            || !self.is_stopped(),
+            |due| {
                 let (one, proposing) = (self.clone(), proposing.clone());
                 self.runtime.spawn(async move {
                     one.propose(due).await;
                     drop(proposing);
                 });
-            }
-        }
+            },
+        );
     }
 
     async fn propose_on(self: Arc<Self>) {
@@ -179,10 +125,9 @@ impl Shared {
         let is_done = self.node.propose(self.command.clone()).await.is_ok();
         let mut lap = self.lap();
         if is_done {
-            lap.acknowledged += 1;
-            lap.latencies.note(due.elapsed());
+            lap.acknowledged(due.elapsed());
         } else {
-            lap.refused += 1;
+            lap.refused(1);
         }
         is_done
     }

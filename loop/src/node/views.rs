@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::Node;
 use crate::meters::Metrics;
 use crate::publish::{Published, Updates};
-use crate::status::GroupStatus;
+use crate::status::{GroupStatus, Leadership};
 use crate::wait::Wait;
 
 impl<S: StateMachine> Node<S> {
@@ -36,6 +36,17 @@ impl<S: StateMachine> Node<S> {
     /// loop cannot publish the next, and waits.
     pub fn watch_status(&self) -> watch::Receiver<GroupStatus> {
         self.0.first.watch_status()
+    }
+
+    /// Whom this node takes for the leader of group 1; see
+    /// [`Group::watch_leader`](crate::Group::watch_leader).
+    pub fn watch_leader(&self) -> watch::Receiver<Leadership> {
+        self.0.first.watch_leader()
+    }
+
+    /// Whether there is no room on the disk for what is to be written to group 1, as the status says too.
+    pub fn is_storage_full(&self) -> bool {
+        self.0.first.is_storage_full()
     }
 
     /// Waits until something is so in group 1, for at most `timeout`; see [`Group::wait`](crate::Group::wait).
