@@ -144,6 +144,7 @@ mod tests {
             applied_index: commit_index,
             first_index: 1,
             last_index,
+            snapshot_index: 0,
             members: Arc::new(Members::default()),
             matched: Vec::new(),
             dropped: 0,

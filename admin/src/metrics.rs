@@ -43,6 +43,7 @@ fn group(text: &mut Text, status: &GroupStatus) {
         ("quorate_applied_index", "Highest index applied", status.applied_index),
         ("quorate_first_index", "First index still in the log", status.first_index),
         ("quorate_last_index", "Last index in the log", status.last_index),
+        ("quorate_snapshot_index", "Index of the newest snapshot", status.snapshot_index),
         (
             "quorate_log_disk_bytes",
             "Bytes of the log on disk, in whole files",

@@ -25,6 +25,7 @@ mod patience;
 mod phase;
 mod process;
 mod random;
+mod recovery;
 mod replica;
 mod report;
 mod spread;
@@ -78,6 +79,8 @@ enum Command {
     Straggler(straggler::StragglerArgs),
     /// Partition metadata at several sizes: memory, commands, snapshots, beside the goals.
     Metadata(metadata::MetadataArgs),
+    /// From the start of a process to a node that serves, with many entries, and with large snapshots.
+    Recovery(recovery::RecoveryArgs),
     /// Opens a store, and tells how long it took and what it holds.
     #[command(hide = true)]
     EngineOpen(engine::ChildArgs),
@@ -87,6 +90,9 @@ enum Command {
     /// One node with much state, for `transfer` and `straggler`; it obeys lines on its standard input.
     #[command(hide = true)]
     Replica(replica::ReplicaArgs),
+    /// The node of `recovery`; it obeys lines on its standard input.
+    #[command(hide = true)]
+    RecoveryNode(recovery::NodeArgs),
     /// One node of the cluster of `commit`; it obeys lines on its standard input.
     #[command(hide = true)]
     Member {
@@ -108,6 +114,7 @@ fn main() -> ExitCode {
             return ended(member::run(data_dir, listen, victim));
         }
         Command::Replica(args) => return ended(replica::run(args)),
+        Command::RecoveryNode(args) => return ended(recovery::run_node(&args)),
         Command::EngineOpen(args) => return ended(engine::run_child(&args)),
         Command::MetadataState(args) => return ended(metadata::run_child(&args)),
         Command::Compare(args) => compare::run(&args),
@@ -121,6 +128,7 @@ fn main() -> ExitCode {
         Command::Transfer(args) => transfer::run(&args),
         Command::Straggler(args) => straggler::run(&args),
         Command::Metadata(args) => metadata::run(&args),
+        Command::Recovery(args) => recovery::run(&args),
         Command::Commit { proposals, dir } => commit::run(proposals, dir),
     };
     match rows {

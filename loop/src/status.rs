@@ -109,6 +109,8 @@ pub struct GroupStatus {
     pub first_index: u64,
     /// Last index in the log.
     pub last_index: u64,
+    /// Index of the newest snapshot; 0 where there is none.
+    pub snapshot_index: u64,
     /// Who belongs to the group; empty before the founding.
     pub members: Arc<Members>,
     /// On the leader: by member id, the highest index known to be durable there. Else empty.
@@ -185,6 +187,7 @@ impl GroupStatus {
             applied_index: 0,
             first_index: 0,
             last_index: 0,
+            snapshot_index: 0,
             members: Arc::new(Members::default()),
             matched: Vec::new(),
             dropped: 0,
@@ -205,6 +208,7 @@ impl GroupStatus {
             applied_index: core.applied_index,
             first_index: core.first_index,
             last_index: core.last_index,
+            snapshot_index: core.snapshot_index,
             members: core.members,
             matched: core.matched,
             dropped: core.dropped,
