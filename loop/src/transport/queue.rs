@@ -37,12 +37,16 @@ impl Queue {
     #[expect(clippy::result_large_err, reason = "a frame that was not sent comes back as it was")]
     pub(super) fn try_send(&self, frame: Frame) -> Result<(), TrySendError<Frame>> {
         let bytes = calls_bytes(&frame);
-        // Ahead of the frame, which may be taken out at once. One that is longer than all goes alone.
-        let before = self.calls_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let sent = match before > 0 && bytes > 0 && before + bytes > CALLS_BYTES_MAX {
-            true => Err(TrySendError::Full(frame)),
-            false => self.frames.try_send(frame),
+        // One that is longer than all goes alone.
+        let fits = |waiting: usize| {
+            let all = waiting + bytes;
+            (waiting == 0 || bytes == 0 || all <= CALLS_BYTES_MAX).then_some(all)
         };
+        // Counted ahead of the frame, which may be taken out at once.
+        if self.calls_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
+            return Err(TrySendError::Full(frame));
+        }
+        let sent = self.frames.try_send(frame);
         if sent.is_err() {
             self.calls_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }

@@ -10,7 +10,7 @@ use super::partition_log::PartitionLog;
 use crate::cluster::coverage::Path;
 use crate::cluster::world::World;
 
-/// A record that was acknowledged: the hash behind it, and the first leader epoch it was acknowledged in.
+/// A record that was acknowledged: the hash behind it, and the lowest leader epoch it was acknowledged in.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     hash: u64,
@@ -82,6 +82,8 @@ impl Acknowledged {
         if !agrees || from > known {
             return Some(format!("acknowledges others than the {known} records before"));
         }
+        // An earlier leader may be the later one to do it.
+        records[from..to.min(known)].iter_mut().for_each(|it| it.epoch = it.epoch.min(epoch));
         let new = log.chain().get(known..to).unwrap_or_default();
         records.extend(new.iter().map(|&hash| Known { hash, epoch }));
         None
@@ -127,20 +129,18 @@ impl World {
             ));
         }
         if partition.recovery == Recovery::Recovering {
+            if !brokers.acknowledged.unclean.contains(&key) {
+                self.safety.violated(format!(
+                    "broker {id} leads {key} in epoch {epoch} without a guarantee, which nobody asked for"
+                ));
+            }
             if brokers.acknowledged.is_over(key, epoch) {
                 return;
             }
-            let asked = brokers.acknowledged.unclean.contains(&key);
             let lost = brokers.acknowledged.lose(key, epoch, log);
             self.coverage.went(Path::ElectedUncleanly);
             let at = self.queue.now();
             self.trace.note(at, || format!("broker {id} leads {key} uncleanly, {lost} lost"));
-            if !asked {
-                self.safety.violated(format!(
-                    "broker {id} leads {key} in epoch {epoch} without a guarantee, which nobody asked \
-                     for; {lost} records are lost"
-                ));
-            }
         } else if let Some(lack) = brokers.acknowledged.lacks((key, epoch), Some(log), false) {
             self.safety.violated(format!("broker {id} leads {key} in epoch {epoch} and {lack}"));
         }
@@ -282,6 +282,9 @@ mod tests {
         let lacks = [0, 1, 2, 3].map(|epoch| all.lacks((KEY, epoch), Some(&first), false));
         let short = Some("holds 1 of 2 records".to_owned());
         assert_eq!(lacks, [None, None, short.clone(), short]);
+        // The leader of before acknowledges late what a later one has acknowledged already.
+        assert_eq!(all.acknowledge((KEY, 1), &log(&[(0, 1), (2, 2)]), 1), None);
+        assert!(all.lacks((KEY, 1), Some(&first), false).is_some());
         assert!(!all.is_over(KEY, 2));
         all.leaders.insert((KEY, 2), (1, 1));
         assert_eq!([1, 2, u32::MAX].map(|epoch| all.is_over(KEY, epoch)), [true, false, false]);
