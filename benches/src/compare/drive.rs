@@ -17,6 +17,10 @@ const REFUSED: Duration = Duration::from_millis(1);
 /// Longest wait for the last answers of a turn.
 const LAST_ANSWER: Duration = Duration::from_secs(60);
 
+/// After the end of a turn what was due before is still begun for so long: more than a burst is not put off
+/// by a system that keeps up.
+const GRACE: Duration = Duration::from_millis(20);
+
 /// Operations that are due and that one client has not begun: where it is that far behind, the others'
 /// are put off with its, and their latencies still count from when they were due.
 const DUE_MAX: usize = 4_096;
@@ -129,7 +133,7 @@ async fn as_they_fall_due(
 ) -> Done {
     let mut done = Done::default();
     while let Some(due) = dues.recv().await {
-        if Instant::now() < end {
+        if Instant::now() < end + GRACE {
             done.operate(&mut client, due).await;
         } else {
             // It was never begun. To leave it out would hide how far behind the system is.
