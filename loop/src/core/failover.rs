@@ -1,4 +1,5 @@
-//! What a core does when the process of its leader is gone: it does not wait for the election timeout.
+//! What a core does when nobody is left to lead: it does not wait for the election timeout. The process of its
+//! leader is gone, or it starts and is the only voter.
 //!
 //! Two things keep a quick campaign from winning (trap R16). Peers that take themselves to have a
 //! leader ignore even a pre-vote, for an election timeout; so a node gives its own leader up, and each
@@ -68,6 +69,16 @@ impl<P, R, M> Core<P, R, M> {
         match rank {
             0 => self.take_turn(),
             rank => self.effects.campaign_after = Some(turns(rank)),
+        }
+    }
+
+    /// The only voter of a group has nobody to hear of first: its turn comes at once, and not an election
+    /// timeout after its start.
+    pub(super) fn begin_alone(&mut self) {
+        let raft = &self.raw.raft;
+        if raft.prs().is_singleton() && raft.promotable() {
+            self.abandoned = Abandoned { term: raft.term, turns: 1, round: Duration::ZERO };
+            self.effects.campaign_after = Some(Duration::ZERO);
         }
     }
 

@@ -219,6 +219,7 @@ impl<P, R, M> Core<P, R, M> {
             core.take_ready();
         }
         core.show_catalogue();
+        core.begin_alone();
         Ok(core)
     }
 

@@ -202,6 +202,30 @@ fn trap_R06_a_single_voter_does_not_campaign_over_a_write_in_flight() {
     assert_eq!(net.peer(1).answers.len(), 1);
 }
 
+#[test]
+fn the_only_voter_leads_again_without_waiting_for_anybody() {
+    let mut net = Net::new(&[1], &[2], config());
+    net.elect();
+    net.propose(1, 1);
+    net.settle();
+    for n in [1, 2] {
+        net.kill(n);
+        net.start(n);
+    }
+    net.settle();
+    assert_eq!([1, 2].map(|n| net.peer(n).campaign_after), [Some(std::time::Duration::ZERO), None]);
+    net.step(1, Input::Campaign);
+    net.settle();
+    assert_eq!(net.peer(1).core.status().role, Role::Leader);
+
+    let mut net = Net::new(&[1, 2, 3], &[], config());
+    net.elect();
+    net.kill(1);
+    net.start(1);
+    net.settle();
+    assert_eq!(net.peer(1).campaign_after, None, "others may lead");
+}
+
 /// To see it fail, let `MsgTimeoutNow` through to a single voter whatever is in flight, in
 /// `step_raft`: raft-rs asserts that it has persisted its log, and panics.
 #[test]
