@@ -28,6 +28,7 @@ mod random;
 mod recovery;
 mod replica;
 mod report;
+mod soak;
 mod spread;
 mod straggler;
 mod transfer;
@@ -81,6 +82,8 @@ enum Command {
     Metadata(metadata::MetadataArgs),
     /// From the start of a process to a node that serves, with many entries, and with large snapshots.
     Recovery(recovery::RecoveryArgs),
+    /// Minutes at a fixed rate: memory, disk and latency over time.
+    Soak(soak::SoakArgs),
     /// Opens a store, and tells how long it took and what it holds.
     #[command(hide = true)]
     EngineOpen(engine::ChildArgs),
@@ -129,6 +132,7 @@ fn main() -> ExitCode {
         Command::Straggler(args) => straggler::run(&args),
         Command::Metadata(args) => metadata::run(&args),
         Command::Recovery(args) => recovery::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Commit { proposals, dir } => commit::run(proposals, dir),
     };
     match rows {

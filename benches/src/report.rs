@@ -45,6 +45,8 @@ pub(crate) struct Row {
     pub(crate) gap_ms: Option<f64>,
     /// What resident memory grew by at most, beyond the state itself.
     pub(crate) rss_growth_bytes: Option<u64>,
+    /// Bytes of all files of all nodes.
+    pub(crate) disk_bytes: Option<u64>,
     /// Bytes of the state machine.
     pub(crate) state_bytes: Option<u64>,
     /// Bytes that went over the wire for it.
@@ -138,7 +140,7 @@ impl Row {
 type Cell = fn(&Row) -> Option<String>;
 
 /// The columns of a table, and their names.
-const COLUMNS: [(&str, Cell); 53] = [
+const COLUMNS: [(&str, Cell); 54] = [
     ("SYSTEM", |row| Some(row.system.clone())),
     ("MODE", |row| Some(row.mode.clone())),
     ("WHAT", |row| row.what.clone()),
@@ -163,6 +165,7 @@ const COLUMNS: [(&str, Cell); 53] = [
     ("RSS BYTES", |row| row.rss_bytes.map(|bytes| bytes.to_string())),
     ("GAP MS", |row| number(row.gap_ms, 0)),
     ("RSS GROWTH", |row| row.rss_growth_bytes.map(|bytes| bytes.to_string())),
+    ("DISK BYTES", |row| row.disk_bytes.map(|bytes| bytes.to_string())),
     ("STATE BYTES", |row| row.state_bytes.map(|bytes| bytes.to_string())),
     ("WIRE BYTES", |row| row.wire_bytes.map(|bytes| bytes.to_string())),
     ("SEED", |row| row.seed.map(|seed| seed.to_string())),
