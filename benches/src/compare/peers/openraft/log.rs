@@ -55,7 +55,7 @@ enum Done {
 impl Done {
     fn tell(self, result: &io::Result<()>) {
         let again = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
-        let result = result.as_ref().map(|()| ()).map_err(again);
+        let result = result.as_ref().copied().map_err(again);
         match self {
             Done::Log(flushed) => flushed.log_io_completed(result),
             // Whoever does not wait any more has ended.
