@@ -2,6 +2,7 @@
 //!
 //! | row | what the node finds |
 //! | --- | --- |
+//! | `history` | what so many AlterPartitions have left, with snapshots by the default settings |
 //! | `entries` | so many AlterPartitions behind the last snapshot, all of which it applies anew |
 //! | `snapshot` | a snapshot of so many partitions, and what came behind it |
 //!
@@ -31,7 +32,7 @@ const FEW_PARTITIONS: u32 = 1_000;
 /// How much is measured.
 #[derive(Debug, Args)]
 pub(crate) struct RecoveryArgs {
-    /// Entries behind the snapshot; each number is measured by itself.
+    /// AlterPartitions; each number is measured by itself, with snapshots and without.
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000, 1_000_000])]
     entries: Vec<u32>,
     /// Partitions in the snapshot; each number is measured by itself.
@@ -47,14 +48,16 @@ pub(crate) struct RecoveryArgs {
 
 /// Measures, and returns a row for each number.
 pub(crate) fn run(args: &RecoveryArgs) -> Result<Vec<Row>, Failure> {
-    let entries = args.entries.iter().map(|entries| Found::Entries(*entries));
-    let partitions = args.partitions.iter().map(|partitions| Found::Snapshot(*partitions));
-    entries.chain(partitions).map(|found| measure(found, args)).collect()
+    let history = args.entries.iter().copied().map(Found::History);
+    let entries = args.entries.iter().copied().map(Found::Entries);
+    let partitions = args.partitions.iter().copied().map(Found::Snapshot);
+    history.chain(entries).chain(partitions).map(|found| measure(found, args)).collect()
 }
 
 /// What a node finds when it starts.
 #[derive(Debug, Clone, Copy)]
 enum Found {
+    History(u32),
     Entries(u32),
     Snapshot(u32),
 }
@@ -63,29 +66,41 @@ impl Found {
     /// What the node is told, so that it finds that.
     fn order(self) -> String {
         match self {
-            Found::Entries(entries) => format!("entries {FEW_PARTITIONS} {entries}"),
+            Found::History(entries) | Found::Entries(entries) => {
+                format!("entries {FEW_PARTITIONS} {entries}")
+            }
             Found::Snapshot(partitions) => format!("snapshot {partitions}"),
         }
     }
 
-    /// How many entries a snapshot waits for while that is made.
-    fn snapshot_entries(self) -> u64 {
+    /// How many entries a snapshot waits for while that is made; `None` for as many as by default.
+    fn while_made(self) -> Option<u64> {
         match self {
-            Found::Entries(_) => u64::MAX,
-            Found::Snapshot(_) => 1,
+            Found::History(_) => None,
+            Found::Entries(_) => Some(u64::MAX),
+            Found::Snapshot(_) => Some(1),
+        }
+    }
+
+    /// The same when it is found: the next start is to find it too.
+    fn when_found(self) -> Option<u64> {
+        match self {
+            Found::History(_) | Found::Snapshot(_) => None,
+            Found::Entries(_) => Some(u64::MAX),
         }
     }
 
     fn row(self) -> Row {
         let mut row = Row::new("quorate", "processes", 1);
         let (what, partitions) = match self {
+            Found::History(_) => ("history", FEW_PARTITIONS),
             Found::Entries(_) => ("entries", FEW_PARTITIONS),
             Found::Snapshot(partitions) => ("snapshot", partitions),
         };
         row.what = Some(what.to_owned());
         row.partitions = Some(partitions.into());
         row.goal = match self {
-            Found::Entries(1_000_000) => Some("< 1000 ms".to_owned()),
+            Found::History(1_000_000) | Found::Entries(1_000_000) => Some("< 1000 ms".to_owned()),
             Found::Snapshot(1_000_000) => Some("< 3000 ms".to_owned()),
             _ => None,
         };
@@ -103,13 +118,13 @@ fn measure(found: Found, args: &RecoveryArgs) -> Result<Row, Failure> {
     let voters = vec![Voter { node_id: node, addr: listen.to_string() }];
     quorate::format(&data_dir, ClusterId::random(), node, Founding::Voters(voters))?;
     eprintln!("recovery: {}", found.order());
-    let (_, mut first) = start(&data_dir, listen, Some(found.snapshot_entries()))?;
+    let (_, mut first) = start(&data_dir, listen, found.while_made())?;
     let behind = first.ask(&found.order())?.parse()?;
     // As `kill -9` leaves it.
     drop(first);
     let mut took = Vec::new();
     for _ in 0..args.rounds {
-        let (millis, node) = start(&data_dir, listen, None)?;
+        let (millis, node) = start(&data_dir, listen, found.when_found())?;
         eprintln!("recovery: serves after {millis:.0} ms");
         took.push(millis);
         drop(node);
