@@ -289,7 +289,7 @@ mod tests {
         bytes
     }
 
-    /// To see it fail: end who was there first, or leave out what `Parcel::next` does to `slow_at`.
+    /// To see it fail: leave out what `Parcel::next` does to `slow_at`.
     #[tokio::test]
     async fn who_reads_on_is_left_to_and_the_others_wait() {
         let (pieces, beat) = (64, Duration::from_millis(25));
