@@ -50,6 +50,16 @@ pub(crate) async fn write(
     repeat: Repeat,
     timeout: Duration,
 ) -> Result<Done, WriteError> {
+    Ok(decide(node, kind, repeat, timeout).await??)
+}
+
+/// As [`write()`], and tells what the log rejected (within) from what the leader did not propose.
+pub(crate) async fn decide(
+    node: &Node<Metadata>,
+    kind: RequestKind,
+    repeat: Repeat,
+    timeout: Duration,
+) -> Result<Result<Done, Rejection>, WriteError> {
     let started = Instant::now();
     let deadline = started + timeout;
     refuse_if_full(node)?;
@@ -59,9 +69,9 @@ pub(crate) async fn write(
                 .map_err(|_| WriteError::Unknown { reason: UnknownReason::Unreadable })?;
             let seen = seen_here(node, applied.index, deadline).await;
             match outcome {
-                Outcome::Accepted(reply) => seen.map(|()| Done { index: applied.index, reply }),
+                Outcome::Accepted(reply) => seen.map(|()| Ok(Done { index: applied.index, reply })),
                 // Final, with or without the image that explains it.
-                Outcome::Rejected(rejection) => Err(rejection.into()),
+                Outcome::Rejected(rejection) => Ok(Err(rejection)),
             }
         }
         ResponseKind::Rejected(rejected) => {
@@ -312,8 +322,11 @@ async fn seen_here(node: &Node<Metadata>, index: u64, deadline: Instant) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use quorate_statemachine::{BrokerId, DirectoryId};
+
     use super::*;
     use crate::error::ErrorKind;
+    use crate::registration::Registration;
 
     #[test]
     fn trap_I18_only_what_surely_had_no_effect_is_sent_again() {
@@ -344,5 +357,22 @@ mod tests {
         assert!(matches!(refused(99), Failure::Doubtful(UnknownReason::Unreadable)));
         assert_eq!(doubtful(99), UnknownReason::Unreadable);
         assert_eq!(doubtful(Doubt::LeadershipLost as i32), UnknownReason::LeadershipLost);
+    }
+
+    /// Both are of the same code. To see it fail: have `decide` answer the two alike.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_the_log_rejects_is_told_from_what_the_leader_does() {
+        let (_dir, quorum) = crate::tests::alone().await;
+        let register = async |directories: Vec<DirectoryId>| {
+            let own = quorum.identity().directory_id;
+            let whole = Registration::without_data_plane(BrokerId(1), own);
+            let request = Registration { directories, ..whole }.to_request();
+            let request = RequestKind::Register(request);
+            decide(quorum.node(), request, Repeat::Harmless, Duration::from_secs(30)).await
+        };
+        let nil = DirectoryId(uuid::Uuid::nil());
+        let Err(WriteError::Rejected(leader)) = register(vec![nil]).await else { panic!() };
+        let Ok(Err(log)) = register(Vec::new()).await else { panic!() };
+        assert_eq!([leader.code, log.code], [ErrorCode::InvalidRegistration; 2]);
     }
 }

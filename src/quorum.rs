@@ -136,7 +136,9 @@ impl Quorum {
     /// Registers a broker and keeps its session alive.
     ///
     /// While another incarnation of the broker has a live session the newcomer waits for its end, for
-    /// one session time and the operation timeout altogether. A registration of the same incarnation
+    /// one session time and the operation timeout altogether. Where the log has another registration before
+    /// this one, which may be of a process that has died since, it waits for the end of that one's session, and
+    /// for as long again. A registration of the same incarnation
     /// twice is the same as once, so an unknown outcome is tried again too: the later one says anew what
     /// the broker's listeners, rack and directories are, and keeps its epoch and flags. Every session that
     /// came of them is one of the same registration: to shut one down shuts down the broker.
@@ -154,22 +156,28 @@ impl Quorum {
         let config = &self.inner.config;
         let cluster = self.identity().cluster_id;
         registration.check_cluster(cluster).map_err(WriteError::from)?;
-        let deadline = Instant::now() + config.session() + config.operation_timeout();
+        let patience = config.session() + config.operation_timeout();
+        let mut deadline = Instant::now() + patience;
         let done = loop {
             let request = RequestKind::Register(registration.to_request());
-            match self.write(request, Repeat::Harmless).await {
-                Ok(done) => break done,
-                Err(WriteError::Rejected(rejection))
-                    if rejection.code == ErrorCode::DuplicateBrokerRegistration =>
-                {
+            let timeout = config.operation_timeout();
+            let decided = caller::decide(&self.inner.node, request, Repeat::Harmless, timeout);
+            match decided.await {
+                Ok(Ok(done)) => break done,
+                // Another was registered meanwhile: its session has begun just now.
+                Ok(Err(rejection)) if is_duplicate(&rejection) => {
+                    deadline = Instant::now() + patience;
+                }
+                Err(WriteError::Rejected(rejection)) if is_duplicate(&rejection) => {
                     if Instant::now() >= deadline {
                         let broker = registration.broker;
                         return Err(RegisterError::SessionAlive { broker });
                     }
-                    sleep(config.session() / DUPLICATE_PAUSES_PER_SESSION).await;
                 }
+                Ok(Err(rejection)) => return Err(WriteError::from(rejection).into()),
                 Err(error) => return Err(error.into()),
             }
+            sleep(config.session() / DUPLICATE_PAUSES_PER_SESSION).await;
         };
         let Reply::BrokerRegistered { epoch } = done.reply else { return Err(unreadable().into()) };
         let rhythm = Rhythm {
@@ -390,6 +398,10 @@ impl Quorum {
     pub(crate) async fn propose_as_is(&self, command: &Command) -> Result<Done, WriteError> {
         self.write(RequestKind::Propose(command.encode()), Repeat::Never).await
     }
+}
+
+fn is_duplicate(rejection: &Rejection) -> bool {
+    rejection.code == ErrorCode::DuplicateBrokerRegistration
 }
 
 /// An answer of another kind than the question's: a fault of the leader's version.

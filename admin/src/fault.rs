@@ -70,13 +70,12 @@ impl Fault {
         )
     }
 
-    /// An election over everything waited for another one.
+    /// An election over everything, or over a large topic, waited for another such one.
     pub(crate) fn election_goes_on() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "OVERLOADED",
-            "an election over everything goes on, and nothing was changed by this one: try again when that is \
-             done, or name a topic",
+            "another large election goes on, and nothing was changed by this one: try again, or name partitions",
             true,
             FailureOutcome::NeverApplied,
         )

@@ -24,7 +24,7 @@ pub(crate) const SILENCE_SLACK: Duration = Duration::from_secs(10);
 pub(crate) const STUCK_MAX: Duration = Duration::from_secs(30);
 
 /// How long an answer may be on its way to a client that takes it slowly: for as long it holds its memory. 200 MB
-/// take that long at 14 Mbit/s.
+/// take that long at 14 Mbit/s. The server is handed no more of it then, and what it holds may take as long again.
 pub(crate) const SENDING_MAX: Duration = Duration::from_secs(120);
 
 /// What a request may take beyond the time of its operation, whose own answer says more.
@@ -43,16 +43,20 @@ pub(crate) const SMALL_ANSWER_MAX: usize = 10_000;
 /// election over everything makes one more.
 pub(crate) const WHOLE_ANSWERS_MAX: usize = 2;
 
-/// Bytes of such answers that are on their way at a time: two of the largest, and some small ones.
+/// Bytes of such answers that are on their way at a time: two of the largest, and some small ones. What came of
+/// an election over everything waits for no room: one such answer may be on its way beyond that.
 pub(crate) const ON_THE_WAY_MAX: usize = 512 << 20;
 
 /// The bytes of such an answer that are sent, and let go of, together. What the server holds of one is
 /// some 400 KiB more.
 pub(crate) const PIECE_BYTES: usize = 64 << 10;
 
-/// How long such an answer is on its way before it ends where another needs its room: 200 MB take that long at
-/// 320 Mbit/s.
-pub(crate) const UNDISTURBED: Duration = Duration::from_secs(5);
+/// The bytes a second that a reader takes of such an answer where others need its room: 8 Mbit/s.
+pub(crate) const PACE_MIN: u64 = 1 << 20;
+
+/// How far behind that pace it may be before its answer gives way. It is not ahead for having been fast before: who
+/// takes nothing more gives way after that time.
+pub(crate) const BEHIND_MAX: Duration = Duration::from_secs(5);
 
 /// How long the answer to elections may take to be made, beside all that the processors do else. There is no other
 /// limit for it: what was elected is told.

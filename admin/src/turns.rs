@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::fault::Fault;
-use crate::limits::{ON_THE_WAY_MAX, SMALL_ANSWER_MAX, UNDISTURBED, WHOLE_ANSWERS_MAX};
+use crate::limits::{BEHIND_MAX, ON_THE_WAY_MAX, SMALL_ANSWER_MAX, WHOLE_ANSWERS_MAX};
 use crate::room::{Pieces, Room};
 
 /// Who makes an answer about the whole state: a few at a time, for each takes memory and a processor in
@@ -25,39 +25,39 @@ pub(crate) struct Turns {
     /// Elections over everything: they wait for the quorum, and must not keep those back that do not.
     elections: Arc<Semaphore>,
     room: Room,
-    /// How long an answer is on its way before it gives way to the next one.
-    undisturbed: Duration,
 }
 
 /// Leave to make an answer.
 pub(crate) struct Turn {
     size: Size,
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// How much of the node's memory an answer may take.
 enum Size {
     /// So little that nobody counts it.
     Small,
-    /// Room, which readers that had so much time make.
-    Whole(Room, Duration),
+    /// Room, which it waits for.
+    Whole(Room),
+    /// Room if there is some, and otherwise more than that.
+    Elected(Room),
 }
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        Self::with(Room::new(ON_THE_WAY_MAX), UNDISTURBED)
+        Self::with(Room::new(ON_THE_WAY_MAX, BEHIND_MAX))
     }
 
-    fn with(room: Room, undisturbed: Duration) -> Self {
+    fn with(room: Room) -> Self {
         let answers = Arc::new(Semaphore::new(WHOLE_ANSWERS_MAX));
-        Self { answers, elections: Arc::new(Semaphore::new(1)), room, undisturbed }
+        Self { answers, elections: Arc::new(Semaphore::new(1)), room }
     }
 
     /// Waits for a turn. Cancel safe.
     pub(crate) async fn next(&self) -> Turn {
         // Nobody closes the semaphore; without it an answer would be made all the same.
         let permit = Arc::clone(&self.answers).acquire_owned().await.ok();
-        Turn { size: Size::Whole(self.room.clone(), self.undisturbed), _permit: permit }
+        Turn { size: Size::Whole(self.room.clone()), permit }
     }
 
     /// Waits for a turn where an answer about so many partitions takes one. Cancel safe.
@@ -74,7 +74,8 @@ impl Turns {
     }
 
     /// Waits until no other election over everything is held. Its answer waits for nothing then: what was
-    /// changed is told, and whoever reads slowly gives way at once. Cancel safe.
+    /// changed is told, if need be beyond all room; and the turn lasts until it was read then, so that there is
+    /// one such answer at a time. Cancel safe.
     ///
     /// # Errors
     ///
@@ -82,7 +83,7 @@ impl Turns {
     pub(crate) async fn election(&self, patience: Duration) -> Result<Turn, Fault> {
         let permit = timeout(patience, Arc::clone(&self.elections).acquire_owned()).await;
         let permit = permit.map_err(|_| Fault::election_goes_on())?.ok();
-        Ok(Turn { size: Size::Whole(self.room.clone(), Duration::ZERO), _permit: permit })
+        Ok(Turn { size: Size::Elected(self.room.clone()), permit })
     }
 
     /// As [`Turns::election`], of one topic; it waits only if that has as many partitions as make a whole
@@ -111,7 +112,7 @@ fn partitions_of(image: &MetadataImage, name: &str) -> usize {
 impl Turn {
     /// The turn of an answer that takes none.
     pub(crate) fn small() -> Self {
-        Self { size: Size::Small, _permit: None }
+        Self { size: Size::Small, permit: None }
     }
 
     /// Makes the answer, to its last byte, where it delays no other request. The turn ends when there is room
@@ -128,7 +129,8 @@ impl Turn {
         .await??;
         let body = match turn.size {
             Size::Small => Body::from(pieces.into_bytes()),
-            Size::Whole(room, undisturbed) => Body::new(room.send(pieces, undisturbed).await),
+            Size::Whole(room) => Body::new(room.send(pieces).await),
+            Size::Elected(room) => Body::new(room.send_at_once(pieces, turn.permit)),
         };
         Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
     }
@@ -212,8 +214,8 @@ mod tests {
     }
 
     /// A server of long answers, with room for so many of them.
-    async fn serve(answers: usize, undisturbed: Duration) -> (Turns, SocketAddr) {
-        let turns = Turns::with(Room::new(answers * (LONG + (1 << 20))), undisturbed);
+    async fn serve(answers: usize, behind_max: Duration) -> (Turns, SocketAddr) {
+        let turns = Turns::with(Room::new(answers * (LONG + (1 << 20)), behind_max));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let connections = Connections::new(listener, SILENCE_MAX, Access::default());
@@ -268,26 +270,36 @@ mod tests {
         }
     }
 
-    /// To see it fail: have `Room::send` end nobody's way, the newest one, or one that is undisturbed yet.
+    /// To see it fail: have `Room::send` end nobody's way, or all that are slow, or one before its time.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn who_reads_slowly_gives_way_where_there_is_no_room_and_the_oldest_first() {
+    async fn who_reads_slowly_gives_way_where_there_is_no_room_and_no_more_than_need_be() {
         let time = Duration::from_secs(1);
         let (_turns, addr) = serve(2, time).await;
         let since = Instant::now();
         let (first, second) = (begin(addr, "/").await, begin(addr, "/").await);
         assert_eq!(read(begin(addr, "/").await).await, LONG + 2);
-        assert!(since.elapsed() >= time, "the first was left its time");
-        assert_eq!(read(second).await, LONG + 2);
-        assert!(read(first).await < LONG);
+        assert!(since.elapsed() >= time, "both were left their time");
+        let both = [read(first).await, read(second).await];
+        assert_eq!(both.into_iter().filter(|read| *read == LONG + 2).count(), 1, "{both:?}");
     }
 
-    /// To see it fail: have the answer of an election wait for room as any.
+    /// To see it fail: have the answer of an election wait for room as any, also behind another that waits, or
+    /// have it end others.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_came_of_an_election_is_told_at_once() {
-        let (_turns, addr) = serve(2, Duration::from_secs(3_600)).await;
+        let (turns, addr) = serve(2, Duration::from_secs(3_600)).await;
         let (first, second) = (begin(addr, "/").await, begin(addr, "/").await);
+        let third = tokio::spawn(async move { read(begin(addr, "/").await).await });
+        timeout(PATIENCE, turns.room.is_waited_for()).await.unwrap();
         assert_eq!(read(begin(addr, "/elected").await).await, LONG + 2);
-        assert_eq!(read(second).await, LONG + 2);
-        assert!(read(first).await < LONG);
+        // One that is not read yet keeps the next election back, which would be one more beyond all room.
+        let elected = begin(addr, "/elected").await;
+        assert!(turns.election(BRIEF).await.is_err());
+        assert_eq!(read(elected).await, LONG + 2);
+        assert!(turns.election(PATIENCE).await.is_ok());
+        for reader in [first, second] {
+            assert_eq!(read(reader).await, LONG + 2);
+        }
+        assert_eq!(third.await.unwrap(), LONG + 2);
     }
 }

@@ -78,8 +78,9 @@ fn ageing(partition: &Partition) -> &'static str {
     match partition.is_spent() {
         false => "",
         true => {
-            "; the partition has used up its epochs, and the last ones are for when brokers fail: move its \
-             records to a topic that is new before the very last closes it"
+            "; the partition has used up its epochs, so that nobody is taken into the ISR any more, and the last \
+             ones are for when brokers fail: move its records to a topic that is new before the very last \
+             closes it"
         }
     }
 }
@@ -112,9 +113,9 @@ fn remedy(image: &MetadataImage, partition: &Partition) -> String {
     }
     if partition.is_spent() {
         return format!(
-            "no replica is known to have all that was acknowledged: start one of the brokers {} that does; an \
-             unclean election is refused, since the partition has used up its epochs but for when brokers \
-             fail",
+            "no replica is known to have all that was acknowledged, and an unclean election is refused, since \
+             its epochs are used up: bring its records from the disks of {} into a topic that is new, and \
+             delete this one",
             list(&partition.replicas)
         );
     }
@@ -137,11 +138,17 @@ fn absence(image: &MetadataImage, partition: &Partition, id: BrokerId) -> String
     if partition.is_closed() {
         return "the partition is closed, and nobody is taken in any more".into();
     }
-    let Some(broker) = image.broker(id) else {
-        return match partition.is_spent() {
-            false => "it is not registered: start the broker, or reassign the partition".into(),
-            true => "it is not registered: start the broker".into(),
-        };
+    let broker = image.broker(id);
+    // Without a leader, who has a claim to it comes in by an election.
+    let has_claim = partition.elr.contains(&id) || partition.last_known_leader == Some(id);
+    let may_lead = partition.leader.is_none() && broker.is_some() && has_claim;
+    if partition.is_spent() && !may_lead {
+        return "the partition has used up its epochs, and nobody is taken in any more: move its records to a \
+                topic that is new"
+            .into();
+    }
+    let Some(broker) = broker else {
+        return "it is not registered: start the broker, or reassign the partition".into();
     };
     let state = if broker.fenced {
         "its broker is fenced: start it, or look why it does not reach the quorum"
@@ -276,6 +283,9 @@ mod tests {
         assert!(led.starts_with("broker 1 leads; the partition has used up its epochs"), "{led}");
         assert!(led.contains("move its records to a topic that is new"), "{led}");
         cluster.fence(2);
+        let taken_in = "the partition has used up its epochs, and nobody is taken in any more: move its records \
+                        to a topic that is new";
+        assert_eq!(told(&cluster).missing[0].why, taken_in);
         cluster.fence(1);
         assert_eq!(cluster.partition().partition_epoch.0, EPOCH_MAX);
         let closed = told(&cluster);
@@ -292,13 +302,34 @@ mod tests {
             assert_eq!(missing.why, "the partition is closed, and nobody is taken in any more");
         }
 
-        // Nobody has a claim to it, and some epochs are left: for whoever comes back.
+        // Who has a claim to it is to be started, and leads.
+        let mut cluster = aged(100, true);
+        cluster.fence(2);
+        cluster.fence(1);
+        let left = told(&cluster);
+        assert!(left.why.contains("start one of [1]"), "{}", left.why);
+        assert!(left.missing[0].why.starts_with("its broker is fenced: start it"));
+        assert_eq!(left.missing[1].why, taken_in);
+        cluster.unfence(1);
+        assert_eq!(cluster.partition().leader, Some(BrokerId(1)));
+
+        // Nobody has: some epochs are left, and whoever starts does not lead.
         let mut cluster = aged(100, false);
         cluster.accept(Command::UnregisterBroker { broker: BrokerId(2), epoch: None });
         let lost = told(&cluster);
-        assert!(lost.why.contains("start one of the brokers [1, 2] that does"), "{}", lost.why);
-        assert!(lost.why.contains("unclean election is refused"), "{}", lost.why);
-        assert_eq!(lost.missing[1].why, "it is not registered: start the broker");
+        let why = "nobody leads; no replica is known to have all that was acknowledged, and an unclean election \
+                   is refused, since its epochs are used up: bring its records from the disks of [1, 2] into a \
+                   topic that is new, and delete this one";
+        assert_eq!(lost.why, why);
+        assert_eq!(lost.missing[1].why, taken_in);
+        for id in [1, 2] {
+            cluster.restart(id, 2, &[]);
+            cluster.unfence(id);
+        }
+        let elect = ElectLeaders { election: ElectionType::Unclean, partitions: vec![key(1, 0)] };
+        cluster.accept(Command::ElectLeaders(elect));
+        assert_eq!(cluster.partition().leader, None);
+        assert_eq!(told(&cluster).why, why);
     }
 
     #[test]

@@ -103,7 +103,8 @@ fn check_follows(registered: Option<&Broker>, register: &RegisterBroker) -> Resu
     Err(Rejection::new(
         ErrorCode::DuplicateBrokerRegistration,
         format!(
-            "broker {} was registered or unregistered by somebody else meanwhile: register again, and              stop the other process if there is one",
+            "broker {} was registered or unregistered by somebody else meanwhile: register again, and stop the \
+             other process if there is one",
             register.broker
         ),
     ))

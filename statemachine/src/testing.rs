@@ -124,6 +124,7 @@ impl Cluster {
         let rejection = self.apply(command).outcome.into_result().expect_err("rejected");
         let message = &rejection.message;
         assert!(message.contains(": ") && !message.ends_with('.'), "no remedy: {message}");
+        assert!(!message.contains("  "), "a gap: {message}");
         rejection.code
     }
 
