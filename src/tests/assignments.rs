@@ -147,6 +147,8 @@ async fn whoever_is_slow_is_told_once_and_misses_nothing() {
     quorum.create_topic(assigned("new", &[&[2, 3]])).await.unwrap();
     drop(cluster.sessions.remove(&1));
     let last = quorum.fence_broker(BrokerId(1)).await.unwrap().index;
+    // An image can be seen a moment before the watchers are told of it; what is applied, they were told.
+    quorum.wait(PATIENCE).applied(last).await.unwrap();
     let image = quorum.image().image;
     let update = next(&mut slow).await;
     assert_eq!(update.index, last);
