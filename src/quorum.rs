@@ -157,7 +157,7 @@ impl Quorum {
         let cluster = self.identity().cluster_id;
         registration.check_cluster(cluster).map_err(WriteError::from)?;
         let patience = config.session() + config.operation_timeout();
-        let mut deadline = Instant::now() + patience;
+        let (mut deadline, mut is_extended) = (Instant::now() + patience, false);
         let done = loop {
             let request = RequestKind::Register(registration.to_request());
             let timeout = config.operation_timeout();
@@ -165,10 +165,12 @@ impl Quorum {
             match decided.await {
                 Ok(Ok(done)) => break done,
                 // Another was registered meanwhile: its session has begun just now.
-                Ok(Err(rejection)) if is_duplicate(&rejection) => {
-                    deadline = Instant::now() + patience;
+                Ok(Err(rejection)) if is_duplicate(&rejection) && !is_extended => {
+                    (deadline, is_extended) = (Instant::now() + patience, true);
                 }
-                Err(WriteError::Rejected(rejection)) if is_duplicate(&rejection) => {
+                Ok(Err(rejection)) | Err(WriteError::Rejected(rejection))
+                    if is_duplicate(&rejection) =>
+                {
                     if Instant::now() >= deadline {
                         let broker = registration.broker;
                         return Err(RegisterError::SessionAlive { broker });

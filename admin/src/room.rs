@@ -81,17 +81,14 @@ impl Room {
         self.on_its_way(pieces, places)
     }
 
-    /// Sends without waiting: where there is no room now, beyond it, and with the `turn` of the answer, which
-    /// lasts to its last piece then. So as many are beyond it as there are turns.
+    /// Sends without waiting, beyond the room, so that it gives way to nobody; with the `turn` of the answer,
+    /// which lasts to its last piece. So as many are beyond it as there are turns.
     pub(crate) fn send_at_once(
         &self,
         pieces: Pieces,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Sending {
-        match Arc::clone(&self.places).try_acquire_many_owned(self.wanted(&pieces)) {
-            Ok(places) => self.on_its_way(pieces, Some(places)),
-            Err(_) => Sending(Arc::new(Mutex::new(self.parcel(pieces, turn)))),
-        }
+        Sending(Arc::new(Mutex::new(self.parcel(pieces, turn))))
     }
 
     /// The places for these pieces. What is larger than nearly all the room has that much of it.
@@ -343,11 +340,11 @@ mod tests {
 
     /// To see it fail: have it wait for places, or let go of the turn when it is sent, or before its last piece.
     #[tokio::test]
-    async fn what_is_sent_at_once_needs_no_room_and_keeps_its_turn_without() {
+    async fn what_is_sent_at_once_needs_no_room_gives_way_to_nobody_and_keeps_its_turn() {
         let turns = Arc::new(Semaphore::new(1));
         let turn = async || Arc::clone(&turns).acquire_owned().await.ok();
         let room = room(16, PATIENCE);
-        let mut placed = room.send_at_once(answer(10), turn().await);
+        let mut placed = room.send(answer(10)).await;
         assert_eq!((turns.available_permits(), room.places.available_permits()), (1, 6));
         // Who waits for many takes what there is, and keeps nobody back.
         let waits = room.send(answer(14));

@@ -74,7 +74,7 @@ impl Turns {
     }
 
     /// Waits until no other election over everything is held. Its answer waits for nothing then: what was
-    /// changed is told, if need be beyond all room; and the turn lasts until it was read then, so that there is
+    /// changed is told, beyond all room; and the turn lasts until it was read, so that there is
     /// one such answer at a time. Cancel safe.
     ///
     /// # Errors

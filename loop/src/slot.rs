@@ -166,18 +166,21 @@ impl<S: StateMachine> Slot<S> {
             return;
         }
         self.published = Some(vitals);
-        let core = core.status();
-        self.status.send_modify(|status| {
-            // The first snapshot brings what was set aside.
-            let damaged = status.damaged.take().filter(|_| core.applied_index == 0);
-            *status = GroupStatus { damaged, ..GroupStatus::serving(core, log_disk_bytes) };
-        });
-        self.publish_leadership();
+        let mut now = GroupStatus::serving(core.status(), log_disk_bytes);
+        // The first snapshot brings what was set aside.
+        now.damaged = self.status.borrow().damaged.clone().filter(|_| now.applied_index == 0);
+        // Ahead of the status: who reads a leader there, and waits here for another, is not told of the one before.
+        self.tell_leadership(now.leadership());
+        self.status.send_replace(now);
     }
 
     /// Publishes what the status says of the leader, if that has changed.
     fn publish_leadership(&self) {
         let now = self.status.borrow().leadership();
+        self.tell_leadership(now);
+    }
+
+    fn tell_leadership(&self, now: Leadership) {
         self.leadership.send_if_modified(|told| std::mem::replace(told, now) != now);
     }
 

@@ -85,7 +85,7 @@ async fn obey(quorum: &Quorum, line: &str) -> Result<String, Failure> {
         }
         "snapshot" => {
             let sessions = create(quorum, number()?).await?;
-            let filled = quorum.status().applied_index;
+            let filled = quorum.image().index;
             // A snapshot waits until so much was applied that it is worth its bytes.
             while quorum.status().snapshot_index < filled {
                 alter_all(quorum, PARTITIONS_AT_ONCE).await?;
@@ -94,7 +94,7 @@ async fn obey(quorum: &Quorum, line: &str) -> Result<String, Failure> {
         }
         _ => return Err(format!("`{line}` is no order").into()),
     }
-    let status = quorum.status();
+    let status = quorum.wait(PATIENCE).applied(quorum.image().index).await?;
     Ok((status.applied_index - status.snapshot_index).to_string())
 }
 

@@ -73,11 +73,12 @@ impl<P, R, M> Core<P, R, M> {
     }
 
     /// The only voter of a group has nobody to hear of first: its turn comes at once, and not an election
-    /// timeout after its start.
+    /// timeout after its start. Again, where raft-rs waits until a change of the members is applied that is
+    /// committed already.
     pub(super) fn begin_alone(&mut self) {
         let raft = &self.raw.raft;
         if raft.prs().is_singleton() && raft.promotable() {
-            self.abandoned = Abandoned { term: raft.term, turns: 1, round: Duration::ZERO };
+            self.abandoned = Abandoned { term: raft.term, turns: TURNS, round: TURN };
             self.effects.campaign_after = Some(Duration::ZERO);
         }
     }

@@ -247,7 +247,7 @@ impl Turn {
             self.due.extend(std::iter::repeat_n(now, free));
             return free;
         };
-        let due = ((now - self.begin).as_secs_f64() * f64::from(rate)) as u64;
+        let due = ((now - self.begin).as_secs_f64() * f64::from(rate)) as u64 + 1;
         let count = free.min(usize::try_from(due.saturating_sub(self.begun)).unwrap_or(free));
         for _ in 0..count {
             self.due.push_back(self.due_at(self.begun, rate));
@@ -263,7 +263,7 @@ impl Turn {
     /// When the next operation is due, where that is not when the last is done.
     fn next_due(&self) -> Option<Instant> {
         let rate = self.order.rate?;
-        (self.due.len() < self.order.clients as usize).then(|| self.due_at(self.begun + 1, rate))
+        (self.due.len() < self.order.clients as usize).then(|| self.due_at(self.begun, rate))
     }
 
     fn is_over(&self) -> bool {
