@@ -423,8 +423,14 @@ impl<P, R, M> Core<P, R, M> {
             return true;
         }
         let progress = self.raw.raft.prs().get(member);
-        let follows =
-            progress.is_some_and(|p| p.matched > 0 && p.state == raft::ProgressState::Replicate);
+        let last = self.raw.raft.raft_log.last_index();
+        // Behind a snapshot raft-rs probes with an append. Where that, or its answer, is lost and the member
+        // lacks nothing, it sends none again: in a group where nothing is proposed, never.
+        let follows = progress.is_some_and(|p| match p.state {
+            raft::ProgressState::Replicate => p.matched > 0,
+            raft::ProgressState::Probe => p.matched == last,
+            raft::ProgressState::Snapshot => false,
+        });
         follows && self.is_live(member) && self.behind(member) <= BEHIND_MAX
     }
 
