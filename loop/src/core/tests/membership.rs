@@ -263,6 +263,54 @@ fn a_wiped_node_comes_back_in_its_own_place() {
     assert_eq!(net.peer(gone).applied.last().unwrap().1[..], 7u64.to_le_bytes());
 }
 
+/// The append by which raft-rs probes a member behind its snapshot is lost, and nothing is proposed. To see it
+/// fail: let `has_caught_up` ask for `Replicate` alone.
+#[test]
+fn whoever_lacks_nothing_is_promoted_though_its_probe_was_lost() {
+    let (mut net, leader) = three();
+    let [gone, _] = others(leader);
+    net.kill(gone);
+    net.tick_all(config().election_ticks + 2);
+    assert_eq!(join(&mut net, leader, gone, None), Ok(4));
+    let mut lost = 0;
+    for _ in 0..20 {
+        for n in 1..=3 {
+            net.step(n, Input::Tick);
+            if std::mem::take(&mut net.peer(n).snapshot_wanted) {
+                net.take_snapshot(n);
+            }
+        }
+        let mut quiet = false;
+        while !quiet {
+            quiet = true;
+            for n in 1..=3 {
+                net.sync(n);
+                net.transfer_snapshots(n);
+            }
+            for link in net.links.keys().copied().collect::<Vec<_>>() {
+                if link == (leader, gone) {
+                    let queue = net.links.get_mut(&link).unwrap();
+                    let before = queue.len();
+                    queue.retain(|message| !is_probe(message));
+                    lost += before - queue.len();
+                }
+                quiet &= !net.deliver(link.0, link.1);
+            }
+        }
+    }
+    assert!(lost > 0, "there was none to lose");
+    assert_eq!(role_on(&mut net, leader, gone), Some(MemberRole::Voter));
+}
+
+fn is_probe(message: &PeerMessage) -> bool {
+    match message {
+        PeerMessage::Raft(message) => {
+            message.get_msg_type() == MessageType::MsgAppend && message.entries.is_empty()
+        }
+        _ => false,
+    }
+}
+
 fn join_over_a_live_one(net: &mut Net, leader: u64, n: u64) -> Result<(), MembershipError> {
     let binding = Binding {
         node_id: node(n),
