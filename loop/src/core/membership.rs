@@ -424,8 +424,9 @@ impl<P, R, M> Core<P, R, M> {
         }
         let progress = self.raw.raft.prs().get(member);
         let last = self.raw.raft.raft_log.last_index();
-        // Behind a snapshot raft-rs probes with an append. Where that, or its answer, is lost and the member
-        // lacks nothing, it sends none again: in a group where nothing is proposed, never.
+        // raft-rs leaves `Probe` only when a member has acknowledged more than before. One that lacks nothing, behind
+        // a snapshot whose acknowledgement overtook the report of its transfer, or a connection that broke, has no more
+        // to acknowledge until something is proposed.
         let follows = progress.is_some_and(|p| match p.state {
             raft::ProgressState::Replicate => p.matched > 0,
             raft::ProgressState::Probe => p.matched == last,
