@@ -12,10 +12,14 @@ use crate::frame::Frame;
 /// have their own windows, and share their entries with the log.
 const CALLS_BYTES_MAX: usize = 64 << 20;
 
+/// Of requests and answers, those that are not counted: the number of frames bounds them, and the answer to
+/// a heartbeat is not lost because of some long answers ahead of it.
+const SHORT_BYTES_MAX: usize = 1 << 10;
+
 /// The end that frames are put into.
 pub(super) struct Queue {
     frames: mpsc::Sender<Frame>,
-    /// Of what waits, the payloads of requests and answers.
+    /// Of what waits, the payloads of requests and answers that are not short.
     calls_bytes: Arc<AtomicUsize>,
 }
 
@@ -82,7 +86,11 @@ impl Waiting {
 
 fn calls_bytes(frame: &Frame) -> usize {
     match frame {
-        Frame::Call { payload, .. } | Frame::Reply { payload, .. } => payload.len(),
+        Frame::Call { payload, .. } | Frame::Reply { payload, .. }
+            if payload.len() > SHORT_BYTES_MAX =>
+        {
+            payload.len()
+        }
         _ => 0,
     }
 }
@@ -97,7 +105,8 @@ mod tests {
         Frame::Reply { request: 1, payload: Bytes::from(vec![0; bytes]) }
     }
 
-    /// To see it fail: count no bytes, or do not give back those of a frame that had no room.
+    /// To see it fail: count no bytes, or those of short answers too, or do not give back those of a frame
+    /// that had no room.
     #[tokio::test]
     async fn answers_that_nobody_takes_are_bounded_by_bytes_and_other_frames_are_not_held_up() {
         let (queue, mut waiting) = queue(100);
@@ -106,21 +115,23 @@ mod tests {
         assert!(queue.try_send(reply(half)).is_ok());
         for _ in 0..2 {
             assert!(matches!(
-                queue.try_send(reply(1)),
+                queue.try_send(reply(SHORT_BYTES_MAX + 1)),
                 Err(TrySendError::Full(Frame::Reply { .. }))
             ));
         }
-        assert!(queue.try_send(Frame::Alive).is_ok());
-        assert_eq!(queue.len(), 3);
+        for frame in [Frame::Alive, reply(SHORT_BYTES_MAX)] {
+            assert!(queue.try_send(frame).is_ok());
+        }
+        assert_eq!(queue.len(), 4);
         assert_eq!(waiting.next().await, Some(reply(half)));
         assert!(queue.try_send(reply(half)).is_ok());
-        for frame in [reply(half), Frame::Alive, reply(half)] {
+        for frame in [reply(half), Frame::Alive, reply(SHORT_BYTES_MAX), reply(half)] {
             assert_eq!(waiting.next_now(), Some(frame));
         }
         assert_eq!(waiting.next_now(), None);
         // Nothing waits any more, nothing is counted; and what is longer than all goes alone.
         assert!(queue.try_send(reply(CALLS_BYTES_MAX + 1)).is_ok());
-        assert!(queue.try_send(reply(1)).is_err());
+        assert!(queue.try_send(reply(SHORT_BYTES_MAX + 1)).is_err());
         drop(queue);
         assert_eq!(waiting.next().await, Some(reply(CALLS_BYTES_MAX + 1)));
         assert_eq!(waiting.next().await, None);
