@@ -143,11 +143,10 @@ impl<S: StateMachine> Group<S> {
     /// [`Stopped`] when the group stops first.
     pub async fn wait_applied(&self, index: u64) -> Result<(), Stopped> {
         // So it is wherever the caller's node leads; and many may ask at the same time.
-        let mut applied = self.0.publisher.applied();
-        // Not the image: it is there a moment before the watchers are told.
-        if *applied.borrow_and_update() >= index {
+        if self.0.publisher.has_applied(index) {
             return Ok(());
         }
+        let mut applied = self.0.publisher.applied();
         let mut status = self.0.status.clone();
         tokio::select! {
             reached = applied.wait_for(|applied| *applied >= index) => {

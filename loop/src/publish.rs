@@ -69,6 +69,11 @@ impl<S: StateMachine> Publisher<S> {
         self.newest.load_full()
     }
 
+    /// Whether all up to `index` is applied, and the watchers were told: the image is there a moment before that.
+    pub(crate) fn has_applied(&self, index: u64) -> bool {
+        *self.applied.borrow() >= index
+    }
+
     /// The applied index, to wait on.
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
