@@ -241,8 +241,10 @@ mod tests {
     /// Reads on to the end, and says how many bytes of the body came.
     async fn read(mut stream: TcpStream) -> usize {
         let mut answer = Vec::new();
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
         // A connection that was ended may be reset.
-        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+        let is_reset = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
+        assert!(ended.map_or_else(is_reset, |_| true));
         let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
         let head = String::from_utf8_lossy(&answer[..end]);
         let length = format!("content-length: {}", LONG + 2);
