@@ -73,6 +73,10 @@ pub(crate) struct CompareArgs {
     /// Which systems; all by default. One that is not there is told and left out.
     #[arg(long, value_enum, value_delimiter = ',')]
     systems: Vec<System>,
+    /// Which rows of these systems, by what they do (`session`); all by default. Not found, it says which
+    /// there are. For a profile of one.
+    #[arg(long, value_delimiter = ',')]
+    what: Vec<String>,
     /// Clients, each with one operation under way; each number is measured by itself. At most as many as
     /// a leader of Quorate takes requests at a time.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 1_024, 4_096, 8_192],
@@ -120,6 +124,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Vec<Row>, Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut sides = start(args, &Rc::new(runtime), dir.path())?;
+    choose(&mut sides, &args.what)?;
     let warm_up = Order {
         clients: 1,
         payload_bytes: args.payload.first().copied().unwrap_or(1),
@@ -137,6 +142,16 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Vec<Row>, Failure> {
         }
     }
     Ok(rows)
+}
+
+/// Leaves out all but the rows that are wanted.
+fn choose(sides: &mut Vec<Side>, wanted: &[String]) -> Result<(), Failure> {
+    let there: Vec<&str> = sides.iter().map(|side| side.name.what).collect();
+    if let Some(unknown) = wanted.iter().find(|what| !there.contains(&what.as_str())) {
+        return Err(format!("no row does `{unknown}`; there are: {}", there.join(", ")).into());
+    }
+    sides.retain(|side| wanted.is_empty() || wanted.iter().any(|what| what == side.name.what));
+    Ok(())
 }
 
 /// Measures one number of clients. Sides whose operations have a size of their own are left out but

@@ -76,6 +76,15 @@ fn every_side_has_its_rows_and_one_fsync_a_node() {
 }
 
 #[test]
+fn a_row_that_there_is_not_is_told_with_those_that_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = compare(dir.path(), &["--what", "bare,sessions"]).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && words.contains("no row does `sessions`"), "{words}");
+    assert!(words.contains("session, alter-partition, bare"), "{words}");
+}
+
+#[test]
 fn what_falls_due_is_done_and_shown() {
     let dir = tempfile::tempdir().unwrap();
     let open = ["--clients", "4", "--payload", "64", "--rate", "100"];

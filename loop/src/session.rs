@@ -136,8 +136,12 @@ impl<S: StateMachine> Session<S> {
         within: Duration,
     ) -> Result<Applied<S::Outcome>, SessionProposeError> {
         let mut tries = Tries::new(&self.0.group, within);
-        let number = timeout_at(tries.deadline, self.number()).await;
-        let number = number.map_err(|_| SessionProposeError::NotApplied(ProposeError::TimedOut))?;
+        let number = match self.number_now() {
+            Some(number) => number,
+            None => timeout_at(tries.deadline, self.number())
+                .await
+                .map_err(|_| SessionProposeError::NotApplied(ProposeError::TimedOut))?,
+        };
         let mut doubt = false;
         loop {
             let session = Some(SessionStep::Command(number.id()));
@@ -189,11 +193,17 @@ impl<S: StateMachine> Session<S> {
         loop {
             // Before looking, so that no end of a command in between is missed.
             let finished = self.0.finished.notified();
-            if let Some(sequence) = self.0.numbers().next() {
-                return Number { session: &self.0, sequence };
+            if let Some(number) = self.number_now() {
+                return number;
             }
             finished.await;
         }
+    }
+
+    /// The next number, if it is within the window.
+    fn number_now(&self) -> Option<Number<'_, S>> {
+        let sequence = self.0.numbers().next()?;
+        Some(Number { session: &self.0, sequence })
     }
 }
 
