@@ -155,15 +155,22 @@ impl Inner {
                     in_place(&self.registrations, unregistering).await
                 }
                 Ok(decided) if is_the_senders_to_decide(&decided) => {
-                    self.in_slot(propose(&node, &decided)).await
+                    match self.slots.try_acquire() {
+                        Ok(_place) => propose(&node, &decided).await,
+                        Err(_) => Refusal::Overloaded.into(),
+                    }
                 }
                 Ok(_) | Err(_) => Refusal::Unsupported.into(),
             },
         }
     }
 
-    async fn in_slot(&self, work: impl Future<Output = Response>) -> Response {
-        in_place(&self.slots, work).await
+    /// For what is asked seldom: on the heap, or every request would have as much room as the largest.
+    fn in_slot<'a>(
+        &'a self,
+        work: impl Future<Output = Response> + Send + 'a,
+    ) -> Pin<Box<dyn Future<Output = Response> + Send + 'a>> {
+        Box::pin(in_place(&self.slots, work))
     }
 
     async fn to_duties(&self, call: impl FnOnce(oneshot::Sender<Response>) -> Call) -> Response {
