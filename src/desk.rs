@@ -154,6 +154,7 @@ impl Inner {
                         self.to_duties(|reply| Call::Unregister(broker, epoch, reply));
                     in_place(&self.registrations, unregistering).await
                 }
+                // Asked far more often than the rest, and so with no more room than it needs.
                 Ok(decided) if is_the_senders_to_decide(&decided) => {
                     match self.slots.try_acquire() {
                         Ok(_place) => propose(&node, &decided).await,
@@ -165,7 +166,7 @@ impl Inner {
         }
     }
 
-    /// For what is asked seldom: on the heap, or every request would have as much room as the largest.
+    /// On the heap, or every request would have as much room as the largest.
     fn in_slot<'a>(
         &'a self,
         work: impl Future<Output = Response> + Send + 'a,
@@ -284,6 +285,7 @@ pub(crate) fn rejected_with(code: ErrorCode, message: String, index: u64) -> Res
 
 #[cfg(test)]
 mod tests {
+    use quorate_statemachine::TopicId;
 
     use super::*;
     use crate::wire::{CreateTopicRequest, Empty, HeartbeatRequest, RegisterRequest};
@@ -339,6 +341,9 @@ mod tests {
 
         let slots = desk.inner.slots.try_acquire_many(REQUESTS_MAX as u32).unwrap();
         assert_eq!(ask(RequestKind::ReadIndex(Empty {})).await, overloaded);
+        let topic = TopicId(uuid::Uuid::nil());
+        let proposing = RequestKind::Propose(Command::DeleteTopic { topic }.encode());
+        assert_eq!(ask(proposing.clone()).await, overloaded);
         // Whoever registers has the places of its own kind, and no more of them.
         let registering: Vec<_> = (0..REGISTRATIONS_MAX)
             .map(|_| tokio::spawn(ask(RequestKind::Register(RegisterRequest::default()))))
@@ -356,6 +361,9 @@ mod tests {
         assert_eq!(beating.await.unwrap(), Refusal::NotLeader.into());
 
         drop((slots, waiting));
+        let answer = ask(proposing).await;
+        assert!(matches!(answer.kind, Some(ResponseKind::Applied(_))), "{answer:?}");
+        assert_eq!(desk.inner.slots.available_permits(), REQUESTS_MAX);
         for one in registering {
             assert_eq!(one.await.unwrap(), Doubt::Stopped.into());
         }

@@ -33,6 +33,7 @@ mod server;
 mod side;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -73,8 +74,8 @@ pub(crate) struct CompareArgs {
     /// Which systems; all by default. One that is not there is told and left out.
     #[arg(long, value_enum, value_delimiter = ',')]
     systems: Vec<System>,
-    /// Which rows of these systems, by what they do (`session`); all by default. Not found, it says which
-    /// there are. For a profile of one.
+    /// Which rows of these systems, by what they do (`session`); all by default. For a profile of one:
+    /// ratios are to `opaque`, and there are none without it.
     #[arg(long, value_delimiter = ',')]
     what: Vec<String>,
     /// Clients, each with one operation under way; each number is measured by itself. At most as many as
@@ -146,9 +147,10 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Vec<Row>, Failure> {
 
 /// Leaves out all but the rows that are wanted.
 fn choose(sides: &mut Vec<Side>, wanted: &[String]) -> Result<(), Failure> {
-    let there: Vec<&str> = sides.iter().map(|side| side.name.what).collect();
-    if let Some(unknown) = wanted.iter().find(|what| !there.contains(&what.as_str())) {
-        return Err(format!("no row does `{unknown}`; there are: {}", there.join(", ")).into());
+    let there: BTreeSet<&str> = sides.iter().map(|side| side.name.what).collect();
+    if let Some(unknown) = wanted.iter().find(|what| !there.contains(what.as_str())) {
+        let there = there.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(format!("no row does `{unknown}`; there are: {there}").into());
     }
     sides.retain(|side| wanted.is_empty() || wanted.iter().any(|what| what == side.name.what));
     Ok(())

@@ -75,7 +75,8 @@ pub struct LoopConfig {
     /// that a frame of the largest size is read while another is stepped. Beyond it the connection is not read, and the peer
     /// feels it. A peer has two connections: the one that it made, and the one that this node made.
     pub peer_inbox_bytes_max: usize,
-    /// Messages that wait for one peer's connection; default 16,384, at least 16. Beyond it they
+    /// Messages that wait for one peer's connection; default 16,384, at least 16. Requests and answers among
+    /// them that are longer than 1 KiB take 64 MiB together at most. Beyond it they
     /// are dropped and counted; Raft sends them again. At an election each group of the node may
     /// have one at the same time: with more groups, have it above their number.
     pub peer_queue_max: usize,

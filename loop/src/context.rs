@@ -91,9 +91,7 @@ impl Context {
     /// When not every byte is understood: this version must not go on, since others may have.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Context, ContextError> {
         let wire = ContextWire::decode(bytes).map_err(|e| ContextError(e.to_string()))?;
-        // Nothing is longer than what is known of it, unless there is more, or it stands there twice or at
-        // greater length than it need.
-        if wire.encoded_len() != bytes.len() {
+        if !wire.is_all_of(bytes) {
             return Err(ContextError("it says more than is known here".into()));
         }
         match wire.session {
@@ -103,6 +101,22 @@ impl Context {
             Some(session) => Ok(Context::Session(session.try_into()?)),
             None if wire.steps.is_empty() => Ok(Context::None),
             None => Ok(Context::Change(Change::of_wire(&wire.steps)?)),
+        }
+    }
+}
+
+impl ContextWire {
+    /// Whether these bytes say what it says, in the one way in which it is said, and nothing else.
+    fn is_all_of(&self, bytes: &[u8]) -> bool {
+        // That of a session's command is read at each commit, and fits.
+        let mut encoded = [0; 64];
+        let mut room = &mut encoded[..];
+        match self.encode(&mut room) {
+            Ok(()) => {
+                let left = room.len();
+                encoded[..encoded.len() - left] == *bytes
+            }
+            Err(_) => self.encode_to_vec() == bytes,
         }
     }
 }
@@ -181,17 +195,21 @@ mod tests {
     #[test]
     fn what_is_not_understood_to_the_last_byte_is_an_error() {
         for bad in [
-            &[0x12, 2, 8, 4][..],                   // a kind of a later version
-            &[0x12, 0],                             // no kind
-            &[0x12, 4, 8, 1, 16, 7],                // opens one that has a number already
-            &[0x12, 6, 8, 3, 16, 7, 24, 1],         // closes a command
-            &[0x12, 4, 8, 1, 40, 1],                // a number of a later version
-            &[0x12, 2, 8, 1, 0x1a, 0],              // a field of a later version
-            &[0x0a, 4, 8, 4, 16, 2, 0x12, 2, 8, 1], // a change of the membership as well
-            &[0x12, 9],                             // cut short
-            &[0x0a, 4, 8, 4, 16, 2, 0x1a, 0],       // a change, and a field of a later version
-            &[0x0a, 6, 8, 4, 16, 2, 32, 1],         // a step with a field of a later version
-            &[0x4a, 0],                             // of a kind of a later version
+            &[0x12, 2, 8, 4][..],                        // a kind of a later version
+            &[0x12, 0],                                  // no kind
+            &[0x12, 4, 8, 1, 16, 7],                     // opens one that has a number already
+            &[0x12, 6, 8, 3, 16, 7, 24, 1],              // closes a command
+            &[0x12, 4, 8, 1, 40, 1],                     // a number of a later version
+            &[0x12, 2, 8, 1, 0x1a, 0],                   // a field of a later version
+            &[0x0a, 4, 8, 4, 16, 2, 0x12, 2, 8, 1],      // a change of the membership as well
+            &[0x12, 9],                                  // cut short
+            &[0x12, 4, 16, 7, 8, 3],                     // in another order
+            &[0x12, 2, 8, 1, 0x12, 2, 8, 1],             // twice
+            &[0x12, 3, 8, 0x81, 0],                      // at greater length than it need
+            &[0x12, 6, 8, 0x81, 0x80, 0x80, 0x80, 0x10], // a kind that fits no field of 32 bits
+            &[0x0a, 4, 8, 4, 16, 2, 0x1a, 0],            // a change, and a field of a later version
+            &[0x0a, 6, 8, 4, 16, 2, 32, 1],              // a step with a field of a later version
+            &[0x4a, 0],                                  // of a kind of a later version
         ] {
             assert!(Context::decode(bad).is_err(), "{bad:?}");
         }

@@ -416,8 +416,8 @@ impl<P, R, M> Core<P, R, M> {
         }
     }
 
-    /// Whether a learner has all but the last entries, and takes them as they come. One that waits for
-    /// its first snapshot has nothing, however short the log is.
+    /// Whether a learner has all but the last entries and takes them as they come, or lacks nothing. One that
+    /// waits for its first snapshot has nothing, however short the log is.
     fn has_caught_up(&self, member: u64) -> bool {
         if mutation::is(Bug::PromotedBehind) {
             return true;

@@ -8,12 +8,12 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::frame::Frame;
 
-/// What requests and answers of the application may wait for one connection, in bytes. Messages of Raft
-/// have their own windows, and share their entries with the log.
+/// What requests and answers of the application may wait for one connection, in bytes, but for short ones.
+/// Messages of Raft have their own windows, and share their entries with the log.
 const CALLS_BYTES_MAX: usize = 64 << 20;
 
-/// Of requests and answers, those that are not counted: the number of frames bounds them, and the answer to
-/// a heartbeat is not lost because of some long answers ahead of it.
+/// Of requests and answers, the longest that is not counted: the number of frames bounds them (16 MiB by
+/// default), and the answer to a heartbeat is not lost because of some long answers ahead of it.
 const SHORT_BYTES_MAX: usize = 1 << 10;
 
 /// The end that frames are put into.
@@ -109,7 +109,7 @@ mod tests {
     /// that had no room.
     #[tokio::test]
     async fn answers_that_nobody_takes_are_bounded_by_bytes_and_other_frames_are_not_held_up() {
-        let (queue, mut waiting) = queue(100);
+        let (queue, mut waiting) = queue(4);
         let half = CALLS_BYTES_MAX / 2;
         assert!(queue.try_send(reply(half)).is_ok());
         assert!(queue.try_send(reply(half)).is_ok());
@@ -129,6 +129,16 @@ mod tests {
             assert_eq!(waiting.next_now(), Some(frame));
         }
         assert_eq!(waiting.next_now(), None);
+        // Nor is anything counted of a frame for which there is no place.
+        for _ in 0..4 {
+            assert!(queue.try_send(Frame::Alive).is_ok());
+        }
+        assert!(queue.try_send(reply(half)).is_err());
+        while waiting.next_now().is_some() {}
+        for _ in 0..2 {
+            assert!(queue.try_send(reply(half)).is_ok());
+        }
+        while waiting.next_now().is_some() {}
         // Nothing waits any more, nothing is counted; and what is longer than all goes alone.
         assert!(queue.try_send(reply(CALLS_BYTES_MAX + 1)).is_ok());
         assert!(queue.try_send(reply(SHORT_BYTES_MAX + 1)).is_err());

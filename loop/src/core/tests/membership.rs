@@ -264,15 +264,13 @@ fn a_wiped_node_comes_back_in_its_own_place() {
     assert_eq!(net.peer(gone).applied.last().unwrap().1[..], 7u64.to_le_bytes());
 }
 
-/// The member's acknowledgement of its snapshot overtakes the report that it was sent, and nothing is proposed: raft-rs
-/// goes on probing. To see it fail: let `has_caught_up` ask for `Replicate` alone.
-#[test]
-fn whoever_lacks_nothing_is_promoted_though_raft_rs_probes_it() {
-    let (mut net, leader) = three();
+/// A node whose member 4 has just acknowledged its first snapshot, all of the log, before the leader is told
+/// that the file was sent: from then on raft-rs probes it.
+fn acknowledged_ahead(net: &mut Net, leader: u64) -> u64 {
     let [gone, _] = others(leader);
     net.kill(gone);
     net.tick_all(config().election_ticks + 2);
-    assert_eq!(join(&mut net, leader, gone, None), Ok(4));
+    assert_eq!(join(net, leader, gone, None), Ok(4));
     net.take_snapshot(leader);
     let sent = (0..100).find_map(|_| {
         net.step(leader, Input::Tick);
@@ -291,10 +289,40 @@ fn whoever_lacks_nothing_is_promoted_though_raft_rs_probes_it() {
     let from = node(leader);
     net.step(gone, Input::SnapshotReceived { from, message, members, catalogue });
     net.settle();
+    gone
+}
+
+/// How raft-rs sends to member 4, what that has acknowledged, and where the log of the leader ends.
+fn progress_of_4(net: &mut Net, leader: u64) -> (raft::ProgressState, u64, u64) {
+    let core = &net.peer(leader).core;
+    let progress = core.raw.raft.prs().get(4).unwrap();
+    (progress.state, progress.matched, core.status().last_index)
+}
+
+/// The member's acknowledgement of its snapshot overtakes the report that it was sent, and nothing is proposed: raft-rs
+/// goes on probing. To see it fail: let `has_caught_up` ask for `Replicate` alone.
+#[test]
+fn whoever_lacks_nothing_is_promoted_though_raft_rs_probes_it() {
+    let (mut net, leader) = three();
+    let gone = acknowledged_ahead(&mut net, leader);
     net.step(leader, Input::SnapshotSent { to: node(gone), received: true });
-    let progress = net.peer(leader).core.raw.raft.prs().get(4).unwrap();
-    assert_eq!((progress.state, progress.matched), (raft::ProgressState::Probe, 4));
-    assert_eq!(net.peer(leader).core.status().last_index, 4);
+    assert_eq!(progress_of_4(&mut net, leader), (raft::ProgressState::Probe, 4, 4));
+    net.tick_all(8);
+    assert_eq!(role_on(&mut net, leader, gone), Some(MemberRole::Voter));
+}
+
+/// To see it fail: have `has_caught_up` take a probed one for whatever it has acknowledged.
+#[test]
+fn whoever_lacks_an_entry_is_not_promoted_while_raft_rs_probes_it() {
+    let (mut net, leader) = three();
+    let gone = acknowledged_ahead(&mut net, leader);
+    net.propose(leader, 9);
+    net.settle_but(gone);
+    net.step(leader, Input::SnapshotSent { to: node(gone), received: true });
+    // Its disk is slow, and it answers.
+    net.tick_all_but(gone, 8);
+    assert_eq!(progress_of_4(&mut net, leader), (raft::ProgressState::Probe, 4, 5));
+    assert_eq!(role_on(&mut net, leader, gone), Some(MemberRole::Learner));
     net.tick_all(8);
     assert_eq!(role_on(&mut net, leader, gone), Some(MemberRole::Voter));
 }
