@@ -26,7 +26,7 @@ use crate::error::ProposeError;
 use crate::founding::Founding;
 use crate::frame::{Frame, RefusalCode};
 use crate::groups::Groups;
-use crate::heartbeats::Heartbeats;
+use crate::heartbeats::{Heard, Heartbeats};
 use crate::inbox::{Event, Inbox, panic_text};
 use crate::joining::LetIn;
 use crate::log_writer::{self, LogWork};
@@ -302,9 +302,8 @@ impl<S: StateMachine> Driver<S> {
             }
             Event::Heartbeats { from, kind, beats, permit } => {
                 for beat in beats {
-                    let (group, message) = (beat.group, beat.into_message(kind));
-                    let message = PeerMessage::Raft(message);
-                    self.groups.step_heartbeat(group, (from, message), &mut self.heartbeats);
+                    let heard = Heard { from, kind, beat };
+                    self.groups.step_heartbeat(heard, &mut self.heartbeats);
                 }
                 drop(permit);
             }

@@ -7,9 +7,8 @@ use quorate_statemachine::StateMachine;
 
 use crate::core::Input;
 use crate::error::ProposeError;
-use crate::heartbeats::Heartbeats;
+use crate::heartbeats::{Heard, Heartbeats};
 use crate::inbox::GroupInput;
-use crate::message::PeerMessage;
 use crate::slot::{GroupCore, GroupEffects, Slot, answer};
 use crate::status::LastAnswer;
 
@@ -88,15 +87,14 @@ impl<S: StateMachine> Groups<S> {
     }
 
     /// As [`Groups::step`], for a heartbeat or its answer.
-    pub(crate) fn step_heartbeat(
-        &mut self,
-        group: GroupId,
-        (from, message): (NodeId, PeerMessage),
-        out: &mut Heartbeats,
-    ) {
+    pub(crate) fn step_heartbeat(&mut self, heard: Heard, out: &mut Heartbeats) {
+        let group = heard.beat.group;
         let Some(slot) = self.slots.get_mut(&group) else { return };
-        match slot.step(Input::Peer { from, message }, self.now) {
-            Ok(()) => self.pass_by(group, out),
+        if slot.hear_again(&heard, self.now, out) {
+            return;
+        }
+        match slot.step_heartbeat(&heard, self.now) {
+            Ok(()) => self.pass_by(group, Some(heard), out),
             Err(reason) => self.fail(group, &reason),
         }
     }
@@ -104,7 +102,10 @@ impl<S: StateMachine> Groups<S> {
     /// Touches a group that was stepped, unless it only beats or answers a beat: then that is taken at
     /// once, while all of the group is at hand. With thousands of groups, coming back to each of them
     /// would cost most of what an idle one costs.
-    fn pass_by(&mut self, group: GroupId, out: &mut Heartbeats) {
+    ///
+    /// What is said now, to what was `heard` or of itself, may be said again if nothing else happens
+    /// until then: see [`Quiescence`](crate::quiescence::Quiescence).
+    fn pass_by(&mut self, group: GroupId, heard: Option<Heard>, out: &mut Heartbeats) {
         let Some(slot) = self.slots.get_mut(&group) else { return };
         if slot.is_touched {
             return;
@@ -112,7 +113,9 @@ impl<S: StateMachine> Groups<S> {
         match slot.take_heartbeats() {
             Ok(None) => self.touch(group),
             Ok(Some(envelopes)) => {
-                self.put_ticks_off(group);
+                slot.put_ticks_off();
+                slot.settle(heard, &envelopes, self.now);
+                self.watch(group);
                 for envelope in envelopes {
                     // None comes back: they are nothing but heartbeats.
                     if let Some(envelope) = out.gather(group, envelope) {
@@ -124,11 +127,9 @@ impl<S: StateMachine> Groups<S> {
         }
     }
 
-    /// Puts off the ticks of a group that would be without effect, and sees to it that it is looked at
-    /// for the next one that is not.
-    fn put_ticks_off(&mut self, group: GroupId) {
+    /// Sees to it that a group is looked at for the tick that it must see next.
+    fn watch(&mut self, group: GroupId) {
         let Some(slot) = self.slots.get_mut(&group) else { return };
-        slot.put_ticks_off();
         // It stands where it did, if that is no later: it is looked at then, and put off again.
         if slot.is_running() && (slot.watched <= self.now || slot.due() < slot.watched) {
             slot.watched = slot.due();
@@ -141,11 +142,11 @@ impl<S: StateMachine> Groups<S> {
         let mut failed = Vec::new();
         for (group, slot) in &mut self.slots {
             match slot.step(input(), self.now) {
-                Ok(()) if !slot.is_touched && slot.is_running() => {
-                    slot.is_touched = true;
-                    self.touched.push(*group);
+                Ok(()) => {
+                    if slot.is_running() && slot.touch() {
+                        self.touched.push(*group);
+                    }
                 }
-                Ok(()) => {}
                 Err(reason) => failed.push((*group, reason)),
             }
         }
@@ -177,10 +178,14 @@ impl<S: StateMachine> Groups<S> {
             slot.watched = slot.due();
             return self.watched.entry(slot.due()).or_default().push(group);
         }
+        if slot.beat_again(self.now, out) {
+            slot.watched = slot.due();
+            return self.watched.entry(slot.due()).or_default().push(group);
+        }
         // Until it is put off again: now, or when its effects are taken, before the next tick.
         slot.watched = 0;
         match slot.tick_to(self.now) {
-            Ok(()) => self.pass_by(group, out),
+            Ok(()) => self.pass_by(group, None, out),
             Err(reason) => self.fail(group, &reason),
         }
     }
@@ -197,10 +202,7 @@ impl<S: StateMachine> Groups<S> {
 
     /// Has the effects of a group taken in this round.
     pub(crate) fn touch(&mut self, group: GroupId) {
-        if let Some(slot) = self.slots.get_mut(&group)
-            && !slot.is_touched
-        {
-            slot.is_touched = true;
+        if self.slots.get_mut(&group).is_some_and(Slot::touch) {
             self.touched.push(group);
         }
     }
@@ -251,7 +253,8 @@ impl<S: StateMachine> Groups<S> {
         let Some(slot) = self.slots.get_mut(&group) else { return };
         slot.publish(log_disk_bytes);
         let has_more = slot.has_more();
-        self.put_ticks_off(group);
+        slot.put_ticks_off();
+        self.watch(group);
         if has_more {
             self.touch(group);
         }
@@ -303,3 +306,6 @@ impl<S: StateMachine> Groups<S> {
         self.slots.values_mut().for_each(|slot| slot.stop(error));
     }
 }
+
+#[cfg(test)]
+mod tests;

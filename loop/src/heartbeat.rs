@@ -58,6 +58,11 @@ impl Heartbeat {
         })
     }
 
+    /// Whether `answer` is that of the member which this one was for, in its term.
+    pub(crate) fn is_answered_by(&self, answer: &Heartbeat) -> bool {
+        (self.group, self.to, self.term) == (answer.group, answer.from, answer.term)
+    }
+
     /// The message of this `kind` that says it.
     pub(crate) fn into_message(self, kind: MessageType) -> Message {
         let mut message = Message::default();

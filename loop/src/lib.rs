@@ -77,6 +77,7 @@ mod node;
 mod proposal;
 mod publish;
 mod purges;
+mod quiescence;
 mod reconcile;
 mod recovered;
 mod registry;

@@ -4,14 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use quorate_engine::GroupId;
 use quorate_statemachine::StateMachine;
+use raft::eraftpb::MessageType;
 use tokio::sync::watch;
 
 use crate::catalogue_change::CatalogueError;
 use crate::core::{Core, Effects, Input, Vitals};
 use crate::error::{ProposeError, ReadError};
+use crate::heartbeat::Heartbeat;
+use crate::heartbeats::{Heard, Heartbeats};
 use crate::inbox::{Caller, ChangeCaller, GroupInput, ProposeCaller, ReadCaller, panic_text};
 use crate::membership::MembershipError;
-use crate::message::Envelope;
+use crate::message::{Envelope, PeerMessage};
+use crate::quiescence::Quiescence;
 use crate::status::{GroupStatus, LastAnswer, Leadership, Role};
 
 /// The core of a group whose callers are those of a node.
@@ -42,6 +46,8 @@ pub(crate) struct Slot<S: StateMachine> {
     /// is never later.
     due: u64,
     pub(crate) watched: u64,
+    /// What it says and hears over and over, while nothing else happens.
+    quiescence: Option<Box<Quiescence>>,
 }
 
 impl<S: StateMachine> Slot<S> {
@@ -58,6 +64,7 @@ impl<S: StateMachine> Slot<S> {
             ticked: 0,
             due: 0,
             watched: 0,
+            quiescence: None,
         }
     }
 
@@ -76,6 +83,12 @@ impl<S: StateMachine> Slot<S> {
     /// nothing but its clocks.
     pub(crate) fn due(&self) -> u64 {
         self.due
+    }
+
+    /// Its effects are to be taken: what it said before does not count any more. Whether that is news.
+    pub(crate) fn touch(&mut self) -> bool {
+        self.quiescence = None;
+        !std::mem::replace(&mut self.is_touched, true)
     }
 
     /// Puts the next ticks off for as long as that is without effect.
@@ -115,6 +128,7 @@ impl<S: StateMachine> Slot<S> {
     ///
     /// Why the group must stop.
     pub(crate) fn step(&mut self, input: GroupInput<S>, now: u64) -> Result<(), String> {
+        self.quiescence = None;
         self.tick_to(now)?;
         match &mut self.core {
             Some(core) => caught(|| core.step(input)),
@@ -125,6 +139,94 @@ impl<S: StateMachine> Slot<S> {
                 Ok(())
             }
         }
+    }
+
+    /// As [`Slot::step`], for a heartbeat or its answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Slot::step`].
+    pub(crate) fn step_heartbeat(&mut self, heard: &Heard, now: u64) -> Result<(), String> {
+        let quiescence = self.quiescence.take();
+        self.step(heard.input(), now)?;
+        // An answer may be one that was waited for; nothing else leaves things as they were.
+        self.quiescence = quiescence.filter(|_| heard.kind == MessageType::MsgHeartbeatResponse);
+        Ok(())
+    }
+
+    /// Hears what was heard before, and nothing else happened since: the core need not be asked what it
+    /// says to that. Whether it was so.
+    pub(crate) fn hear_again(&mut self, heard: &Heard, now: u64, out: &mut Heartbeats) -> bool {
+        let Some(quiescence) = &mut self.quiescence else { return false };
+        match heard.kind {
+            MessageType::MsgHeartbeat => match quiescence.answer_to(now, heard) {
+                Some((ticks, answer)) => {
+                    self.stand_still(ticks);
+                    out.answer(heard.from, answer);
+                    true
+                }
+                None => false,
+            },
+            _ => quiescence.is_answered(heard),
+        }
+    }
+
+    /// Beats as the last time, if everybody answered as ever and nothing else happened. Whether it was
+    /// so.
+    pub(crate) fn beat_again(&mut self, now: u64, out: &mut Heartbeats) -> bool {
+        let Some(quiescence) = &mut self.quiescence else { return false };
+        let Some(ticks) = quiescence.beat(now, |to, beat| out.beat(to, beat)) else { return false };
+        self.stand_still(ticks);
+        true
+    }
+
+    /// Whether it would say again what it said before.
+    #[cfg(test)]
+    pub(crate) fn is_quiescent(&self) -> bool {
+        self.quiescence.as_ref().is_some_and(|quiescence| quiescence.is_settled())
+    }
+
+    /// The ticks that the core has seen.
+    #[cfg(test)]
+    pub(crate) fn core_ticks(&self) -> u64 {
+        self.core.as_ref().map_or(0, |core| core.ticks())
+    }
+
+    /// These ticks the core does not see: the timers that they would move were set back.
+    fn stand_still(&mut self, ticks: u64) {
+        self.ticked += ticks;
+        self.due += ticks;
+    }
+
+    /// Remembers what is said at tick `now` to what was heard, or as a beat, if that is all there is: it
+    /// may be so again. Not where anything is under way, whose deadline comes nearer.
+    pub(crate) fn settle(&mut self, heard: Option<Heard>, said: &[Envelope], now: u64) {
+        let quiescence = self.quiescence.take();
+        let Some(core) = self.core.as_ref().filter(|core| !core.is_waiting()) else { return };
+        let say = |envelope: &Envelope| match &envelope.message {
+            PeerMessage::Raft(said) => Some((envelope.to, Heartbeat::of(self.group, said)?)),
+            _ => None,
+        };
+        let Some(mut said) = said.iter().map(say).collect::<Option<Vec<_>>>() else { return };
+        self.quiescence = match heard {
+            Some(heard) if heard.kind == MessageType::MsgHeartbeatResponse => {
+                quiescence.filter(|_| said.is_empty()).map(|mut quiescence| {
+                    quiescence.came_to_nothing(heard);
+                    quiescence
+                })
+            }
+            Some(heard) => match (said.pop(), said.pop()) {
+                (Some((to, answer)), None) if to == heard.from => {
+                    Some(Box::new(Quiescence::of_follower(now, heard, answer)))
+                }
+                _ => None,
+            },
+            None => {
+                let period = core.heartbeat_period();
+                let beats_next = !said.is_empty() && self.due == now + period;
+                beats_next.then(|| Box::new(Quiescence::of_leader(now, period, said)))
+            }
+        };
     }
 
     /// What the core wants done; `None` when the group does not run.

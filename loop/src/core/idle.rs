@@ -64,17 +64,7 @@ impl<P, R, M> Core<P, R, M> {
     /// A leader beats and looks for its quorum, a follower campaigns or gives its leader up, and what waits has deadlines.
     pub(crate) fn idle_ticks(&self) -> u64 {
         let raft = &self.raw.raft;
-        let waits = !self.proposals.is_idle()
-            || !self.reads.is_idle()
-            || !self.outbox.is_idle()
-            || self.arrived.is_some()
-            || self.installing.is_some()
-            || self.storage_full
-            || self.has_members_to_change()
-            || !self.catalogue_changes.is_empty()
-            || raft.lead_transferee.is_some()
-            || self.has_more();
-        if waits {
+        if self.is_waiting() {
             return 0;
         }
         let until_election = |timeout: usize| timeout.saturating_sub(raft.election_elapsed);
@@ -89,6 +79,31 @@ impl<P, R, M> Core<P, R, M> {
             _ => usize::MAX,
         };
         (until as u64).saturating_sub(1).min(PUT_OFF_MAX)
+    }
+
+    /// The ticks that it has seen.
+    #[cfg(test)]
+    pub(crate) fn ticks(&self) -> u64 {
+        self.now
+    }
+
+    /// Whether anything is under way, which ends by a tick if by nothing else.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.proposals.is_idle()
+            || !self.reads.is_idle()
+            || !self.outbox.is_idle()
+            || self.arrived.is_some()
+            || self.installing.is_some()
+            || self.storage_full
+            || self.has_members_to_change()
+            || !self.catalogue_changes.is_empty()
+            || self.raw.raft.lead_transferee.is_some()
+            || self.has_more()
+    }
+
+    /// Ticks from one heartbeat of a leader to the next.
+    pub(crate) fn heartbeat_period(&self) -> u64 {
+        self.raw.raft.heartbeat_timeout() as u64
     }
 
     /// Whether [`Core::effects`] would be empty now.
