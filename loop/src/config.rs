@@ -86,6 +86,10 @@ pub struct LoopConfig {
     /// Bytes of applied entries after which a snapshot is taken; default 64 MiB, at least 1. As
     /// above.
     pub snapshot_bytes: u64,
+    /// Bytes of snapshots that this node sends in a second at most, to all peers together; default 64 MiB,
+    /// at least 8 MiB. Proposals that go on meanwhile would wait for what a faster transfer takes. Have it
+    /// well above what the log grows in a second, or a follower does not catch up under load.
+    pub snapshot_bytes_per_second: u64,
     /// Entries kept behind a snapshot for followers that lag a little, or are away for a moment;
     /// default 1,000. A leader keeps also what members lack that answer, or what follows the
     /// snapshot on its way to them. Who lags more is sent the snapshot.
@@ -136,6 +140,7 @@ impl Default for LoopConfig {
             peer_queue_max: 16_384,
             snapshot_entries: 10_000,
             snapshot_bytes: 64 << 20,
+            snapshot_bytes_per_second: 64 << 20,
             tail_entries: 1_000,
             tail_bytes: 64 << 20,
             connect_timeout_ms: 5_000,
@@ -225,6 +230,7 @@ impl LoopConfig {
             ("peer_queue_max", self.peer_queue_max as u64, 16),
             ("snapshot_entries", self.snapshot_entries, 1),
             ("snapshot_bytes", self.snapshot_bytes, 1),
+            ("snapshot_bytes_per_second", self.snapshot_bytes_per_second, 8 << 20),
             ("connect_timeout_ms", self.connect_timeout_ms, 100),
         ] {
             check(value >= least, format!("{name} is {value}: use at least {least}"));

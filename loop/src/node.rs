@@ -241,7 +241,8 @@ impl<S: StateMachine> Node<S> {
         let (running, ended) = watch::channel(());
         let silence = Duration::from_millis(config.connect_timeout_ms);
         let runtime = tokio::runtime::Handle::current();
-        let sending = Sending::new(runtime, roster.clone(), engine.snapshots.clone(), silence);
+        let (store, rate) = (engine.snapshots.clone(), config.snapshot_bytes_per_second);
+        let sending = Sending::new(runtime, roster.clone(), store, silence, rate);
         let registry = Registry::new();
         let joining = Joining { roster: roster.clone(), addresses: contacts.others, silence };
         let entrances = Entrances::new(joining, config.advertise.clone(), inbox.clone());

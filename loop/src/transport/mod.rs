@@ -20,6 +20,7 @@ mod inbound;
 mod join;
 mod presence;
 mod queue;
+mod rate;
 mod reading;
 mod receiving;
 mod roster;

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::dialler::{dial, jittered};
+use super::rate::Rate;
 use super::roster::SharedRoster;
 use super::transfer::{CHUNK_BYTES, Link, TransferError, WINDOW_BYTES};
 use crate::frame::Frame;
@@ -37,6 +38,7 @@ pub(crate) struct Sending {
     store: SnapshotStore,
     /// Longest silence of a receiver, and longest wait of a transfer for its turn.
     silence: Duration,
+    rate: Arc<Rate>,
     turns: Mutex<BTreeMap<NodeId, Arc<Semaphore>>>,
     transfers: Mutex<JoinSet<()>>,
 }
@@ -50,14 +52,17 @@ pub(crate) struct Outgoing {
 }
 
 impl Sending {
+    /// Of a node that sends `bytes_per_second` of snapshots at most.
     pub(crate) fn new(
         runtime: Handle,
         roster: SharedRoster,
         store: SnapshotStore,
         silence: Duration,
+        bytes_per_second: u64,
     ) -> Self {
         let (turns, transfers) = (Mutex::default(), Mutex::default());
-        Sending { runtime, roster, store, silence, turns, transfers }
+        let rate = Arc::new(Rate::new(bytes_per_second));
+        Sending { runtime, roster, store, silence, rate, turns, transfers }
     }
 
     /// Sends a snapshot; returns at once. `report` is called once, however it ends, with whether
@@ -70,11 +75,12 @@ impl Sending {
             turns.entry(outgoing.to).or_insert_with(new).clone()
         };
         let (roster, store, silence) = (self.roster.clone(), self.store.clone(), self.silence);
+        let rate = self.rate.clone();
         let transfer = async move {
             let (to, group) = (outgoing.to, outgoing.group);
             let turn = tokio::time::timeout(silence, turns.acquire_owned()).await;
             let sent = match turn {
-                Ok(Ok(_turn)) => transfer(&roster, store, silence, outgoing).await,
+                Ok(Ok(_turn)) => transfer(&roster, store, (silence, &rate), outgoing).await,
                 _ => Err(TransferError::NoTurn),
             };
             match &sent {
@@ -113,7 +119,7 @@ impl<F: FnOnce(bool)> Drop for Report<F> {
 async fn transfer(
     roster: &SharedRoster,
     store: SnapshotStore,
-    silence: Duration,
+    (silence, rate): (Duration, &Rate),
     outgoing: Outgoing,
 ) -> Result<(), TransferError> {
     let Outgoing { to, group, message } = outgoing;
@@ -126,7 +132,7 @@ async fn transfer(
     loop {
         let attempt = async {
             let (_, stream) = dial(roster, to, true, silence).await?;
-            send_on(Link::new(stream, silence), &announcement, &mut source).await
+            send_on(Link::new(stream, silence), &announcement, &mut source, rate).await
         };
         match attempt.await {
             Err(error) if error.is_cut() && connections < CONNECTIONS_MAX => {
@@ -145,6 +151,7 @@ async fn send_on<S: AsyncRead + AsyncWrite + Unpin>(
     mut link: Link<S>,
     announcement: &Frame,
     source: &mut Source,
+    rate: &Rate,
 ) -> Result<(), TransferError> {
     link.send(announcement).await?;
     let all = source.digest.len_bytes;
@@ -158,6 +165,7 @@ async fn send_on<S: AsyncRead + AsyncWrite + Unpin>(
         if sent < all && sent - written < WINDOW_BYTES {
             let chunk = source.chunk(sent).await?;
             sent += chunk.len() as u64;
+            rate.wait(chunk.len()).await;
             link.send(&Frame::Chunk(chunk)).await?;
             continue;
         }

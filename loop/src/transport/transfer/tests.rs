@@ -237,7 +237,7 @@ fn sending<const N: usize>(
 ) -> Sending {
     let roster = roster(1, peers.map(|(n, addr)| (n, addr.to_string())));
     let runtime = tokio::runtime::Handle::current();
-    Sending::new(runtime, roster, disk.store.clone(), silence)
+    Sending::new(runtime, roster, disk.store.clone(), silence, u64::MAX)
 }
 
 /// Begins to send the snapshot; the receiver of the report.
