@@ -32,7 +32,7 @@
 //! is idle for a week keeps its session while fewer than [`SESSIONS_MAX`] others were in use since. One
 //! whose session has gone is told so, and is not applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -68,6 +68,9 @@ pub const OUTCOME_BYTES_MAX: usize = 256 << 10;
 /// in a snapshot.
 const SESSION_COST: usize = 128;
 const OUTCOME_COST: usize = 64;
+
+/// Outcomes for which a session may keep room without having them.
+const ROOM: usize = 32;
 
 /// The head of the table in a snapshot: kind and version. The length of the body follows.
 const KIND: [u8; 4] = *b"QSES";
@@ -125,23 +128,24 @@ pub enum SessionError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientSessions {
     sessions: OrdMap<u64, Arc<ClientSession>>,
-    /// The same by the index of their last entries, which is no other session's.
-    by_use: OrdMap<u64, u64>,
     bytes: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ClientSession {
     mark: u64,
+    /// The index of its last entry, which is no other session's.
     used: u64,
-    /// By sequence, none below the mark.
-    applied: BTreeMap<u64, Kept>,
+    /// By sequence, none below the mark. Most commands are applied in the order of their numbers: what is
+    /// new comes last, and what is finished is first.
+    applied: VecDeque<Kept>,
     bytes: usize,
 }
 
 /// A command that was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Kept {
+    sequence: u64,
     index: u64,
     /// `None` where it was too long.
     outcome: Option<Bytes>,
@@ -151,6 +155,11 @@ impl Kept {
     fn cost(&self) -> usize {
         OUTCOME_COST + self.outcome.as_ref().map_or(0, Bytes::len)
     }
+
+    fn to_wire(&self) -> AppliedWire {
+        let Kept { sequence, index, outcome } = self;
+        AppliedWire { sequence: *sequence, index: *index, outcome: outcome.clone() }
+    }
 }
 
 impl ClientSession {
@@ -158,9 +167,13 @@ impl ClientSession {
     fn raise(&mut self, mark: u64) {
         if mark > self.mark {
             self.mark = mark;
-            let rest = self.applied.split_off(&mark);
-            let finished = std::mem::replace(&mut self.applied, rest);
-            self.bytes -= finished.values().map(Kept::cost).sum::<usize>();
+            while let Some(finished) = self.applied.pop_front_if(|kept| kept.sequence < mark) {
+                self.bytes -= finished.cost();
+            }
+            // A session that was busy once does not keep the room for it.
+            if self.applied.capacity() > ROOM && self.applied.len() < self.applied.capacity() / 8 {
+                self.applied.shrink_to(ROOM);
+            }
         }
     }
 
@@ -168,8 +181,9 @@ impl ClientSession {
         if sequence < self.mark {
             return Err(SessionError::Finished);
         }
-        match self.applied.get(&sequence) {
-            Some(Kept { index, outcome: Some(outcome) }) => {
+        let kept = self.place(sequence).ok().map(|place| &self.applied[place]);
+        match kept {
+            Some(Kept { index, outcome: Some(outcome), .. }) => {
                 Ok(Admission::Applied { index: *index, outcome: outcome.clone() })
             }
             Some(Kept { outcome: None, .. }) => Err(SessionError::OutcomeNotKept),
@@ -178,15 +192,24 @@ impl ClientSession {
             None => Ok(Admission::Apply),
         }
     }
+
+    /// Where what came of a command is kept, or else would be.
+    fn place(&self, sequence: u64) -> Result<usize, usize> {
+        match self.applied.back() {
+            Some(last) if sequence <= last.sequence => {
+                self.applied.binary_search_by_key(&sequence, |kept| kept.sequence)
+            }
+            _ => Err(self.applied.len()),
+        }
+    }
 }
 
 impl ClientSessions {
     /// The entry at `index` opens a session, whose id that is.
     pub fn open(&mut self, index: u64) {
         let session =
-            ClientSession { mark: 0, used: index, applied: BTreeMap::new(), bytes: SESSION_COST };
+            ClientSession { mark: 0, used: index, applied: VecDeque::new(), bytes: SESSION_COST };
         self.bytes += session.bytes;
-        self.by_use.insert(index, index);
         self.sessions.insert(index, Arc::new(session));
         self.shrink();
     }
@@ -194,7 +217,6 @@ impl ClientSessions {
     /// An entry closes a session. One that is gone already is none.
     pub fn close(&mut self, session: u64) {
         if let Some(session) = self.sessions.remove(&session) {
-            self.by_use.remove(&session.used);
             self.bytes -= session.bytes;
         }
     }
@@ -209,14 +231,11 @@ impl ClientSessions {
             return Err(SessionError::Expired);
         };
         let session = Arc::make_mut(session);
-        let (used, bytes) = (session.used, session.bytes);
+        let bytes = session.bytes;
         session.used = index;
         session.raise(id.lowest_unfinished);
         self.bytes -= bytes - session.bytes;
-        let admission = session.find(id.sequence);
-        self.by_use.remove(&used);
-        self.by_use.insert(index, id.session);
-        admission
+        session.find(id.sequence)
     }
 
     /// Keeps what came of the command of the entry at `index`, which was admitted just now.
@@ -224,10 +243,12 @@ impl ClientSessions {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         let session = Arc::make_mut(session);
         let outcome = (outcome.len() <= OUTCOME_BYTES_MAX).then_some(outcome);
-        let kept = Kept { index, outcome };
+        let kept = Kept { sequence: id.sequence, index, outcome };
         let cost = kept.cost();
-        let before = session.applied.insert(id.sequence, kept);
-        assert!(before.is_none(), "command {id:?} was applied twice");
+        match session.place(id.sequence) {
+            Ok(_) => panic!("command {id:?} was applied twice"),
+            Err(place) => session.applied.insert(place, kept),
+        }
         session.bytes += cost;
         self.bytes += cost;
         self.shrink();
@@ -235,16 +256,20 @@ impl ClientSessions {
 
     /// Expires the least recently used sessions, down to the bounds. The last one used stays: it alone
     /// does not exceed them.
+    ///
+    /// Each is searched for among all, of which there are few enough: a session is opened and expires
+    /// once, and is used all the time.
     fn shrink(&mut self) {
         while self.sessions.len() > SESSIONS_MAX || self.bytes > SESSIONS_BYTES_MAX {
-            let Some(&(_, session)) = self.by_use.get_min() else { return };
+            let oldest = self.sessions.iter().min_by_key(|(_, session)| session.used);
+            let Some((&session, _)) = oldest else { return };
             self.close(session);
         }
     }
 
     /// Every outcome that is kept: whoever restores a table sees to it that it can read them.
     pub fn outcomes(&self) -> impl Iterator<Item = &Bytes> {
-        let applied = self.sessions.values().flat_map(|session| session.applied.values());
+        let applied = self.sessions.values().flat_map(|session| &session.applied);
         applied.filter_map(|kept| kept.outcome.as_ref())
     }
 
@@ -306,13 +331,13 @@ impl ClientSessions {
             id,
             mark: session.mark,
             used: session.used,
-            applied: session.applied.iter().map(applied_to_wire).collect(),
+            applied: session.applied.iter().map(Kept::to_wire).collect(),
         };
         TableWire { sessions: self.sessions.iter().map(session).collect() }
     }
 
     fn of_wire(wire: TableWire) -> Result<Self, &'static str> {
-        let mut table = Self::default();
+        let (mut table, mut uses) = (Self::default(), BTreeSet::new());
         let forgotten = usize::from(mutation::is(Bug::OldestSessionForgotten));
         for SessionWire { id, mark, used, applied } in wire.sessions.into_iter().skip(forgotten) {
             if table.sessions.get_max().is_some_and(|(last, _)| *last >= id) || used < id || id == 0
@@ -320,9 +345,9 @@ impl ClientSessions {
                 return Err("a session out of order");
             }
             let mut session =
-                ClientSession { mark, used, applied: BTreeMap::new(), bytes: SESSION_COST };
+                ClientSession { mark, used, applied: VecDeque::new(), bytes: SESSION_COST };
             for AppliedWire { sequence, index, outcome } in applied {
-                let ascends = session.applied.keys().next_back().is_none_or(|at| *at < sequence);
+                let ascends = session.applied.back().is_none_or(|last| last.sequence < sequence);
                 let is_within = sequence.checked_sub(mark).is_some_and(|ahead| ahead < WINDOW);
                 let is_known = (id..=used).contains(&index);
                 if !ascends || !is_within || !is_known {
@@ -331,12 +356,12 @@ impl ClientSessions {
                 if outcome.as_ref().is_some_and(|it| it.len() > OUTCOME_BYTES_MAX) {
                     return Err("an outcome longer than any that is kept");
                 }
-                let kept = Kept { index, outcome };
+                let kept = Kept { sequence, index, outcome };
                 session.bytes += kept.cost();
-                session.applied.insert(sequence, kept);
+                session.applied.push_back(kept);
             }
             table.bytes += session.bytes;
-            if table.by_use.insert(used, id).is_some() {
+            if !uses.insert(used) {
                 return Err("two sessions of one entry");
             }
             table.sessions.insert(id, Arc::new(session));
@@ -346,10 +371,6 @@ impl ClientSessions {
         }
         Ok(table)
     }
-}
-
-fn applied_to_wire((&sequence, kept): (&u64, &Kept)) -> AppliedWire {
-    AppliedWire { sequence, index: kept.index, outcome: kept.outcome.clone() }
 }
 
 /// The table's body in a snapshot: sessions by id.
