@@ -13,6 +13,7 @@ use quorate_loop::{CallError, Node, Role};
 use quorate_statemachine::{ErrorCode, Metadata, Outcome, Rejection, Reply};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::desk::Desk;
 use crate::error::{ReadError, Unavailable, UnknownReason, WriteError};
 use crate::wire::{
     Doubt, Empty, MembersResponse, Refusal, Request, RequestKind, Response, ResponseKind,
@@ -42,32 +43,51 @@ pub(crate) struct Done {
     pub(crate) reply: Reply,
 }
 
+/// The ways of a request: to the desk of this node, or to that of another.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) node: &'a Node<Metadata>,
+    pub(crate) desk: &'a Desk,
+}
+
+impl Way<'_> {
+    /// Asks the desk of a node; that of this one as it is, without bytes in between. An answer that cannot
+    /// be read says nothing.
+    async fn call(self, to: NodeId, request: &Request) -> Result<Response, CallError> {
+        if to == self.node.identity().node_id {
+            return Ok(self.desk.answer(request.clone()).await);
+        }
+        let answer = self.node.call(to, request.encode_to_vec().into()).await?;
+        Ok(Response::decode(answer).unwrap_or_default())
+    }
+}
+
 /// Sends a request to the leader until it is answered, and waits until this node has applied the
 /// index that the answer names: whoever gets a reply, or a rejection, finds it in the own image.
 pub(crate) async fn write(
-    node: &Node<Metadata>,
+    way: Way<'_>,
     kind: RequestKind,
     repeat: Repeat,
     timeout: Duration,
 ) -> Result<Done, WriteError> {
-    Ok(decide(node, kind, repeat, timeout).await??)
+    Ok(decide(way, kind, repeat, timeout).await??)
 }
 
 /// As [`write()`], and tells what the log rejected (within) from what the leader did not propose.
 pub(crate) async fn decide(
-    node: &Node<Metadata>,
+    way: Way<'_>,
     kind: RequestKind,
     repeat: Repeat,
     timeout: Duration,
 ) -> Result<Result<Done, Rejection>, WriteError> {
     let started = Instant::now();
     let deadline = started + timeout;
-    refuse_if_full(node)?;
-    match ask(node, kind, repeat, started, deadline).await? {
+    refuse_if_full(way.node)?;
+    match ask(way, kind, repeat, started, deadline).await? {
         ResponseKind::Applied(applied) => {
             let outcome = Outcome::decode(&applied.outcome)
                 .map_err(|_| WriteError::Unknown { reason: UnknownReason::Unreadable })?;
-            let seen = seen_here(node, applied.index, deadline).await;
+            let seen = seen_here(way.node, applied.index, deadline).await;
             match outcome {
                 Outcome::Accepted(reply) => seen.map(|()| Ok(Done { index: applied.index, reply })),
                 // Final, with or without the image that explains it.
@@ -78,7 +98,7 @@ pub(crate) async fn decide(
             let code = i16::try_from(rejected.code).ok().and_then(ErrorCode::from_code);
             let code = code.unwrap_or(ErrorCode::UnknownServerError);
             // A rejection is final with or without the image that explains it.
-            let _ = seen_here(node, rejected.index, deadline).await;
+            let _ = seen_here(way.node, rejected.index, deadline).await;
             Err(Rejection::new(code, rejected.message).into())
         }
         _ => Err(WriteError::Unknown { reason: UnknownReason::Unreadable }),
@@ -99,13 +119,13 @@ pub(crate) fn refuse_if_full(node: &Node<Metadata>) -> Result<(), WriteError> {
 
 /// A barrier: what this node has applied when it returns holds all that was acknowledged anywhere
 /// before it was called.
-pub(crate) async fn read_index(node: &Node<Metadata>, timeout: Duration) -> Result<u64, ReadError> {
+pub(crate) async fn read_index(way: Way<'_>, timeout: Duration) -> Result<u64, ReadError> {
     let deadline = Instant::now() + timeout;
-    match read(node, RequestKind::ReadIndex(Empty {}), timeout).await? {
+    match read(way, RequestKind::ReadIndex(Empty {}), timeout).await? {
         ResponseKind::ReadIndex(index) => {
-            seen_here(node, index, deadline).await.map_err(|error| {
+            seen_here(way.node, index, deadline).await.map_err(|error| {
                 // It takes no entries while it has no room for them.
-                let full = refuse_if_full(node).err();
+                let full = refuse_if_full(way.node).err();
                 read_failed(full.unwrap_or(error), timeout)
             })?;
             Ok(index)
@@ -115,23 +135,20 @@ pub(crate) async fn read_index(node: &Node<Metadata>, timeout: Duration) -> Resu
 }
 
 /// What the leader knows of the members, once it was confirmed that it leads.
-pub(crate) async fn members(
-    node: &Node<Metadata>,
-    timeout: Duration,
-) -> Result<MembersResponse, ReadError> {
-    match read(node, RequestKind::Progress(Empty {}), timeout).await? {
+pub(crate) async fn members(way: Way<'_>, timeout: Duration) -> Result<MembersResponse, ReadError> {
+    match read(way, RequestKind::Progress(Empty {}), timeout).await? {
         ResponseKind::Progress(members) => Ok(members),
         _ => Err(ReadError::TimedOut { waited: timeout }),
     }
 }
 
 async fn read(
-    node: &Node<Metadata>,
+    way: Way<'_>,
     kind: RequestKind,
     timeout: Duration,
 ) -> Result<ResponseKind, ReadError> {
     let started = Instant::now();
-    ask(node, kind, Repeat::Harmless, started, started + timeout)
+    ask(way, kind, Repeat::Harmless, started, started + timeout)
         .await
         .map_err(|error| read_failed(error, timeout))
 }
@@ -146,13 +163,13 @@ fn read_failed(error: WriteError, timeout: Duration) -> ReadError {
 
 /// Sends a request to the leader until it is answered.
 pub(crate) async fn ask(
-    node: &Node<Metadata>,
+    way: Way<'_>,
     kind: RequestKind,
     repeat: Repeat,
     started: Instant,
     deadline: Instant,
 ) -> Result<ResponseKind, WriteError> {
-    let request = bytes::Bytes::from(Request::from(kind).encode_to_vec());
+    let (node, request) = (way.node, Request::from(kind));
     let mut pause = PAUSE_MIN;
     // Once a leader may have taken it, no failure to reach another says that nothing was changed.
     let mut doubt = None;
@@ -164,7 +181,7 @@ pub(crate) async fn ask(
     };
     loop {
         let leader = leader(node, started, deadline).await.map_err(|error| ended(doubt, error))?;
-        let reason = match once(node, leader, request.clone(), deadline).await {
+        let reason = match once(way, leader, &request, deadline).await {
             Ok(answer) => return Ok(answer),
             Err(Failure::Final(error)) => return Err(ended(doubt, error)),
             Err(Failure::NoEffect(reason)) => reason,
@@ -196,14 +213,14 @@ enum Failure {
 }
 
 async fn once(
-    node: &Node<Metadata>,
+    way: Way<'_>,
     leader: NodeId,
-    request: bytes::Bytes,
+    request: &Request,
     deadline: Instant,
 ) -> Result<ResponseKind, Failure> {
     let answer = tokio::select! {
-        answer = timeout_at(deadline, node.call(leader, request)) => answer,
-        () = deposed(node, leader) => {
+        answer = timeout_at(deadline, way.call(leader, request)) => answer,
+        () = deposed(way.node, leader) => {
             return Err(Failure::Doubtful(UnknownReason::LeadershipLost));
         }
     };
@@ -216,8 +233,7 @@ async fn once(
         Ok(Err(_)) => return Err(Failure::Doubtful(UnknownReason::ConnectionLost)),
         Ok(Ok(answer)) => answer,
     };
-    let kind = Response::decode(answer).ok().and_then(|response| response.kind);
-    match kind {
+    match answer.kind {
         None => Err(Failure::Doubtful(UnknownReason::Unreadable)),
         Some(ResponseKind::Refused(refusal)) => Err(refused(refusal)),
         Some(ResponseKind::Unknown(doubt)) => Err(Failure::Doubtful(doubtful(doubt))),
@@ -368,7 +384,7 @@ mod tests {
             let whole = Registration::without_data_plane(BrokerId(1), own);
             let request = Registration { directories, ..whole }.to_request();
             let request = RequestKind::Register(request);
-            decide(quorum.node(), request, Repeat::Harmless, Duration::from_secs(30)).await
+            decide(quorum.way(), request, Repeat::Harmless, Duration::from_secs(30)).await
         };
         let nil = DirectoryId(uuid::Uuid::nil());
         let Err(WriteError::Rejected(leader)) = register(vec![nil]).await else { panic!() };

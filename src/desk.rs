@@ -81,20 +81,26 @@ impl Desk {
     pub(crate) fn close(&self) {
         self.inner.node.store(None);
     }
+
+    /// Answers a request, of this node itself or of a peer.
+    pub(crate) async fn answer(&self, request: Request) -> Response {
+        match request.kind {
+            Some(kind) => self.inner.answer(kind).await,
+            // Of a later version.
+            None => Refusal::Unsupported.into(),
+        }
+    }
 }
 
 impl Service for Desk {
     fn call(&self, from: NodeId, request: Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
-        let inner = Arc::clone(&self.inner);
+        let desk = self.clone();
         Box::pin(async move {
-            let response = match Request::decode(request).ok().and_then(|request| request.kind) {
-                Some(kind) => inner.answer(kind).await,
-                None => {
-                    tracing::warn!(%from, "refused a request that this version does not know");
-                    Refusal::Unsupported.into()
-                }
-            };
-            response.encode_to_vec().into()
+            let request = Request::decode(request).unwrap_or_default();
+            if request.kind.is_none() {
+                tracing::warn!(%from, "refused a request that this version does not know");
+            }
+            desk.answer(request).await.encode_to_vec().into()
         })
     }
 
@@ -213,6 +219,7 @@ pub(crate) async fn propose(node: &Node<Metadata>, command: &Command) -> Respons
     if let Err(rejection) = now.image.check_level(command) {
         return rejected(rejection, now.applied);
     }
+    // Anew, so that a peer's request does not stay in memory for as long as the entry does.
     match node.propose(command.encode()).await {
         Ok(committed) => applied(&committed.outcome, committed.index),
         Err(error) => proposal_failed(&error),

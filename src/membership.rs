@@ -124,7 +124,7 @@ impl Quorum {
     /// [`ReadError`].
     pub async fn members(&self) -> Result<Vec<QuorumMember>, ReadError> {
         let waited = self.config().operation_timeout();
-        let members = caller::members(self.node(), waited).await?;
+        let members = caller::members(self.way(), waited).await?;
         let members = MembersChanged::of_wire(members).ok_or(ReadError::TimedOut { waited })?;
         Ok(members.members)
     }
@@ -195,7 +195,7 @@ impl Quorum {
         let deadline = started + self.config().operation_timeout();
         let unreadable = || ChangeMembersError::Unknown { reason: UnknownReason::Unreadable };
         // Twice is not the same as once: after it was made, it would be refused.
-        let answer = caller::ask(self.node(), request, Repeat::Never, started, deadline).await?;
+        let answer = caller::ask(self.way(), request, Repeat::Never, started, deadline).await?;
         let changed = match answer {
             ResponseKind::MembersChanged(changed) => {
                 MembersChanged::of_wire(changed).ok_or_else(unreadable)?
@@ -231,7 +231,7 @@ impl Quorum {
         // To a node that is named twice is the same as once.
         let repeat = if to.is_some() { Repeat::Harmless } else { Repeat::Never };
         let request = RequestKind::TransferLeadership(TransferRequest { to: to.map(NodeId::get) });
-        let answer = caller::ask(self.node(), request, repeat, started, deadline).await;
+        let answer = caller::ask(self.way(), request, repeat, started, deadline).await;
         let unreadable = || TransferError::Unknown { reason: UnknownReason::Unreadable };
         let leader = match answer {
             Ok(ResponseKind::Transferred(leader)) => NodeId::new(leader).ok_or_else(unreadable)?,

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::broker_session::{self, BrokerSession, LocalSessions, Rhythm};
-use crate::caller::{self, Done, Repeat};
+use crate::caller::{self, Done, Repeat, Way};
 use crate::config::QuorumConfig;
 use crate::desk::{CALLS_MAX, Desk};
 use crate::duties::Duties;
@@ -161,7 +161,7 @@ impl Quorum {
         let done = loop {
             let request = RequestKind::Register(registration.to_request());
             let timeout = config.operation_timeout();
-            let decided = caller::decide(&self.inner.node, request, Repeat::Harmless, timeout);
+            let decided = caller::decide(self.way(), request, Repeat::Harmless, timeout);
             match decided.await {
                 Ok(Ok(done)) => break done,
                 // Another was registered meanwhile: its session has begun just now.
@@ -281,7 +281,7 @@ impl Quorum {
     ///
     /// [`ReadError`].
     pub async fn read_index(&self) -> Result<u64, ReadError> {
-        caller::read_index(&self.inner.node, self.inner.config.operation_timeout()).await
+        caller::read_index(self.way(), self.inner.config.operation_timeout()).await
     }
 
     /// What this node knows of itself and its group.
@@ -381,6 +381,10 @@ impl Quorum {
         &self.inner.node
     }
 
+    pub(crate) fn way(&self) -> Way<'_> {
+        Way { node: &self.inner.node, desk: &self.inner.desk }
+    }
+
     /// This node's image, complete as of now: what is looked up here before a change is asked for.
     pub(crate) async fn newest(&self) -> Result<Snapshot, WriteError> {
         caller::refuse_if_full(&self.inner.node)?;
@@ -394,7 +398,7 @@ impl Quorum {
         repeat: Repeat,
     ) -> Result<Done, WriteError> {
         let timeout = self.inner.config.operation_timeout();
-        caller::write(&self.inner.node, kind, repeat, timeout).await
+        caller::write(self.way(), kind, repeat, timeout).await
     }
 
     pub(crate) async fn propose_as_is(&self, command: &Command) -> Result<Done, WriteError> {
