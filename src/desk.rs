@@ -96,9 +96,12 @@ impl Service for Desk {
     fn call(&self, from: NodeId, request: Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
         let desk = self.clone();
         Box::pin(async move {
-            let request = Request::decode(request).unwrap_or_default();
-            if request.kind.is_none() {
-                tracing::warn!(%from, "refused a request that this version does not know");
+            let mut request = Request::decode(request).unwrap_or_default();
+            match &mut request.kind {
+                // Its own bytes: for as long as the entry is in memory, it would keep all that came with it.
+                Some(RequestKind::Propose(command)) => *command = Bytes::copy_from_slice(command),
+                Some(_) => {}
+                None => tracing::warn!(%from, "refused a request that this version does not know"),
             }
             desk.answer(request).await.encode_to_vec().into()
         })
@@ -163,7 +166,7 @@ impl Inner {
                 // Asked far more often than the rest, and so with no more room than it needs.
                 Ok(decided) if is_the_senders_to_decide(&decided) => {
                     match self.slots.try_acquire() {
-                        Ok(_place) => propose(&node, &decided).await,
+                        Ok(_place) => propose_encoded(&node, &decided, command).await,
                         Err(_) => Refusal::Overloaded.into(),
                     }
                 }
@@ -215,12 +218,16 @@ fn is_the_senders_to_decide(command: &Command) -> bool {
 /// Proposes on this node, if it leads. What the feature level does not allow is not proposed: a node of an
 /// earlier version would stop at it.
 pub(crate) async fn propose(node: &Node<Metadata>, command: &Command) -> Response {
+    propose_encoded(node, command, command.encode()).await
+}
+
+/// As [`propose`], of a command that came encoded.
+async fn propose_encoded(node: &Node<Metadata>, command: &Command, encoded: Bytes) -> Response {
     let now = node.image();
     if let Err(rejection) = now.image.check_level(command) {
         return rejected(rejection, now.applied);
     }
-    // Anew, so that a peer's request does not stay in memory for as long as the entry does.
-    match node.propose(command.encode()).await {
+    match node.propose(encoded).await {
         Ok(committed) => applied(&committed.outcome, committed.index),
         Err(error) => proposal_failed(&error),
     }
