@@ -355,6 +355,7 @@ impl<S: StateMachine> Driver<S> {
             self.groups.carried_out(group, disk_bytes);
         }
         self.heartbeats.send(&self.transport);
+        self.transport.flush();
         self.groups.publish_disk_bytes(self.first, disk_bytes);
         if purges {
             self.purge();
@@ -428,7 +429,7 @@ impl<S: StateMachine> Driver<S> {
             return;
         };
         let frame = Frame::Peer { group, message };
-        if let Err(Frame::Peer { message, .. }) = self.transport.send(to, frame) {
+        if let Err(Frame::Peer { message, .. }) = self.transport.put(to, frame) {
             self.groups.step(group, Input::Undelivered(Envelope { to, message }));
         }
     }

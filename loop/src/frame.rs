@@ -32,6 +32,10 @@ pub(crate) const PROTOCOL_VERSION: u32 = 1;
 /// Longest body: the largest command, and room for what Raft puts around it.
 pub(crate) const FRAME_BYTES_MAX: usize = COMMAND_BYTES_LIMIT + (1 << 20);
 
+/// What a short frame has at most of entries or heartbeats, and of their bytes.
+const SHORT_ENTRIES: usize = 16;
+const SHORT_BYTES: usize = 4 << 10;
+
 /// Bytes before the body.
 const HEADER_BYTES: usize = 8;
 
@@ -95,6 +99,32 @@ pub(crate) enum Frame {
     Heartbeats(Vec<Heartbeat>),
     /// The answers to such.
     HeartbeatAnswers(Vec<Heartbeat>),
+}
+
+impl Frame {
+    /// Whether it takes no time to speak of to encode it: a few entries, an answer.
+    pub(crate) fn is_short(&self) -> bool {
+        match self {
+            Frame::Peer { message: PeerMessage::Raft(message), .. } => {
+                let entries = message.get_entries();
+                let bytes = |entry: &eraftpb::Entry| entry.data.len() + entry.context.len();
+                entries.len() <= SHORT_ENTRIES
+                    && entries.iter().map(bytes).sum::<usize>() <= SHORT_BYTES
+                    && !message.has_snapshot()
+            }
+            Frame::Peer { message: PeerMessage::Propose { proposal, .. }, .. } => {
+                proposal.command.len() <= SHORT_BYTES
+            }
+            Frame::Peer { .. } | Frame::Alive => true,
+            Frame::Call { payload, .. } | Frame::Reply { payload, .. } => {
+                payload.len() <= SHORT_BYTES
+            }
+            Frame::Heartbeats(beats) | Frame::HeartbeatAnswers(beats) => {
+                beats.len() <= SHORT_ENTRIES
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Who is speaking.
@@ -261,7 +291,7 @@ impl Encoder<&Frame> for FrameCodec {
     fn encode(&mut self, frame: &Frame, out: &mut BytesMut) -> Result<(), FrameError> {
         let start = out.len();
         out.put_bytes(0, HEADER_BYTES);
-        put_body(frame, out)?;
+        put_body(frame, out).inspect_err(|_| out.truncate(start))?;
         let body = &out[start + HEADER_BYTES..];
         let (length, crc) = (body.len(), crc32fast::hash(body));
         if length > FRAME_BYTES_MAX {

@@ -91,7 +91,7 @@ fn send(
 ) {
     while beats.len() > HEARTBEATS_PER_FRAME {
         let rest = beats.split_off(HEARTBEATS_PER_FRAME);
-        let _ = transport.send(to, frame(std::mem::replace(&mut beats, rest)));
+        let _ = transport.put(to, frame(std::mem::replace(&mut beats, rest)));
     }
-    let _ = transport.send(to, frame(beats));
+    let _ = transport.put(to, frame(beats));
 }

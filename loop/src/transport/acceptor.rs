@@ -107,10 +107,10 @@ impl Acceptor {
         }
         let peer = caller.node;
         let mut answers = self.inbound.opened(peer, caller.directory);
-        let (reader, writer) = tokio::io::split(stream);
+        let (reader, writer) = stream.split();
         let ended = tokio::select! {
             read = self.reading.run(&caller, reader) => read,
-            written = write(writer, &mut answers.frames, None) => match written {
+            written = write(writer, &answers.frames, None) => match written {
                 Ok(()) => return,
                 Err(error) => Err(error.into()),
             },
@@ -378,8 +378,8 @@ pub(super) mod tests {
         let inbound = Inbound::new(4, on_link);
         let founding = roster(1, [2], "127.0.0.1:1").load_full();
         let bound = founding.bound(&[(node(2), DirectoryId::from_bytes([2; 16]))].into());
-        let mut member = inbound.opened(node(2), DirectoryId::from_bytes([2; 16]));
-        let mut other = inbound.opened(node(2), DirectoryId::from_bytes([9; 16]));
+        let member = inbound.opened(node(2), DirectoryId::from_bytes([2; 16]));
+        let other = inbound.opened(node(2), DirectoryId::from_bytes([9; 16]));
         inbound.send(&bound, node(2), Frame::Alive).unwrap();
         assert_eq!(member.frames.next_now(), Some(Frame::Alive));
         drop(member);

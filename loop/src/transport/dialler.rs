@@ -47,7 +47,7 @@ pub(super) struct Dialler {
 
 impl Dialler {
     /// Runs until the queue's sender is dropped or the task is aborted.
-    pub(super) async fn run(self, mut frames: Waiting) {
+    pub(super) async fn run(self, frames: Waiting) {
         let mut pauses = Pauses::default();
         let mut last_fault = String::new();
         // Where the peer was connected, until it is known to be gone.
@@ -63,7 +63,7 @@ impl Dialler {
                     self.inbound.relieved(self.peer);
                     let up = Up(&self);
                     let begun = Instant::now();
-                    let ended = self.converse(&peer, stream, &mut frames).await;
+                    let ended = self.converse(&peer, stream, &frames).await;
                     self.connected.store(false, Ordering::Release);
                     // What waited for the broken connection must not arrive on the next one:
                     // those who wait for it are told that the link is down.
@@ -123,13 +123,13 @@ impl Dialler {
         &self,
         peer: &Caller,
         stream: PeerStream,
-        frames: &mut Waiting,
+        frames: &Waiting,
     ) -> Result<(), HandshakeError> {
         let closed = || FrameError::Io(ErrorKind::ConnectionReset.into());
         let Some(ingress) = self.ingress.upgrade() else { return Err(closed().into()) };
         let (roster, room_bytes) = (self.roster.clone(), self.room_bytes);
         let reading = Reading { roster, ingress, room_bytes, silence_max: None };
-        let (reader, writer) = tokio::io::split(stream);
+        let (reader, writer) = stream.split();
         tokio::select! {
             written = write(writer, frames, Some(self.timeout / 2)) => Ok(written?),
             read = reading.run(peer, reader) => {

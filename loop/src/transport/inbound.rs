@@ -116,7 +116,9 @@ impl Inbound {
             return Err(TrySendError::Closed(frame));
         };
         stream.is_used.store(true, Ordering::Relaxed);
-        stream.queue.try_send(frame)
+        stream.queue.put(frame)?;
+        stream.queue.flush();
+        Ok(())
     }
 
     /// How many peers are connected.

@@ -18,6 +18,7 @@ mod dialler;
 mod handshake;
 mod inbound;
 mod join;
+mod outlet;
 mod presence;
 mod queue;
 mod rate;
@@ -217,16 +218,26 @@ impl Transport {
         Arc::new(Peer { queue, connected, task })
     }
 
-    /// Puts a frame into the queue of a peer: of the connection that this node has dialled, or else of the
-    /// one that the peer has. Never waits.
+    /// Sends a frame to a peer: on the connection that this node has dialled, or else on the one that the
+    /// peer has. Never waits.
     ///
     /// # Errors
     ///
     /// Gives the frame back when the peer is not connected, or its queue is full: it was surely not sent.
     #[expect(clippy::result_large_err, reason = "a frame that was not sent comes back as it was")]
     pub(crate) fn send(&self, to: NodeId, frame: Frame) -> Result<(), Frame> {
+        self.put(to, frame)?;
+        if let Some(peer) = self.peers.load().get(&to) {
+            peer.queue.flush();
+        }
+        Ok(())
+    }
+
+    /// As [`Transport::send`], with the next [`Transport::flush`]: frames that come together leave together.
+    #[expect(clippy::result_large_err, reason = "a frame that was not sent comes back as it was")]
+    pub(crate) fn put(&self, to: NodeId, frame: Frame) -> Result<(), Frame> {
         let sent = match self.peers.load().get(&to) {
-            Some(peer) if peer.connected.load(Ordering::Acquire) => peer.queue.try_send(frame),
+            Some(peer) if peer.connected.load(Ordering::Acquire) => peer.queue.put(frame),
             _ => self.inbound.send(&self.roster.load(), to, frame),
         };
         sent.map_err(|error| {
@@ -236,6 +247,11 @@ impl Transport {
             });
             error.into_inner()
         })
+    }
+
+    /// Sends all that was put in before.
+    pub(crate) fn flush(&self) {
+        self.peers.load().values().for_each(|peer| peer.queue.flush());
     }
 
     /// The state of every connection that this node dials.

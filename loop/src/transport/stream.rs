@@ -3,12 +3,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
 use quorate_engine::NodeId;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::handshake::HandshakeError;
@@ -88,6 +91,20 @@ impl PeerStream {
         }
     }
 
+    /// Its two directions.
+    pub(super) fn split(self) -> (Box<dyn AsyncRead + Send + Unpin>, Writer) {
+        match self {
+            PeerStream::Plain(stream) => {
+                let (reader, writer) = stream.into_split();
+                (Box::new(reader), Writer::Plain(Arc::new(writer)))
+            }
+            PeerStream::Tls(stream) => {
+                let (reader, writer) = tokio::io::split(stream);
+                (Box::new(reader), Writer::Tls(writer))
+            }
+        }
+    }
+
     /// Whether the certificate of the other end names this node. Without encryption there is none,
     /// and every node is believed.
     pub(super) fn is_of(&self, roster: &Roster, node: NodeId) -> bool {
@@ -96,6 +113,40 @@ impl PeerStream {
         certificates
             .and_then(<[_]>::first)
             .is_some_and(|certificate| tls::names(certificate, roster.cluster, node))
+    }
+}
+
+/// The half of a connection that is written to.
+pub(super) enum Writer {
+    /// More than one may write to it, each without waiting: see [`Outlet`](super::outlet::Outlet).
+    Plain(Arc<OwnedWriteHalf>),
+    Tls(WriteHalf<Box<TlsStream<TcpStream>>>),
+}
+
+impl Writer {
+    /// Writes all of it, and takes out what was written.
+    ///
+    /// Not cancel safe: the connection is of no use then.
+    pub(super) async fn write_all(&mut self, bytes: &mut BytesMut) -> io::Result<()> {
+        match self {
+            Writer::Plain(stream) => {
+                while !bytes.is_empty() {
+                    match stream.try_write(bytes) {
+                        Ok(written) => bytes.advance(written),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            stream.writable().await?;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Writer::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await?;
+                bytes.clear();
+            }
+        }
+        Ok(())
     }
 }
 

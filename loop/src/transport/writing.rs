@@ -2,24 +2,18 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio_util::codec::Encoder as _;
-
 use super::queue::Waiting;
-use crate::frame::{Frame, FrameCodec, FrameError};
-
-/// Bytes of frames that share one write to the socket.
-const BYTES_PER_WRITE: usize = 256 << 10;
+use super::stream::Writer;
+use crate::frame::{Frame, FrameError};
 
 /// Sends frames until the queue or the connection ends, and a sign of life after each silence of
 /// `silence_max`. `Ok` means that the queue ended.
 pub(super) async fn write(
-    mut writer: impl AsyncWrite + Unpin,
-    frames: &mut Waiting,
+    writer: Writer,
+    frames: &Waiting,
     silence_max: Option<Duration>,
 ) -> Result<(), FrameError> {
-    let mut bytes = BytesMut::new();
+    let mut connection = frames.outlet().open(writer).await;
     loop {
         let silence = async {
             match silence_max {
@@ -27,23 +21,15 @@ pub(super) async fn write(
                 None => std::future::pending().await,
             }
         };
-        let mut next = tokio::select! {
-            frame = frames.next() => frame,
+        let (mut sign, mut is_ended) = (None, false);
+        tokio::select! {
+            is_there = frames.wait() => is_ended = !is_there,
             // Two followers may have nothing to say to each other for days.
-            () = silence => Some(Frame::Alive),
-        };
-        if next.is_none() {
+            () = silence => sign = Some(Frame::Alive),
+        }
+        connection.write(|| sign.take().or_else(|| frames.next_now())).await?;
+        if is_ended {
             return Ok(());
-        }
-        while let Some(frame) = next {
-            FrameCodec.encode(&frame, &mut bytes)?;
-            next = if bytes.len() < BYTES_PER_WRITE { frames.next_now() } else { None };
-        }
-        writer.write_all(&bytes).await?;
-        writer.flush().await?;
-        bytes.clear();
-        if bytes.capacity() > 4 * BYTES_PER_WRITE {
-            bytes = BytesMut::new();
         }
     }
 }
