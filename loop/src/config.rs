@@ -88,7 +88,8 @@ pub struct LoopConfig {
     pub snapshot_bytes: u64,
     /// Bytes of snapshots that this node sends in a second at most, to all peers together; default 64 MiB,
     /// at least 8 MiB. Proposals that go on meanwhile would wait for what a faster transfer takes. Have it
-    /// well above what the log grows in a second, or a follower does not catch up under load.
+    /// well above what the log grows in a second, or a follower does not catch up under load; and 4 MiB
+    /// have to leave within `connect_timeout_ms`.
     pub snapshot_bytes_per_second: u64,
     /// Entries kept behind a snapshot for followers that lag a little, or are away for a moment;
     /// default 1,000. A leader keeps also what members lack that answer, or what follows the
@@ -235,6 +236,17 @@ impl LoopConfig {
         ] {
             check(value >= least, format!("{name} is {value}: use at least {least}"));
         }
+        // Several transfers take turns, and none of their receivers may take the others' turns for silence.
+        let in_silence =
+            self.snapshot_bytes_per_second.saturating_mul(self.connect_timeout_ms) / 1_000;
+        check(
+            in_silence >= 4 << 20,
+            format!(
+                "snapshot_bytes_per_second is {} and connect_timeout_ms {}: 4 MiB of snapshots must be \
+                 sent in that time",
+                self.snapshot_bytes_per_second, self.connect_timeout_ms
+            ),
+        );
         faults
     }
 

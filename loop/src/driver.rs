@@ -397,6 +397,8 @@ impl<S: StateMachine> Driver<S> {
         }
         if let Some(members) = effects.members.take() {
             if group == self.first {
+                // Who is none any more is let go of, and with it what is on its way there.
+                self.transport.flush();
                 self.follow(&members);
             }
             let own = members.of_node(self.node);

@@ -10,9 +10,11 @@
 //!
 //! Meanwhile time stands still for the core. That is as if it had been stepped: a follower's election
 //! timer is set back by every beat that it hears, and a leader that every member answers sees its
-//! quorum whenever it looks. Whatever else comes, and whatever does not come, finds the core at the
-//! tick of the last beat, and is stepped from there. On the wire nothing differs: each group still
-//! beats for itself, and a peer cannot tell.
+//! quorum whenever it looks. Whatever else comes, and whatever does not come, finds a follower's core at
+//! the tick of the last beat, and is stepped from there. A leader's core is found as long after a beat as it
+//! was when the last answer came that was new to it: it may be ahead of the loop by less than a heartbeat,
+//! and what begins to wait there waits so much longer. On the wire nothing differs: each group still beats for
+//! itself, and a peer cannot tell.
 //!
 //! Why it is safe: heartbeats that repeat move nothing that Raft's safety rests on. A beat is only
 //! remembered when the core had nothing to do but to send it (`Core::take_heartbeats`), so that no
@@ -107,6 +109,10 @@ impl Quiescence {
             send(peer.node, peer.beat.clone());
         }
         Some(self.advance(now))
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader { .. })
     }
 
     /// Whether all is known that would be said again.

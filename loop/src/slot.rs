@@ -149,8 +149,9 @@ impl<S: StateMachine> Slot<S> {
     pub(crate) fn step_heartbeat(&mut self, heard: &Heard, now: u64) -> Result<(), String> {
         let quiescence = self.quiescence.take();
         self.step(heard.input(), now)?;
-        // An answer may be one that was waited for; nothing else leaves things as they were.
-        self.quiescence = quiescence.filter(|_| heard.kind == MessageType::MsgHeartbeatResponse);
+        // An answer may be one that a leader waits for; nothing else leaves things as they were.
+        let is_answer = heard.kind == MessageType::MsgHeartbeatResponse;
+        self.quiescence = quiescence.filter(|quiescence| is_answer && quiescence.is_leader());
         Ok(())
     }
 
@@ -158,6 +159,7 @@ impl<S: StateMachine> Slot<S> {
     /// says to that. Whether it was so.
     pub(crate) fn hear_again(&mut self, heard: &Heard, now: u64, out: &mut Heartbeats) -> bool {
         let Some(quiescence) = &mut self.quiescence else { return false };
+        debug_assert!(self.core.is_some(), "a group that has stopped says nothing");
         match heard.kind {
             MessageType::MsgHeartbeat => match quiescence.answer_to(now, heard) {
                 Some((ticks, answer)) => {
@@ -301,6 +303,8 @@ impl<S: StateMachine> Slot<S> {
         if let ProposeError::Fatal(reason) = error {
             self.last_words(reason);
         }
+        // Or it would go on to say that it is there.
+        self.quiescence = None;
         let Some(mut core) = self.core.take() else { return };
         // After a panic it may panic again. Its callers learn of their end when they are dropped.
         if let Ok(effects) = caught(move || core.end(error)) {

@@ -257,8 +257,8 @@ impl ClientSessions {
     /// Expires the least recently used sessions, down to the bounds. The last one used stays: it alone
     /// does not exceed them.
     ///
-    /// Each is searched for among all, of which there are few enough: a session is opened and expires
-    /// once, and is used all the time.
+    /// Each is searched for among all: some 4,000 looks where there are as many as may be, for each that is
+    /// opened then. A session is opened and expires once, and is used all the time.
     fn shrink(&mut self) {
         while self.sessions.len() > SESSIONS_MAX || self.bytes > SESSIONS_BYTES_MAX {
             let oldest = self.sessions.iter().min_by_key(|(_, session)| session.used);

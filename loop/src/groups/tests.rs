@@ -299,6 +299,17 @@ fn a_leader_that_nobody_answers_gives_up_and_one_that_one_answers_does_not() {
     assert!(ticks <= 2 * ELECTION_TICKS, "{ticks}");
 }
 
+/// To see it fail: leave the quiescence alone in `Slot::stop`.
+#[test]
+fn a_group_that_has_stopped_says_nothing_and_its_leader_gives_up_without_it() {
+    let (mut cluster, leader) = Cluster::quiescent();
+    for n in NODES.into_iter().filter(|n| *n != leader) {
+        cluster.nodes.get_mut(&n).unwrap().groups.fail(group(), "its state machine cannot go on");
+    }
+    let ticks = cluster.tick_until("it to give up", |cluster| cluster.leaders().is_empty());
+    assert!(ticks <= 2 * ELECTION_TICKS, "{ticks}");
+}
+
 /// Beats get lost here and there, but never for as long as a follower waits.
 #[test]
 fn beats_that_are_lost_change_nothing() {

@@ -108,9 +108,10 @@ impl Acceptor {
         let peer = caller.node;
         let mut answers = self.inbound.opened(peer, caller.directory);
         let (reader, writer) = stream.split();
+        let connection = answers.frames.outlet().open(writer).await;
         let ended = tokio::select! {
             read = self.reading.run(&caller, reader) => read,
-            written = write(writer, &answers.frames, None) => match written {
+            written = write(connection, &answers.frames, None) => match written {
                 Ok(()) => return,
                 Err(error) => Err(error.into()),
             },
@@ -380,13 +381,13 @@ pub(super) mod tests {
         let bound = founding.bound(&[(node(2), DirectoryId::from_bytes([2; 16]))].into());
         let member = inbound.opened(node(2), DirectoryId::from_bytes([2; 16]));
         let other = inbound.opened(node(2), DirectoryId::from_bytes([9; 16]));
-        inbound.send(&bound, node(2), Frame::Alive).unwrap();
+        inbound.put(&bound, node(2), Frame::Alive).unwrap();
         assert_eq!(member.frames.next_now(), Some(Frame::Alive));
         drop(member);
-        inbound.send(&bound, node(2), Frame::Alive).unwrap();
+        inbound.put(&bound, node(2), Frame::Alive).unwrap();
         assert_eq!(other.frames.next_now(), Some(Frame::Alive));
         drop(other);
-        assert!(inbound.send(&bound, node(2), Frame::Alive).is_err());
+        assert!(inbound.put(&bound, node(2), Frame::Alive).is_err());
     }
 
     /// To see it fail: tell `Down` when an older connection is dropped, or whenever one ends.
@@ -397,7 +398,7 @@ pub(super) mod tests {
         let known = roster(1, [2], "127.0.0.1:1").load_full();
         let directory = DirectoryId::from_bytes([2; 16]);
         let mut first = inbound.opened(node(2), directory);
-        inbound.send(&known, node(2), Frame::Alive).unwrap();
+        inbound.put(&known, node(2), Frame::Alive).unwrap();
         // A newer connection takes over: the older ends at once, and what was on it is lost now.
         let second = inbound.opened(node(2), directory);
         assert_eq!(told.try_recv(), Ok(LinkEvent::Down(node(2))));
@@ -405,19 +406,19 @@ pub(super) mod tests {
         drop(first);
         assert!(told.try_recv().is_err());
         // This node has reached the peer itself: nobody waits for what was on the other.
-        inbound.send(&known, node(2), Frame::Alive).unwrap();
+        inbound.put(&known, node(2), Frame::Alive).unwrap();
         inbound.relieved(node(2));
         drop(second);
         assert!(told.try_recv().is_err());
-        assert!(inbound.send(&known, node(2), Frame::Alive).is_err());
+        assert!(inbound.put(&known, node(2), Frame::Alive).is_err());
         let third = inbound.opened(node(2), directory);
-        inbound.send(&known, node(2), Frame::Alive).unwrap();
+        inbound.put(&known, node(2), Frame::Alive).unwrap();
         drop(third);
         assert_eq!(told.try_recv(), Ok(LinkEvent::Down(node(2))));
         inbound.close();
         let mut late = inbound.opened(node(2), directory);
         assert!(late.superseded.try_recv().is_err_and(|error| error == TryRecvError::Closed));
-        assert!(inbound.send(&known, node(2), Frame::Alive).is_err());
+        assert!(inbound.put(&known, node(2), Frame::Alive).is_err());
     }
 
     fn node(n: u64) -> NodeId {

@@ -7,9 +7,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use quorate_engine::NodeId;
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
 use super::handshake::{self, Caller, HandshakeError};
+use super::outlet::Open;
 use super::queue::Waiting;
 use super::reading::{Ingress, Reading};
 use super::roster::SharedRoster;
@@ -59,11 +61,13 @@ impl Dialler {
                     last_fault = String::new();
                     was_at = stream.peer_addr().ok();
                     self.presence.reached(self.peer);
+                    let (reader, writer) = stream.split();
+                    let connection = frames.outlet().open(writer).await;
                     self.connected.store(true, Ordering::Release);
                     self.inbound.relieved(self.peer);
                     let up = Up(&self);
                     let begun = Instant::now();
-                    let ended = self.converse(&peer, stream, &frames).await;
+                    let ended = self.converse(&peer, reader, connection, &frames).await;
                     self.connected.store(false, Ordering::Release);
                     // What waited for the broken connection must not arrive on the next one:
                     // those who wait for it are told that the link is down.
@@ -122,16 +126,16 @@ impl Dialler {
     async fn converse(
         &self,
         peer: &Caller,
-        stream: PeerStream,
+        reader: impl AsyncRead + Unpin,
+        connection: Open<'_>,
         frames: &Waiting,
     ) -> Result<(), HandshakeError> {
         let closed = || FrameError::Io(ErrorKind::ConnectionReset.into());
         let Some(ingress) = self.ingress.upgrade() else { return Err(closed().into()) };
         let (roster, room_bytes) = (self.roster.clone(), self.room_bytes);
         let reading = Reading { roster, ingress, room_bytes, silence_max: None };
-        let (reader, writer) = stream.split();
         tokio::select! {
-            written = write(writer, frames, Some(self.timeout / 2)) => Ok(written?),
+            written = write(connection, frames, Some(self.timeout / 2)) => Ok(written?),
             read = reading.run(peer, reader) => {
                 read?;
                 Err(closed().into())

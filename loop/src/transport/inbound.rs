@@ -37,7 +37,7 @@ struct Streams {
 
 struct Stream {
     number: u64,
-    queue: Queue,
+    queue: Arc<Queue>,
     /// Whether anything was sent on it since this node had a connection of its own to the peer.
     is_used: Arc<AtomicBool>,
     /// Dropped when a newer connection takes over.
@@ -69,7 +69,8 @@ impl Inbound {
         let mut streams = self.streams();
         streams.next += 1;
         let number = streams.next;
-        let stream = Stream { number, queue, is_used: Arc::clone(&is_used), _keep: keep };
+        let stream =
+            Stream { number, queue: Arc::new(queue), is_used: Arc::clone(&is_used), _keep: keep };
         let older = match streams.is_closed {
             true => None,
             false => streams.by_peer.insert(peer, stream),
@@ -100,9 +101,9 @@ impl Inbound {
     }
 
     /// Answers a node on the connection that it made, of a directory that the roster has it bound to
-    /// rather than of another. Never waits.
+    /// rather than of another, with the next [`Inbound::flush`]. Never waits.
     #[expect(clippy::result_large_err, reason = "a frame that was not sent comes back as it was")]
-    pub(super) fn send(
+    pub(super) fn put(
         &self,
         roster: &Roster,
         to: NodeId,
@@ -116,9 +117,15 @@ impl Inbound {
             return Err(TrySendError::Closed(frame));
         };
         stream.is_used.store(true, Ordering::Relaxed);
-        stream.queue.put(frame)?;
-        stream.queue.flush();
-        Ok(())
+        stream.queue.put(frame)
+    }
+
+    /// Sends all that was put in before.
+    pub(super) fn flush(&self) {
+        let waits = |stream: &&Stream| stream.queue.len() > 0;
+        let queues: Vec<_> =
+            self.streams().by_peer.values().filter(waits).map(|it| it.queue.clone()).collect();
+        queues.iter().for_each(|queue| queue.flush());
     }
 
     /// How many peers are connected.

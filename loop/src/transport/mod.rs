@@ -227,9 +227,7 @@ impl Transport {
     #[expect(clippy::result_large_err, reason = "a frame that was not sent comes back as it was")]
     pub(crate) fn send(&self, to: NodeId, frame: Frame) -> Result<(), Frame> {
         self.put(to, frame)?;
-        if let Some(peer) = self.peers.load().get(&to) {
-            peer.queue.flush();
-        }
+        self.flush();
         Ok(())
     }
 
@@ -238,7 +236,7 @@ impl Transport {
     pub(crate) fn put(&self, to: NodeId, frame: Frame) -> Result<(), Frame> {
         let sent = match self.peers.load().get(&to) {
             Some(peer) if peer.connected.load(Ordering::Acquire) => peer.queue.put(frame),
-            _ => self.inbound.send(&self.roster.load(), to, frame),
+            _ => self.inbound.put(&self.roster.load(), to, frame),
         };
         sent.map_err(|error| {
             self.meters.dropped(match error {
@@ -252,6 +250,7 @@ impl Transport {
     /// Sends all that was put in before.
     pub(crate) fn flush(&self) {
         self.peers.load().values().for_each(|peer| peer.queue.flush());
+        self.inbound.flush();
     }
 
     /// The state of every connection that this node dials.

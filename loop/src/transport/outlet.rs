@@ -3,7 +3,7 @@
 use arc_swap::ArcSwapOption;
 use bytes::{Buf as _, BytesMut};
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 use tokio_util::codec::Encoder as _;
 
 use super::stream::Writer;
@@ -26,39 +26,51 @@ const BYTES_AT_ONCE: usize = 16 << 10;
 /// A connection with TLS is written by its task alone.
 #[derive(Default)]
 pub(super) struct Outlet {
-    /// Encoded and not written yet.
-    bytes: Mutex<BytesMut>,
+    pending: Mutex<Pending>,
     /// The connection that is up, if more than its task may write to it.
     shared: ArcSwapOption<OwnedWriteHalf>,
+}
+
+#[derive(Default)]
+struct Pending {
+    /// Encoded and not written yet.
+    bytes: BytesMut,
+    /// Why the connection must end, for its task to find.
+    fault: Option<FrameError>,
 }
 
 impl Outlet {
     /// Writes the frames that `next` has, as long as they are few. Never waits. Whether all of them were
     /// written: else it is for the task of the connection.
     pub(super) fn write_now(&self, next: impl Fn() -> Option<Frame>) -> bool {
-        let Ok(mut bytes) = self.bytes.try_lock() else { return false };
+        let Ok(mut pending) = self.pending.try_lock() else { return false };
         let Some(stream) = self.shared.load_full() else { return false };
-        if !bytes.is_empty() {
+        let Pending { bytes, fault } = &mut *pending;
+        if !bytes.is_empty() || fault.is_some() {
             return false;
         }
         while bytes.len() < BYTES_AT_ONCE
             && let Some(frame) = next()
         {
-            if FrameCodec.encode(&frame, &mut bytes).is_err() {
+            if let Err(error) = FrameCodec.encode(&frame, bytes) {
+                *fault = Some(error);
                 return false;
             }
         }
-        // What is wrong the task finds out, with what is left.
-        if let Ok(written) = stream.try_write(&bytes) {
+        // What is wrong with the connection the task finds out, with what is left.
+        if !bytes.is_empty()
+            && let Ok(written) = stream.try_write(bytes)
+        {
             bytes.advance(written);
         }
         bytes.is_empty()
     }
 
-    /// A connection is up. It ends with what is returned.
+    /// A connection is up, until what is returned is dropped. Nobody who writes to the one before takes a
+    /// frame out of the queue any more: those that are put in from now on are for this one.
     pub(super) async fn open(&self, writer: Writer) -> Open<'_> {
         // Whatever is left is of the connection before.
-        self.bytes.lock().await.clear();
+        *self.pending.lock().await = Pending::default();
         if let Writer::Plain(stream) = &writer {
             self.shared.store(Some(stream.clone()));
         }
@@ -80,18 +92,28 @@ impl Open<'_> {
         &mut self,
         mut next: impl FnMut() -> Option<Frame>,
     ) -> Result<(), FrameError> {
-        let mut bytes = self.outlet.bytes.lock().await;
+        let mut pending = self.outlet.pending.lock().await;
+        let Pending { bytes, fault } = &mut *pending;
         loop {
             while bytes.len() < BYTES_PER_WRITE
                 && let Some(frame) = next()
             {
-                FrameCodec.encode(&frame, &mut bytes)?;
+                FrameCodec.encode(&frame, bytes)?;
+            }
+            if let Some(error) = fault.take() {
+                return Err(error);
             }
             if bytes.is_empty() {
                 return Ok(());
             }
-            self.writer.write_all(&mut bytes).await?;
-            give_back(&mut bytes);
+            // Of a long frame: what is written is taken out, and the room for it does not show any more.
+            let is_large = bytes.capacity() > 4 * BYTES_PER_WRITE;
+            self.writer.write_all(bytes).await?;
+            if is_large {
+                *bytes = BytesMut::new();
+            }
+            // A socket that takes everything at once must not keep this task from reading.
+            tokio::task::coop::consume_budget().await;
         }
     }
 }
@@ -99,13 +121,6 @@ impl Open<'_> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.outlet.shared.store(None);
-    }
-}
-
-/// Lets go of what a long frame took.
-fn give_back(bytes: &mut MutexGuard<'_, BytesMut>) {
-    if bytes.capacity() > 4 * BYTES_PER_WRITE {
-        **bytes = BytesMut::new();
     }
 }
 
@@ -131,6 +146,8 @@ mod tests {
         let (here, _) = listener.accept().await.unwrap();
         // Its other half goes: nothing is read here.
         let (_, writer) = PeerStream::Plain(here).split();
+        let Writer::Plain(stream) = &writer else { panic!("it is not encrypted") };
+        stream.writable().await.unwrap();
         (there, writer)
     }
 
@@ -183,6 +200,31 @@ mod tests {
         queue.put(reply(6, 100)).unwrap();
         queue.flush();
         assert_eq!(queue.len(), 1);
+        // What was not written on one connection is not written on the next.
+        assert_eq!(waiting.next_now(), Some(reply(6, 100)));
+        let (mut next_one, writer) = connection().await;
+        waiting.outlet().pending.lock().await.bytes.extend_from_slice(b"a part of a frame");
+        let _open = waiting.outlet().open(writer).await;
+        queue.put(reply(7, 100)).unwrap();
+        queue.flush();
+        assert_eq!(next(&mut next_one, &mut BytesMut::new()).await, reply(7, 100));
+    }
+
+    /// To see it fail: keep the buffer in `Open::write`.
+    #[tokio::test]
+    async fn the_room_for_a_long_frame_is_given_back() {
+        let (mut there, writer) = connection().await;
+        let (queue, waiting) = queue(8);
+        let mut open = waiting.outlet().open(writer).await;
+        queue.put(reply(1, 8 << 20)).unwrap();
+        let mut bytes = BytesMut::new();
+        let writing = open.write(|| waiting.next_now());
+        let (written, read) = tokio::join!(writing, next(&mut there, &mut bytes));
+        written.unwrap();
+        assert_eq!(read, reply(1, 8 << 20));
+        let mut pending = waiting.outlet().pending.lock().await;
+        pending.bytes.reserve(1);
+        assert!(pending.bytes.capacity() < 1 << 20, "{}", pending.bytes.capacity());
     }
 
     /// Two threads write, now one and now the other, and the socket is full most of the time.
@@ -194,7 +236,10 @@ mod tests {
         };
         let (mut there, writer) = connection().await;
         let (queue, waiting) = queue(64);
-        let task = tokio::spawn(async move { write(writer, &waiting, None).await });
+        let task = tokio::spawn(async move {
+            let connection = waiting.outlet().open(writer).await;
+            write(connection, &waiting, None).await
+        });
         let putting = tokio::task::spawn_blocking(move || {
             for request in 0..FRAMES {
                 let mut frame = reply(request, length(request));

@@ -69,7 +69,7 @@ impl Inner {
 }
 
 impl Queue {
-    /// Puts a frame in, of which nobody hears before [`Queue::flush`]. Never waits.
+    /// Puts a frame in. It leaves with [`Queue::flush`], or before it where many wait. Never waits.
     #[expect(clippy::result_large_err, reason = "a frame that was not sent comes back as it was")]
     pub(super) fn put(&self, frame: Frame) -> Result<(), TrySendError<Frame>> {
         let bytes = calls_bytes(&frame);
@@ -85,6 +85,10 @@ impl Queue {
         }
         inner.calls_bytes += bytes;
         inner.frames.push_back(frame);
+        // One round of a loop with many groups may put in more than there is room for.
+        if inner.frames.len() >= self.0.frames_max / 4 {
+            self.0.arrived.notify_one();
+        }
         Ok(())
     }
 

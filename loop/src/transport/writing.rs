@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
+use super::outlet::Open;
 use super::queue::Waiting;
-use super::stream::Writer;
 use crate::frame::{Frame, FrameError};
 
-/// Sends frames until the queue or the connection ends, and a sign of life after each silence of
+/// Sends frames until the queue or the connection ends, and a sign of life where it had nothing to send for
 /// `silence_max`. `Ok` means that the queue ended.
 pub(super) async fn write(
-    writer: Writer,
+    mut connection: Open<'_>,
     frames: &Waiting,
     silence_max: Option<Duration>,
 ) -> Result<(), FrameError> {
-    let mut connection = frames.outlet().open(writer).await;
     loop {
         let silence = async {
             match silence_max {

@@ -235,9 +235,19 @@ fn sending<const N: usize>(
     peers: [(u64, SocketAddr); N],
     silence: Duration,
 ) -> Sending {
+    sending_at(u64::MAX, disk, peers, silence)
+}
+
+/// So many bytes in a second at most.
+fn sending_at<const N: usize>(
+    bytes_per_second: u64,
+    disk: &Disk,
+    peers: [(u64, SocketAddr); N],
+    silence: Duration,
+) -> Sending {
     let roster = roster(1, peers.map(|(n, addr)| (n, addr.to_string())));
     let runtime = tokio::runtime::Handle::current();
-    Sending::new(runtime, roster, disk.store.clone(), silence, u64::MAX)
+    Sending::new(runtime, roster, disk.store.clone(), silence, bytes_per_second)
 }
 
 /// Begins to send the snapshot; the receiver of the report.
@@ -285,6 +295,24 @@ async fn a_cut_transfer_goes_on_and_nothing_is_sent_twice() {
         );
         assert!(carried[1] <= lacking + BESIDE_BYTES, "{carried:?}, cut at {cut}");
     }
+}
+
+/// To see it fail: have `send_on` not wait for its turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_leave_at_the_rate_of_the_node_however_many_take_them() {
+    // Ten chunks a second of both together: the first leaves at once.
+    let from = Disk::with(&content(3 * CHUNK_BYTES));
+    let (two, three) = (Receiver::start(2, SILENCE).await, Receiver::start(3, SILENCE).await);
+    let peers = [(2, two.addr), (3, three.addr)];
+    let sending = sending_at(10 * CHUNK_BYTES as u64, &from, peers, SILENCE);
+    let begun = std::time::Instant::now();
+    let reports = [2, 3].map(|n| send(&sending, n, group()));
+    for report in reports {
+        assert!(told(report).await);
+    }
+    let chunks = 2 * from.len().div_ceil(CHUNK_BYTES as u64);
+    assert!(begun.elapsed() >= Duration::from_millis(100 * (chunks - 2)), "{:?}", begun.elapsed());
+    assert!(two.disk.holds(&from) && three.disk.holds(&from));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
