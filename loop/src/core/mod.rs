@@ -1,8 +1,8 @@
 //! [`Core`]: one group's Raft, without a thread, socket, clock or file.
 //!
 //! The core turns inputs into effects. A driver owns threads and channels and carries the effects
-//! out; the code that runs in production is the code that a simulator runs (but for heartbeats that only repeat: a
-//! driver does not ask for those, see [`crate::quiescence`]).
+//! out; the code that runs in production is the code that a simulator runs, but for heartbeats that only
+//! repeat, for which a driver does not ask it (`quiescence.rs`).
 //!
 //! ```text
 //!   step(Input)*  ──►  effects()  ──►  write      to the log writer, one fsync
