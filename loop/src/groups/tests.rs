@@ -248,9 +248,11 @@ fn a_quiescent_group_beats_on_and_its_cores_are_left_alone() {
     for n in NODES {
         assert_eq!(cluster.term(n), term);
         let status = cluster.nodes[&n].status.borrow().clone();
-        assert_eq!((status.last_index, status.leader), (3, Some(node(leader))), "node {n}");
+        let (positions, led_by) = ((status.last_index, status.commit_index), status.leader);
+        assert_eq!((positions, led_by), ((3, 3), Some(node(leader))), "node {n}");
     }
-    let _ = answer.try_recv();
+    // It was handed to the state machine, which here lets go of whoever waits for it.
+    assert_eq!(answer.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
     cluster.tick_until("quiescence", Cluster::is_quiescent);
     assert_eq!((cluster.leaders(), cluster.term(leader)), (vec![leader], term));
 }
