@@ -15,7 +15,7 @@ const CALLS_BYTES_MAX: usize = 64 << 20;
 
 /// Of requests and answers, the longest that is not counted: the number of frames bounds them (16 MiB by
 /// default), and the answer to a heartbeat is not lost because of some long answers ahead of it.
-const SHORT_BYTES_MAX: usize = 1 << 10;
+const UNCOUNTED_BYTES_MAX: usize = 1 << 10;
 
 /// The end that frames are put into.
 pub(super) struct Queue(Arc<Shared>);
@@ -156,7 +156,7 @@ impl Drop for Waiting {
 fn calls_bytes(frame: &Frame) -> usize {
     match frame {
         Frame::Call { payload, .. } | Frame::Reply { payload, .. }
-            if payload.len() > SHORT_BYTES_MAX =>
+            if payload.len() > UNCOUNTED_BYTES_MAX =>
         {
             payload.len()
         }
@@ -184,17 +184,17 @@ mod tests {
         assert!(queue.put(reply(half)).is_ok());
         for _ in 0..2 {
             assert!(matches!(
-                queue.put(reply(SHORT_BYTES_MAX + 1)),
+                queue.put(reply(UNCOUNTED_BYTES_MAX + 1)),
                 Err(TrySendError::Full(Frame::Reply { .. }))
             ));
         }
-        for frame in [Frame::Alive, reply(SHORT_BYTES_MAX)] {
+        for frame in [Frame::Alive, reply(UNCOUNTED_BYTES_MAX)] {
             assert!(queue.put(frame).is_ok());
         }
         assert_eq!(queue.len(), 4);
         assert_eq!(waiting.next_now(), Some(reply(half)));
         assert!(queue.put(reply(half)).is_ok());
-        for frame in [reply(half), Frame::Alive, reply(SHORT_BYTES_MAX), reply(half)] {
+        for frame in [reply(half), Frame::Alive, reply(UNCOUNTED_BYTES_MAX), reply(half)] {
             assert_eq!(waiting.next_now(), Some(frame));
         }
         assert_eq!(waiting.next_now(), None);
@@ -210,7 +210,7 @@ mod tests {
         while waiting.next_now().is_some() {}
         // Nothing waits any more, nothing is counted; and what is longer than all goes alone.
         assert!(queue.put(reply(CALLS_BYTES_MAX + 1)).is_ok());
-        assert!(queue.put(reply(SHORT_BYTES_MAX + 1)).is_err());
+        assert!(queue.put(reply(UNCOUNTED_BYTES_MAX + 1)).is_err());
         assert_eq!(waiting.next_now(), Some(reply(CALLS_BYTES_MAX + 1)));
         assert_eq!(waiting.next_now(), None);
         drop(waiting);
