@@ -126,12 +126,6 @@ impl CatalogueError {
     }
 }
 
-/// What an entry says about which groups there are, for whoever reads a log; `None` for one that says
-/// nothing about it.
-pub fn catalogue_change_of(entry: &Entry) -> Option<Result<CatalogueChange, ContextError>> {
-    CatalogueChange::of_entry(entry).transpose()
-}
-
 #[derive(Clone, PartialEq, prost::Message)]
 struct ContextWire {
     #[prost(message, optional, tag = "8")]
@@ -198,15 +192,12 @@ impl CatalogueChange {
             && entry.context.first() == Some(&FIRST_BYTE)
     }
 
-    /// What an entry changes; `None` if it is another.
+    /// What an entry changes that says something about which groups there are.
     ///
     /// # Errors
     ///
     /// When it cannot be read: this version must not go on, since others may have.
-    pub(crate) fn of_entry(entry: &Entry) -> Result<Option<CatalogueChange>, ContextError> {
-        if !CatalogueChange::is_in(entry) {
-            return Ok(None);
-        }
+    pub(crate) fn decode(entry: &Entry) -> Result<CatalogueChange, ContextError> {
         let wrong = |what: &str| ContextError(format!("which groups there are: {what}"));
         let context =
             ContextWire::decode(&*entry.context).map_err(|error| wrong(&error.to_string()))?;
@@ -232,7 +223,7 @@ impl CatalogueChange {
         };
         // Whoever skipped a part of it would do something else than the others.
         match change.entry().context == entry.context {
-            true => Ok(Some(change)),
+            true => Ok(change),
             false => Err(wrong("it says more than is known here")),
         }
     }
@@ -252,7 +243,7 @@ fn ascending(groups: &[GroupId]) -> Result<Vec<GroupId>, CatalogueError> {
 mod tests {
     use super::*;
     use crate::catalogue::tests::{founders, id, ids};
-    use crate::change::Change;
+    use crate::meaning::{Meaning, catalogue_change_of, steps_of};
     use crate::members::{Binding, Promotion};
 
     fn node(n: u64) -> NodeId {
@@ -267,9 +258,9 @@ mod tests {
         for change in [created, removed] {
             let entry = change.entry();
             assert_eq!((entry.get_entry_type(), entry.data.len()), (EntryType::EntryNormal, 0));
-            assert_eq!(CatalogueChange::of_entry(&entry), Ok(Some(change.clone())));
+            assert_eq!(Meaning::of(&entry), Ok(Meaning::Groups(change.clone())));
             assert_eq!(catalogue_change_of(&entry), Some(Ok(change)));
-            assert_eq!(Change::of_entry(&entry), Ok(None), "it says nothing about members");
+            assert_eq!(steps_of(&entry), None, "it says nothing about members");
         }
         assert_eq!(catalogue_change_of(&Entry::default()), None);
     }
@@ -327,13 +318,13 @@ mod tests {
         ] {
             let context = ContextWire { change: Some(change.clone()) }.encode_to_vec();
             let entry = Entry { context: context.into(), ..Entry::default() };
-            assert!(CatalogueChange::of_entry(&entry).is_err(), "{change:?}");
+            assert!(Meaning::of(&entry).is_err(), "{change:?}");
         }
         let more = CatalogueChange::Remove { groups: ids([2]) }.entry();
         let context = [&more.context[..], &[9 << 3, 1]].concat().into();
-        assert!(CatalogueChange::of_entry(&Entry { context, ..more }).is_err());
+        assert!(Meaning::of(&Entry { context, ..more }).is_err());
         let data = Bytes::from_static(b"command");
         let entry = CatalogueChange::Remove { groups: ids([2]) }.entry();
-        assert!(CatalogueChange::of_entry(&Entry { data, ..entry }).is_err());
+        assert!(Meaning::of(&Entry { data, ..entry }).is_err());
     }
 }

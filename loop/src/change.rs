@@ -7,8 +7,7 @@
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType};
 
-use crate::catalogue_change::CatalogueChange;
-use crate::context::{Context, ContextError, session_step_of};
+use crate::context::{Context, ContextError};
 use crate::members::{Member, MemberWire, MembersError};
 
 /// Steps that one change may have: two for each node that a request may name.
@@ -48,14 +47,6 @@ pub(crate) struct StepWire {
     member: Option<MemberWire>,
 }
 
-/// The steps of an entry that changes the membership, for whoever reads a log; none of one that
-/// leaves a joint configuration. `None` for an entry that changes nothing of it. That an entry is in
-/// the log does not say that it took effect: one that does not fit what was before it is void.
-pub fn steps_of(entry: &Entry) -> Option<Result<Vec<Step>, ContextError>> {
-    let change = Change::of_entry(entry).transpose()?;
-    Some(change.map(|(_, change)| change.steps))
-}
-
 impl From<MembersError> for ContextError {
     fn from(error: MembersError) -> Self {
         ContextError(error.to_string())
@@ -87,50 +78,6 @@ impl Change {
         Ok(entry)
     }
 
-    /// What an entry changes, for Raft, where it must know of it, and for us. `None` if it is an
-    /// ordinary command, one of a client session, or says which groups there are.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read: this version must not go on, since others may have.
-    pub(crate) fn of_entry(
-        entry: &Entry,
-    ) -> Result<Option<(Option<ConfChangeV2>, Change)>, ContextError> {
-        match entry.get_entry_type() {
-            EntryType::EntryNormal if entry.context.is_empty() => Ok(None),
-            EntryType::EntryNormal if CatalogueChange::is_in(entry) => Ok(None),
-            EntryType::EntryNormal if session_step_of(entry)?.is_some() => Ok(None),
-            EntryType::EntryNormal => {
-                let change = Change::decode(&entry.context)?;
-                match change.steps.iter().all(|step| step.raft().is_none()) {
-                    true => Ok(Some((None, change))),
-                    false => Err(ContextError("Raft is not told of what it must know".into())),
-                }
-            }
-            EntryType::EntryConfChangeV2 => {
-                let mut raft = ConfChangeV2::default();
-                raft.merge_from_bytes(&entry.data).map_err(|e| ContextError(e.to_string()))?;
-                let change = Change::decode(&raft.context)?;
-                let expected: Vec<ConfChangeSingle> =
-                    change.steps.iter().filter_map(Step::raft).collect();
-                if raft.get_changes() != expected {
-                    return Err(ContextError("it says one thing to Raft and another to us".into()));
-                }
-                Ok(Some((Some(raft), change)))
-            }
-            EntryType::EntryConfChange => Err(ContextError("it is of an old kind".into())),
-        }
-    }
-
-    /// Without a context nothing changes: a joint configuration is left.
-    fn decode(context: &[u8]) -> Result<Change, ContextError> {
-        match Context::decode(context)? {
-            Context::Change(change) => Ok(change),
-            Context::None => Ok(Change::default()),
-            Context::Session(_) => Err(ContextError("a session changes no membership".into())),
-        }
-    }
-
     pub(crate) fn of_wire(steps: &[StepWire]) -> Result<Change, ContextError> {
         if steps.len() > STEPS_MAX {
             return Err(ContextError(format!("it has more than {STEPS_MAX} steps")));
@@ -142,7 +89,7 @@ impl Change {
 
 impl Step {
     /// What Raft is told of it.
-    fn raft(&self) -> Option<ConfChangeSingle> {
+    pub(crate) fn raft(&self) -> Option<ConfChangeSingle> {
         let (kind, id) = match self {
             Step::Add(member) => (ConfChangeType::AddLearnerNode, member.member_id),
             Step::Promote(id) => (ConfChangeType::AddNode, *id),
@@ -190,6 +137,7 @@ mod tests {
     use quorate_engine::{DirectoryId, NodeId};
 
     use super::*;
+    use crate::meaning::{Meaning, steps_of};
     use crate::members::{Binding, Promotion};
     use crate::proposal::SessionStep;
 
@@ -206,20 +154,21 @@ mod tests {
         let steps = vec![Step::Add(member()), Step::Promote(4), Step::Demote(5), Step::Remove(6)];
         let change = Change { steps };
         let mut entry = change.entry().unwrap();
-        let (raft, decoded) = Change::of_entry(&entry).unwrap().unwrap();
+        let Meaning::Members(Some(mut lies), decoded) = Meaning::of(&entry).unwrap() else {
+            panic!()
+        };
         assert_eq!(decoded, change);
-        let mut lies = raft.unwrap();
         assert_eq!(lies.get_changes().len(), 4);
         lies.mut_changes()[1].node_id = 7;
         entry.data = lies.write_to_bytes().unwrap().into();
-        assert!(Change::of_entry(&entry).is_err());
+        assert!(Meaning::of(&entry).is_err());
     }
 
     #[test]
     fn what_nobody_could_read_is_not_proposed() {
         let steps = |count: u64| Change { steps: (1..=count).map(Step::Remove).collect() };
         let longest = steps(STEPS_MAX as u64).entry().unwrap();
-        assert!(Change::of_entry(&longest).is_ok());
+        assert!(Meaning::of(&longest).is_ok());
         assert!(steps(STEPS_MAX as u64 + 1).entry().is_err());
     }
 
@@ -228,14 +177,14 @@ mod tests {
         let change = Change { steps: vec![Step::Update(member())] };
         let entry = change.entry().unwrap();
         assert_eq!((entry.get_entry_type(), entry.data.len()), (EntryType::EntryNormal, 0));
-        assert_eq!(Change::of_entry(&entry), Ok(Some((None, change))));
-        assert_eq!(Change::of_entry(&Entry::default()), Ok(None));
+        assert_eq!(Meaning::of(&entry), Ok(Meaning::Members(None, change)));
+        assert_eq!(Meaning::of(&Entry::default()), Ok(Meaning::Command));
         assert_eq!(steps_of(&entry), Some(Ok(vec![Step::Update(member())])));
         assert_eq!(steps_of(&Entry::default()), None);
         // What Raft must know cannot be slipped past it.
         let context = Context::Change(Change { steps: vec![Step::Remove(1)] }).encode();
         let hidden = Entry { context, ..Entry::default() };
-        assert!(Change::of_entry(&hidden).is_err());
+        assert!(Meaning::of(&hidden).is_err());
         assert!(steps_of(&hidden).unwrap().is_err());
     }
 
@@ -243,19 +192,19 @@ mod tests {
     fn leaving_a_joint_configuration_has_no_steps() {
         let mut entry = Entry::default();
         entry.set_entry_type(EntryType::EntryConfChangeV2);
-        let (raft, change) = Change::of_entry(&entry).unwrap().unwrap();
-        assert!(raft.unwrap().leave_joint() && change.steps.is_empty());
+        let Meaning::Members(Some(raft), change) = Meaning::of(&entry).unwrap() else { panic!() };
+        assert!(raft.leave_joint() && change.steps.is_empty());
     }
 
     #[test]
     fn what_cannot_be_read_is_an_error() {
         let mut entry = Entry::default();
         entry.set_entry_type(EntryType::EntryConfChange);
-        assert!(Change::of_entry(&entry).is_err());
+        assert!(Meaning::of(&entry).is_err());
         // Garbage, a step of a later version, and a field of one.
         for bad in [&[0xff; 5][..], &[0x0a, 2, 8, 6], &[0x1a, 0]] {
             let entry = Entry { context: bad.into(), ..Entry::default() };
-            assert!(Change::of_entry(&entry).is_err(), "{bad:?}");
+            assert!(Meaning::of(&entry).is_err(), "{bad:?}");
         }
     }
 
@@ -263,12 +212,12 @@ mod tests {
     fn a_session_changes_no_membership() {
         let context = Context::Session(SessionStep::Open).encode();
         let mut entry = Entry { context: context.clone(), ..Entry::default() };
-        assert_eq!(Change::of_entry(&entry), Ok(None));
+        assert_eq!(Meaning::of(&entry), Ok(Meaning::Session(SessionStep::Open)));
         entry.data = "a command".into();
-        assert!(Change::of_entry(&entry).is_err(), "none belongs to it");
+        assert!(Meaning::of(&entry).is_err(), "none belongs to it");
         let change = ConfChangeV2 { context, ..ConfChangeV2::default() };
         entry.set_entry_type(EntryType::EntryConfChangeV2);
         entry.data = change.write_to_bytes().unwrap().into();
-        assert!(Change::of_entry(&entry).is_err());
+        assert!(Meaning::of(&entry).is_err());
     }
 }

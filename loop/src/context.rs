@@ -7,9 +7,8 @@
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_statemachine::CommandId;
-use raft::eraftpb::{Entry, EntryType};
+use quorate_statemachine::canonical::Canonical;
 
-use crate::catalogue_change::CatalogueChange;
 use crate::change::{Change, StepWire};
 use crate::proposal::SessionStep;
 
@@ -50,24 +49,6 @@ struct SessionWire {
     lowest_unfinished: u64,
 }
 
-/// The step in a client session that an entry of a log is, for whoever reads one; `None` of any other
-/// entry.
-///
-/// # Errors
-///
-/// When it cannot be read.
-pub fn session_step_of(entry: &Entry) -> Result<Option<SessionStep>, ContextError> {
-    let is_normal = entry.get_entry_type() == EntryType::EntryNormal;
-    if !is_normal || entry.context.is_empty() || CatalogueChange::is_in(entry) {
-        return Ok(None);
-    }
-    match Context::decode(&entry.context)? {
-        Context::Session(step) if step.has_command() != entry.data.is_empty() => Ok(Some(step)),
-        Context::Session(_) => Err(ContextError("its data does not fit it".into())),
-        Context::Change(_) | Context::None => Ok(None),
-    }
-}
-
 impl Context {
     /// The bytes; none of nothing.
     pub(crate) fn encode(&self) -> Bytes {
@@ -90,6 +71,9 @@ impl Context {
     ///
     /// When not every byte is understood: this version must not go on, since others may have.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Context, ContextError> {
+        if let Some(command) = command_of(bytes) {
+            return Ok(Context::Session(SessionStep::Command(command)));
+        }
         let wire = ContextWire::decode(bytes).map_err(|e| ContextError(e.to_string()))?;
         if !wire.is_all_of(bytes) {
             return Err(ContextError("it says more than is known here".into()));
@@ -105,19 +89,22 @@ impl Context {
     }
 }
 
+/// The command of a session, where these bytes are one; of a log in sessions that is every entry. `None`
+/// leaves it to the whole reader what they are.
+fn command_of(bytes: &[u8]) -> Option<CommandId> {
+    let mut context = Canonical::new(bytes);
+    let mut step = Canonical::new(context.bytes(2)?);
+    let is_command = context.is_empty() && step.number(1)? == 2;
+    let (session, sequence) = (step.number(2)?, step.number(3)?);
+    let lowest_unfinished = step.number(4)?;
+    let is_whole = is_command && step.is_empty();
+    is_whole.then_some(CommandId { session, sequence, lowest_unfinished })
+}
+
 impl ContextWire {
     /// Whether these bytes say what it says, in the one way in which it is said, and nothing else.
     fn is_all_of(&self, bytes: &[u8]) -> bool {
-        // That of a session's command is read at each commit, and fits.
-        let mut encoded = [0; 64];
-        let mut room = &mut encoded[..];
-        match self.encode(&mut room) {
-            Ok(()) => {
-                let left = room.len();
-                encoded[..encoded.len() - left] == *bytes
-            }
-            Err(_) => self.encode_to_vec() == bytes,
-        }
+        self.encode_to_vec() == bytes
     }
 }
 
@@ -156,7 +143,10 @@ impl TryFrom<SessionWire> for SessionStep {
 
 #[cfg(test)]
 mod tests {
+    use raft::eraftpb::Entry;
+
     use super::*;
+    use crate::meaning::session_step_of;
 
     const COMMAND: SessionStep =
         SessionStep::Command(CommandId { session: 7, sequence: 300, lowest_unfinished: 299 });
@@ -178,6 +168,38 @@ mod tests {
         }
         assert_eq!(Context::None.encode(), Bytes::new());
         assert_eq!(Context::decode(&[]), Ok(Context::None));
+    }
+
+    /// To see it fail: stop before the last byte, or take another kind of step.
+    #[test]
+    fn a_command_is_read_at_a_glance_as_it_is_read_in_whole() {
+        let in_whole = |bytes: &[u8]| -> Option<CommandId> {
+            let wire = ContextWire::decode(bytes).ok().filter(|wire| wire.is_all_of(bytes))?;
+            match wire.session.filter(|_| wire.steps.is_empty())?.try_into() {
+                Ok(SessionStep::Command(id)) => Some(id),
+                _ => None,
+            }
+        };
+        for [session, sequence, lowest_unfinished] in
+            [[7, 300, 299], [0, 0, 0], [u64::MAX, 1 << 63, 127], [0, 128, 0]]
+        {
+            let id = CommandId { session, sequence, lowest_unfinished };
+            let bytes = Context::Session(SessionStep::Command(id)).encode();
+            assert_eq!((command_of(&bytes), in_whole(&bytes)), (Some(id), Some(id)));
+            // And everything that is a byte away from it.
+            for at in 0..bytes.len() {
+                assert_eq!(command_of(&bytes[..at]), None);
+                for byte in 0..=u8::MAX {
+                    let mut other = bytes.to_vec();
+                    other[at] = byte;
+                    assert_eq!(command_of(&other), in_whole(&other), "{other:?}");
+                    let mut longer = bytes.to_vec();
+                    longer.insert(at, byte);
+                    longer[1] += u8::from(at > 1);
+                    assert_eq!(command_of(&longer), in_whole(&longer), "{longer:?}");
+                }
+            }
+        }
     }
 
     #[test]

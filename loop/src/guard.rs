@@ -11,9 +11,8 @@ use std::collections::BTreeSet;
 
 use raft::eraftpb::{ConfState, Message, MessageType};
 
-use crate::catalogue_change::CatalogueChange;
-use crate::change::Change;
 use crate::drops::DropCause;
+use crate::meaning::Meaning;
 
 /// How far ahead of ours a term may be: no honest cluster holds 2^32 elections between two
 /// messages, and a term near the end of the range would leave no election after it.
@@ -142,7 +141,7 @@ fn entries_in_order(message: &Message) -> Result<(), DropCause> {
         let next = index.checked_add(1);
         // Once it is committed, whoever cannot read what it says of members, sessions or groups must
         // stop.
-        let known = Change::of_entry(entry).is_ok() && CatalogueChange::of_entry(entry).is_ok();
+        let known = Meaning::of(entry).is_ok();
         if Some(entry.index) != next || entry.term < term || entry.term == 0 || !known {
             return Err(DropCause::BadEntries);
         }

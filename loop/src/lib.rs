@@ -69,6 +69,7 @@ mod joining;
 mod log_writer;
 mod logger;
 mod machine;
+mod meaning;
 mod members;
 mod membership;
 mod message;
@@ -93,12 +94,10 @@ mod turnover;
 mod wait;
 
 pub use self::catalogue::{Catalogue, FIRST_GROUP};
-pub use self::catalogue_change::{
-    CatalogueChange, CatalogueError, CatalogueRequest, catalogue_change_of,
-};
-pub use self::change::{Step, steps_of};
+pub use self::catalogue_change::{CatalogueChange, CatalogueError, CatalogueRequest};
+pub use self::change::Step;
 pub use self::config::{AppendMode, LoopConfig};
-pub use self::context::{ContextError, session_step_of};
+pub use self::context::ContextError;
 pub use self::core::{Apply, Committed, Core, Effects, Input};
 pub use self::drops::{CloseCause, DropCause};
 pub use self::error::{CallError, OpenError, ProposeError, ReadError, Stopped};
@@ -106,6 +105,7 @@ pub use self::front::{CALLS_MAX, VITAL_CALLS_MAX};
 pub use self::group::Group;
 pub use self::histogram::Distribution;
 pub use self::inbox::Applied;
+pub use self::meaning::{catalogue_change_of, session_step_of, steps_of};
 pub use self::members::{Binding, Member, MemberRole, Members, MembersError, Promotion};
 pub use self::membership::{
     Join, MemberChange, MembershipChanged, MembershipError, MembershipRequest,

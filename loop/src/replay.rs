@@ -14,10 +14,11 @@ use quorate_engine::{GroupId, LogId, LogReader, ReadError, SnapshotError, Snapsh
 use quorate_statemachine::StateMachine;
 use raft::eraftpb::{Entry, EntryType};
 
-use crate::context::{ContextError, session_step_of};
+use crate::context::ContextError;
 use crate::core::Committed;
 use crate::inbox::ProposeCaller;
 use crate::machine::Machine;
+use crate::meaning::session_step_of;
 use crate::replica::{Replica, RestoreFailure, described};
 
 /// Bytes of entries read at a time.

@@ -18,22 +18,25 @@ use crate::partition::{Members, Partition, Recovery, first_doubled};
 
 pub(crate) fn apply(step: &mut Step<'_>, alter: &AlterPartition) -> Result<Reply, Rejection> {
     step.session(alter.sender)?;
-    let partition = step.partition(alter.partition)?;
+    let (topic, partition) = step.located(alter.partition)?;
     let isr: Brokers = alter.isr.iter().map(|member| member.broker).collect();
     check_epochs(partition, alter)?;
     check_isr(partition, alter, &isr)?;
     check_recovery(partition, alter, &isr)?;
     check_members(step.image, alter)?;
     // Last: whoever is wrong about more than that is to hear of it, as the specification has it.
-    step.changeable(alter.partition)?;
+    Step::check_changeable(alter.partition, partition)?;
 
     let target = Target { isr, recovery: alter.recovery, ..Target::of(partition) };
-    let (was_reassigning, leader) = (partition.is_reassigning(), partition.leader);
-    step.change_partition(alter.partition, target);
-    let partition = step.partition(alter.partition)?;
-    let completed = was_reassigning && !partition.is_reassigning();
-    let moved = partition.leader != leader;
-    Ok(Reply::PartitionAltered(PartitionAltered::of(partition, completed && moved)))
+    let next = step.changed(topic, partition, target);
+    let after = next.as_ref().unwrap_or(partition);
+    let completed = partition.is_reassigning() && !after.is_reassigning();
+    let moved = after.leader != partition.leader;
+    let altered = PartitionAltered::of(after, completed && moved);
+    if let Some(next) = next {
+        step.put_partition(alter.partition, next);
+    }
+    Ok(Reply::PartitionAltered(altered))
 }
 
 fn check_epochs(partition: &Partition, alter: &AlterPartition) -> Result<(), Rejection> {

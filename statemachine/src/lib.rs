@@ -50,6 +50,7 @@ mod alter_configs;
 mod alter_partition;
 mod broker;
 mod brokers;
+pub mod canonical;
 mod change;
 mod check;
 mod checkpoints;

@@ -207,6 +207,11 @@ impl Step<'_> {
 
     /// The partition that a client's request names.
     pub(crate) fn partition(&self, key: PartitionKey) -> Result<&Partition, Rejection> {
+        self.located(key).map(|(_, partition)| partition)
+    }
+
+    /// The same, and its topic.
+    pub(crate) fn located(&self, key: PartitionKey) -> Result<(&Topic, &Partition), Rejection> {
         let topic = self.topic(key.topic)?;
         let partition = topic.partition(key.partition).ok_or_else(|| {
             let fault = format!(
@@ -217,12 +222,21 @@ impl Step<'_> {
             );
             Rejection::new(ErrorCode::UnknownTopicOrPartition, fault)
         })?;
+        Ok((topic, partition))
+    }
+
+    /// The partition that a client's request names, if a client may change it.
+    pub(crate) fn changeable(&self, key: PartitionKey) -> Result<&Partition, Rejection> {
+        let partition = self.partition(key)?;
+        Self::check_changeable(key, partition)?;
         Ok(partition)
     }
 
-    /// The same, if a client may change it.
-    pub(crate) fn changeable(&self, key: PartitionKey) -> Result<&Partition, Rejection> {
-        let partition = self.partition(key)?;
+    /// Whether a client may change this partition.
+    pub(crate) fn check_changeable(
+        key: PartitionKey,
+        partition: &Partition,
+    ) -> Result<(), Rejection> {
         let fault = if partition.is_closed() {
             format!(
                 "{key} has no epoch left and is closed, so that nobody leads it any more: bring its records \
@@ -235,7 +249,7 @@ impl Step<'_> {
                  to a topic that is new"
             )
         } else {
-            return Ok(partition);
+            return Ok(());
         };
         Err(Rejection::new(ErrorCode::InvalidRequest, fault))
     }
@@ -263,16 +277,24 @@ impl Step<'_> {
 
     /// Changes a partition that is there; says whether anything differs.
     pub(crate) fn change_partition(&mut self, key: PartitionKey, target: Target) -> bool {
-        let Some(topic) = self.image.topic(key.topic) else { return false };
-        let Some(partition) = topic.partition(key.partition) else { return false };
-        let min_insync = self.image.min_insync_replicas(topic);
-        let active = ActiveBrokers::all(&self.image.brokers);
-        let next = change(partition, target, min_insync, &active);
+        let Ok((topic, partition)) = self.located(key) else { return false };
+        let next = self.changed(topic, partition, target);
         let differs = next.is_some();
         if let Some(next) = next {
             self.put_partition(key, next);
         }
         differs
+    }
+
+    /// What a partition of a topic is to become; `None` if nothing differs.
+    pub(crate) fn changed(
+        &self,
+        topic: &Topic,
+        partition: &Partition,
+        target: Target,
+    ) -> Option<Partition> {
+        let min_insync = self.image.min_insync_replicas(topic);
+        change(partition, target, min_insync, &ActiveBrokers::all(&self.image.brokers))
     }
 
     pub(crate) fn put_broker(&mut self, broker: Broker) {

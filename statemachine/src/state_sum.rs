@@ -17,8 +17,15 @@ use crate::wire::record::Kind;
 /// The hashes of partitions begin with it, and those of other parts with 0.
 const PARTITION_SEED: u64 = 1;
 
-/// Enough for three replicas in sync; longer lists make the buffer grow.
-const PARTITION_BYTES: usize = 128;
+/// Bytes of a topic's id, and of a number.
+const KEY_BYTES: usize = 16;
+const NUMBER_BYTES: usize = 4;
+
+/// The numbers of a partition beside its lists.
+const NUMBERS: usize = 4;
+
+/// Enough for a dozen replicas in sync; with longer lists it takes memory of its own.
+const PARTITION_BYTES: usize = 160;
 
 /// The sum so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,18 +75,32 @@ fn hash_of_partition(key: PartitionKey, partition: &Partition) -> u128 {
         recovery,
     } = partition;
     let recovering = u32::from(*recovery == Recovery::Recovering);
-    let mut bytes = Vec::with_capacity(PARTITION_BYTES);
-    bytes.extend(key.topic.0.as_bytes());
-    for number in [key.partition, leader_epoch.get(), partition_epoch.get(), recovering] {
-        bytes.extend(number.to_le_bytes());
-    }
     let (leader, last_known_leader) = (leader.as_slice(), last_known_leader.as_slice());
-    for list in [&**replicas, isr, elr, adding, removing, leader, last_known_leader] {
-        // A replication factor has 16 bits.
-        bytes.extend(u32::try_from(list.len()).unwrap_or(u32::MAX).to_le_bytes());
-        for broker in list {
-            bytes.extend(broker.get().to_le_bytes());
+    let lists = [&**replicas, isr, elr, adding, removing, leader, last_known_leader];
+    let listed: usize = lists.iter().map(|list| list.len()).sum();
+    let len = KEY_BYTES + NUMBER_BYTES * (NUMBERS + lists.len() + listed);
+    let (mut usual, mut longer) = ([0; PARTITION_BYTES], Vec::new());
+    let bytes = match usual.get_mut(..len) {
+        Some(bytes) => bytes,
+        None => {
+            longer.resize(len, 0);
+            &mut longer[..]
         }
+    };
+    let (topic, numbers) = bytes.split_at_mut(KEY_BYTES);
+    topic.copy_from_slice(key.topic.0.as_bytes());
+    let mut numbers = numbers.chunks_exact_mut(NUMBER_BYTES);
+    let mut put = |number: u32| {
+        if let Some(bytes) = numbers.next() {
+            bytes.copy_from_slice(&number.to_le_bytes());
+        }
+    };
+    [key.partition, leader_epoch.get(), partition_epoch.get(), recovering].map(&mut put);
+    for list in lists {
+        // A replication factor has 16 bits.
+        put(u32::try_from(list.len()).unwrap_or(u32::MAX));
+        list.iter().for_each(|broker| put(broker.get()));
     }
-    xxh3_128_with_seed(&bytes, PARTITION_SEED)
+    assert!(numbers.next().is_none(), "all of it is hashed");
+    xxh3_128_with_seed(bytes, PARTITION_SEED)
 }

@@ -13,7 +13,6 @@
 //! effects that show the change; the log writer makes it durable before anything that comes of it.
 
 use quorate_engine::LogId;
-use raft::eraftpb::Entry;
 
 use super::Core;
 use super::membership::Proposed;
@@ -51,18 +50,13 @@ impl<P, R, M> Core<P, R, M> {
         self.append_entry(change.entry()).ok_or(CatalogueError::Overloaded)
     }
 
-    /// What an entry that is committed says about which groups there are. Returns the catalogue after
-    /// it, if it changes it.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read: others may act on it.
+    /// The entry at `at` is committed, and says this about which groups there are. Returns the catalogue
+    /// after it, if it changes it.
     pub(super) fn catalogue_committed(
         &mut self,
-        entry: &Entry,
+        change: Option<CatalogueChange>,
         at: LogId,
-    ) -> Result<Option<Catalogue>, String> {
-        let change = CatalogueChange::of_entry(entry).map_err(|error| error.to_string())?;
+    ) -> Option<Catalogue> {
         let changed = change.map(|change| self.catalogue.changed(&change, at.index));
         let is_settled = |p: &mut Proposed<M>| p.at.index <= at.index;
         for Proposed { at: proposed, caller, .. } in
@@ -76,14 +70,14 @@ impl<P, R, M> Core<P, R, M> {
             self.effects.catalogued.push((caller, answer.map_err(Clone::clone)));
         }
         match changed {
-            None => Ok(None),
+            None => None,
             Some(Ok(catalogue)) => {
                 self.set_catalogue(catalogue.clone());
-                Ok(Some(catalogue))
+                Some(catalogue)
             }
             Some(Err(error)) => {
                 tracing::info!(group = %self.group, %at, %error, "a change of the groups is void");
-                Ok(None)
+                None
             }
         }
     }

@@ -262,20 +262,15 @@ impl<P, R, M> Core<P, R, M> {
         Some(LogId { index, term: self.raw.raft.term })
     }
 
-    /// What an entry that is committed says of the membership. Returns the members after it, if it
-    /// changes them.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read: others may act on it.
+    /// The entry at `at` is committed, and says this of the membership. Returns the members after it, if
+    /// it changes them.
     pub(super) fn change_committed(
         &mut self,
-        entry: &Entry,
-    ) -> Result<Option<Arc<Members>>, String> {
-        let change = Change::of_entry(entry).map_err(|e| e.to_string())?;
-        let at = LogId { index: entry.index, term: entry.term };
+        change: Option<(Option<Box<ConfChangeV2>>, Change)>,
+        at: LogId,
+    ) -> Option<Arc<Members>> {
         let changed =
-            change.and_then(|(raft, change)| self.take_effect(raft.as_ref(), &change, at.index));
+            change.and_then(|(raft, change)| self.take_effect(raft.as_deref(), &change, at.index));
         let done: Vec<_> = self.changes.extract_if(.., |p| p.at.index <= at.index).collect();
         for Proposed { at: proposed, deadline, caller } in done {
             let answer = match &changed {
@@ -293,7 +288,7 @@ impl<P, R, M> Core<P, R, M> {
             };
             self.effects.memberships.push((caller, answer));
         }
-        Ok(changed)
+        changed
     }
 
     /// Raft and the table change together, or neither; the same on every node.

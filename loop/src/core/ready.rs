@@ -11,8 +11,8 @@ use super::proposals::Proposer;
 use super::reads::Reader;
 use super::{Apply, Committed, Core, Effects};
 use crate::config::AppendMode;
-use crate::context::session_step_of;
 use crate::error::ProposeError;
+use crate::meaning::Meaning;
 use crate::message::{Envelope, PeerMessage, Refused};
 use crate::proposal::Proposal;
 
@@ -343,25 +343,19 @@ impl<P, R, M> Core<P, R, M> {
         self.handed = last.index;
         let mut committed = Vec::with_capacity(entries.len());
         for entry in entries {
-            let said = self.change_committed(&entry).and_then(|members| {
-                let session = session_step_of(&entry).map_err(|error| error.to_string())?;
-                Ok((members, session))
-            });
-            let (members, session) = match said {
-                Ok(said) => said,
-                Err(what) => {
-                    self.effects.fatal = Some(format!("entry {}: {what}", entry.index));
-                    return;
-                }
-            };
             let at = LogId { index: entry.index, term: entry.term };
-            let catalogue = match self.catalogue_committed(&entry, at) {
-                Ok(catalogue) => catalogue,
-                Err(what) => {
-                    self.effects.fatal = Some(format!("entry {}: {what}", entry.index));
+            let (session, change, groups) = match Meaning::of(&entry) {
+                Ok(Meaning::Command) => (None, None, None),
+                Ok(Meaning::Session(step)) => (Some(step), None, None),
+                Ok(Meaning::Members(raft, change)) => (None, Some((raft, change)), None),
+                Ok(Meaning::Groups(change)) => (None, None, Some(change)),
+                Err(error) => {
+                    self.effects.fatal = Some(format!("entry {}: {error}", entry.index));
                     return;
                 }
             };
+            let members = self.change_committed(change, at);
+            let catalogue = self.catalogue_committed(groups, at);
             let (caller, lost) = self.proposals.committed(at);
             let leader = self.leader();
             let lost = if mutation::is(Bug::ReplacedCallerForgotten) { Vec::new() } else { lost };
