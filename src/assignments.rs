@@ -224,7 +224,7 @@ mod tests {
         let mut collapsed = Delta::default();
         for command in commands {
             *at += 1;
-            let applied = metadata.apply(*at, &command.encode()).unwrap();
+            let applied = metadata.apply_command(*at, command).unwrap();
             assert!(!applied.changes.is_empty(), "{:?}", applied.outcome);
             collapsed.merge(applied.changes);
         }

@@ -20,7 +20,7 @@ use raft::eraftpb::{Entry, Message, MessageType};
 #[path = "../src/groups/count.rs"]
 mod count;
 
-use count::Count;
+use count::{Count, Unwatched};
 
 /// Of 128 bytes, as everywhere in these benchmarks.
 static COMMAND: [u8; 128] = [2; 128];
@@ -118,7 +118,7 @@ fn apply(criterion: &mut Criterion) {
         let mut replica = Replica::<Count>::founding(first, Members::default().into());
         let mut index = replica.applied().index;
         let mut commands = Commands { sessions: Vec::new(), next: 0 };
-        let mut changes = None;
+        let mut changes = Unwatched;
         let mut run = |session, command| {
             index += 1;
             let at = LogId { index, term: 1 };

@@ -106,7 +106,7 @@ impl EntryCache {
     }
 
     /// The cached entries from `low`, which is cached, on.
-    pub(crate) fn from(&self, low: u64) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn from(&self, low: u64) -> impl DoubleEndedIterator<Item = &Entry> {
         let first = self.first_index().unwrap_or(low);
         let skip = usize::try_from(low.saturating_sub(first)).unwrap_or(usize::MAX);
         self.entries.range(skip.min(self.entries.len())..)

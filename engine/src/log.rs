@@ -165,6 +165,13 @@ impl GroupLog {
         self.last_index
     }
 
+    /// All entries from `low` on, without a copy; `None` where the first of them is not in memory. What is
+    /// not applied always is.
+    pub fn in_memory(&self, low: u64) -> Option<impl DoubleEndedIterator<Item = &Entry>> {
+        let first = self.cache.first_index()?;
+        (first <= low).then(|| self.cache.from(low))
+    }
+
     /// The term at `index`, from `first_index() - 1` to `last_index()`; `None` elsewhere.
     pub fn term(&self, index: u64) -> Option<u64> {
         let known = self.truncated.index..=self.last_index;

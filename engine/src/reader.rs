@@ -227,19 +227,44 @@ impl LogReader {
         high: u64,
         bytes_max: u64,
     ) -> Result<Vec<Entry>, ReadError> {
+        self.begin_read(group, low, high, bytes_max)?.wait()
+    }
+
+    /// The same, to be waited for later.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogReader::fetch`].
+    pub(crate) fn begin_read(
+        &self,
+        group: GroupId,
+        low: u64,
+        high: u64,
+        bytes_max: u64,
+    ) -> Result<Reading, ReadError> {
         let (sender, receiver) = sync_channel(1);
         let context = GetEntriesContext::empty(true);
         self.fetch(Fetch { group, low, high, bytes_max, context }, move |fetched| {
             // Nobody waits any more: nothing is lost.
             let _ = sender.send(fetched.result);
         })?;
-        receiver.recv().unwrap_or(Err(ReadError::Closed))
+        Ok(Reading(receiver))
     }
 
     /// Ends the thread after what waits now; later requests are refused.
     pub(crate) fn close(&self) {
         // An error means that it has ended already.
         let _ = self.jobs.send(Job::Close);
+    }
+}
+
+/// Entries that are being read.
+pub(crate) struct Reading(Receiver<Result<Vec<Entry>, ReadError>>);
+
+impl Reading {
+    /// Waits for them: at least one.
+    pub(crate) fn wait(self) -> Result<Vec<Entry>, ReadError> {
+        self.0.recv().unwrap_or(Err(ReadError::Closed))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::log::GroupLog;
 use crate::log_scan::Scan;
 use crate::open::OpenError;
 use crate::quarantine::Quarantine;
-use crate::reader::{LogReader, ReadError};
+use crate::reader::{LogReader, ReadError, Reading};
 use crate::record::{GENESIS_KEY, GroupRecord, Mark, RECORD_KEY, StoredRecord, decode_genesis};
 use crate::snapshot::{SnapshotError, SnapshotMeta};
 use crate::snapshot_store::SnapshotStore;
@@ -26,7 +26,7 @@ use crate::write::OnDisk;
 use crate::writer::Stale;
 
 /// Bytes of entries read at a time: what opening holds in memory beside the cache.
-const READ_BYTES_MAX: u64 = 4 << 20;
+const READ_BYTES_MAX: u64 = 256 << 10;
 
 /// Where groups are recovered from.
 pub(crate) struct Source<'a, F: Disk> {
@@ -275,13 +275,17 @@ impl<F: Disk> Source<'_, F> {
     /// what it reads.
     fn load_entries(&self, mut log: GroupLog, record: &GroupRecord) -> Result<GroupLog, Fault> {
         let group = log.group();
+        let end = record.last.index + 1;
+        let begin = |low| self.reader.begin_read(group, low, end, READ_BYTES_MAX);
         let mut before = record.truncated;
-        while before.index < record.last.index {
+        let mut reading = (before.index < record.last.index).then(|| begin(before.index + 1));
+        while let Some(begun) = reading {
             let low = before.index + 1;
-            let entries = self
-                .reader
-                .read(group, low, record.last.index + 1, READ_BYTES_MAX)
-                .map_err(|error| self.of_read(group, low, error))?;
+            let entries =
+                begun.and_then(Reading::wait).map_err(|error| self.of_read(group, low, error))?;
+            // The next are read while these are looked at.
+            let next = entries.last().map_or(end, |last| last.index.saturating_add(1));
+            reading = (next < end).then(|| begin(next));
             for entry in entries {
                 let found = LogId::new(entry.index, entry.term);
                 let follows = found.index == before.index + 1

@@ -58,7 +58,7 @@ pub struct LoopConfig {
     /// group may hold as much: nothing else bounds those of all groups together, so where many are
     /// busy at a time, divide the memory there is by their number.
     pub uncommitted_bytes_max: u64,
-    /// Bytes of committed entries handed to the state machine at a time; default 16 MiB, at least
+    /// Bytes of committed entries handed to the state machine at a time; default 1 MiB, at least
     /// 4 KiB.
     pub apply_bytes_max: u64,
     /// Entries committed and not yet applied beyond which a node takes no more: a leader's proposals
@@ -133,7 +133,7 @@ impl Default for LoopConfig {
             append_inflight_max: 256,
             append_mode: AppendMode::AfterWrite,
             uncommitted_bytes_max: 64 << 20,
-            apply_bytes_max: 16 << 20,
+            apply_bytes_max: 1 << 20,
             apply_lag_max: 65_536,
             apply_lag_bytes_max: 64 << 20,
             inbox_max: 16_384,

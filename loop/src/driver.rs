@@ -211,6 +211,11 @@ impl<S: StateMachine> Driver<S> {
     fn serve(&mut self, founding: Option<&Founding>) -> End {
         let tick = Duration::from_millis(self.config.tick_ms);
         let mut next_tick = Instant::now() + tick;
+        // What comes first is all that was found committed: nothing is heard before that, and the state
+        // machines go on with a part while the next is taken.
+        while self.groups.is_any_beginning() {
+            self.carry_out();
+        }
         loop {
             self.carry_out();
             if let Some(end) = self.end_failed() {

@@ -217,6 +217,12 @@ impl<S: StateMachine> Groups<S> {
         !self.touched.is_empty()
     }
 
+    /// Whether any group has yet to hand out what it found committed.
+    pub(crate) fn is_any_beginning(&self) -> bool {
+        let is_beginning = |group| self.slots.get(group).is_some_and(Slot::is_beginning);
+        self.touched.iter().any(is_beginning)
+    }
+
     /// What all touched groups want done, each group's whole.
     pub(crate) fn take_effects(&mut self) -> Vec<(GroupId, GroupEffects<S>)> {
         let mut all = Vec::with_capacity(self.touched.len());

@@ -76,7 +76,7 @@ impl<S: StateMachine> Machine<S> {
         &mut self,
         entries: Vec<Committed<ProposeCaller<S>>>,
     ) -> Result<u64, String> {
-        let mut changes: Option<S::Changes> = None;
+        let mut changes = S::Changes::default();
         let mut answers = Vec::new();
         for mut entry in entries {
             self.entries += 1;
@@ -112,7 +112,7 @@ impl<S: StateMachine> Machine<S> {
         (self.entries, self.bytes) = (0, 0);
         let image = self.replica.state().image();
         let changes = S::Changes::between(&before, &image);
-        self.publisher.publish(image, id.index, Some(changes));
+        self.publisher.publish(image, id.index, changes);
         Ok(())
     }
 
@@ -153,8 +153,8 @@ mod tests {
         ClusterId, Engine, EngineConfig, Formatted, Founding, GroupId, NodeId, Voter,
     };
     use quorate_statemachine::{
-        Admission, Applied, ApplyError, Cause, Changes, ClientSessions, CommandId, Image,
-        RestoreError, SessionError, StateHash,
+        Admission, ApplyError, Cause, Changes, ClientSessions, CommandId, Image, RestoreError,
+        SessionError, StateHash,
     };
     use tokio::sync::oneshot;
 
@@ -167,7 +167,7 @@ mod tests {
     #[derive(Debug, Clone, Default, PartialEq)]
     struct Sum(u64);
 
-    #[derive(Debug, Clone)]
+    #[derive(Debug, Clone, Default)]
     struct Added(u64);
 
     impl StateMachine for Sum {
@@ -179,10 +179,16 @@ mod tests {
             Sum::default()
         }
 
-        fn apply(&mut self, _: u64, command: &[u8]) -> Result<Applied<u64, Added>, ApplyError> {
+        fn apply(
+            &mut self,
+            _: u64,
+            command: &[u8],
+            changes: &mut Added,
+        ) -> Result<u64, ApplyError> {
             let added = u64::from(command[0]);
             self.0 += added;
-            Ok(Applied { outcome: self.0, changes: Added(added) })
+            changes.0 += added;
+            Ok(self.0)
         }
 
         fn encode_outcome(outcome: &u64) -> Bytes {

@@ -80,13 +80,13 @@ impl<S: StateMachine> Publisher<S> {
     }
 
     /// Makes an image the newest one and tells everyone, watchers only of changes.
-    pub(crate) fn publish(&self, image: S::Image, applied: u64, changes: Option<S::Changes>) {
+    pub(crate) fn publish(&self, image: S::Image, applied: u64, changes: S::Changes) {
         let published = Arc::new(Published { image, applied });
         // The mailboxes are locked around the swap, so that a new watcher begins either before
         // this image, and gets its changes, or with it.
         let mut mailboxes = lock(&self.mailboxes);
         self.newest.store(published.clone());
-        if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
+        if !changes.is_empty() {
             mailboxes.open.retain(|mailbox| match mailbox.upgrade() {
                 Some(mailbox) => {
                     mailbox.deliver(published.clone(), changes.clone());

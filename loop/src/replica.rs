@@ -6,8 +6,7 @@ use std::sync::Arc;
 use mutation::Bug;
 use quorate_engine::{GroupId, LogId, SnapshotError, SnapshotMeta, SnapshotStore};
 use quorate_statemachine::{
-    Admission, Changes as _, ClientSessions, CommandId, Image as _, RestoreError, SessionError,
-    StateMachine,
+    Admission, ClientSessions, CommandId, Image as _, RestoreError, SessionError, StateMachine,
 };
 
 use crate::core::Committed;
@@ -157,7 +156,7 @@ impl<S: StateMachine> Replica<S> {
     pub fn apply<C>(
         &mut self,
         entry: &Committed<C>,
-        changes: &mut Option<S::Changes>,
+        changes: &mut S::Changes,
     ) -> Result<Result<Done<S::Outcome>, SessionError>, String> {
         let (at, command) = (entry.at, &entry.command);
         assert_eq!(at.index, self.head.id.index + 1, "entries are applied one by one");
@@ -191,14 +190,9 @@ impl<S: StateMachine> Replica<S> {
         &mut self,
         index: u64,
         command: &[u8],
-        changes: &mut Option<S::Changes>,
+        changes: &mut S::Changes,
     ) -> Result<S::Outcome, String> {
-        let applied = self.state.apply(index, command).map_err(|error| described(&error))?;
-        match changes {
-            Some(changes) => changes.merge(applied.changes),
-            None => *changes = Some(applied.changes),
-        }
-        Ok(applied.outcome)
+        self.state.apply(index, command, changes).map_err(|error| described(&error))
     }
 
     /// The same for a command of a session, unless it was applied before: then it is answered as it was
@@ -208,7 +202,7 @@ impl<S: StateMachine> Replica<S> {
         index: u64,
         id: &CommandId,
         command: &[u8],
-        changes: &mut Option<S::Changes>,
+        changes: &mut S::Changes,
     ) -> Result<Result<Done<S::Outcome>, SessionError>, String> {
         let (index, outcome) = match self.sessions.admit(index, id) {
             Ok(Admission::Apply) => {

@@ -262,9 +262,14 @@ impl<S: StateMachine> Slot<S> {
         self.core.as_ref().is_some_and(|core| core.has_more())
     }
 
-    /// Publishes the status, if it has changed.
+    /// Whether the core has yet to hand out what it found committed.
+    pub(crate) fn is_beginning(&self) -> bool {
+        self.core.as_ref().is_some_and(|core| core.is_beginning())
+    }
+
+    /// Publishes the status, if it has changed. Of a core that begins it is that of some time ago.
     pub(crate) fn publish(&mut self, log_disk_bytes: u64) {
-        let Some(core) = &self.core else { return };
+        let Some(core) = self.core.as_ref().filter(|core| !core.is_beginning()) else { return };
         let vitals = core.vitals();
         if self.published == Some(vitals) {
             return;

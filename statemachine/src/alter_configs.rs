@@ -41,7 +41,7 @@ fn of_all(step: &mut Step<'_>, changes: &[ConfigChange]) -> Result<u64, Rejectio
     let min_insync =
         |image: &MetadataImage| image.default_config(TopicConfigKey::MinInsyncReplicas).to_owned();
     let held = min_insync(step.image);
-    step.delta.defaults = true;
+    step.delta().defaults = true;
     step.image.set_defaults(after);
     if min_insync(step.image) == held {
         return Ok(0);
@@ -76,7 +76,7 @@ fn of_broker(
         ));
     }
     if after != before {
-        step.delta.brokers.insert(id);
+        step.delta().brokers.insert(id);
         step.image.put_broker_configs(id, after);
     }
     Ok(0)
@@ -91,7 +91,7 @@ fn of_topic(step: &mut Step<'_>, id: TopicId, changes: &[ConfigChange]) -> Resul
         return Ok(0);
     }
     let held = image.min_insync_replicas(topic);
-    step.delta.topics_changed.insert(id);
+    step.delta().topic_changed(id);
     step.image.put_topic_configs(id, after);
     match step.image.min_insync_replicas(step.topic(id)?) == held {
         true => Ok(0),

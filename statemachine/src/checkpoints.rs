@@ -78,7 +78,7 @@ mod tests {
     }
 
     fn compare(machine: &mut Metadata, index: u64, with: Checkpoint) -> Result<Reply, ApplyError> {
-        let applied = machine.apply(index, &Command::CompareState(with).encode())?;
+        let applied = machine.apply_command(index, &Command::CompareState(with))?;
         assert!(applied.changes == Default::default());
         match applied.outcome {
             Outcome::Accepted(reply) => Ok(reply),

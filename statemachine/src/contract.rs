@@ -35,7 +35,8 @@ pub trait StateMachine: Sized + Send + 'static {
     /// The state before the first command: genesis. The same on every replica, byte for byte.
     fn new() -> Self;
 
-    /// Applies the committed command at `index`.
+    /// Applies the committed command at `index`, and adds what it changed to `changes`, where what the
+    /// commands before it changed may stand already. A rejection changes nothing.
     ///
     /// # Errors
     ///
@@ -45,7 +46,8 @@ pub trait StateMachine: Sized + Send + 'static {
         &mut self,
         index: u64,
         command: &[u8],
-    ) -> Result<Applied<Self::Outcome, Self::Changes>, ApplyError>;
+        changes: &mut Self::Changes,
+    ) -> Result<Self::Outcome, ApplyError>;
 
     /// The bytes of an outcome, as the table of client sessions keeps it for whoever asks again. Equal
     /// outcomes give equal bytes, on every replica, and their length decides which sessions expire: what may
@@ -89,8 +91,9 @@ pub trait Image: Clone + Send + Sync + 'static {
     fn state_hash(&self) -> StateHash;
 }
 
-/// What changed from one image to a later one. It names what differs; the image says how it is now.
-pub trait Changes<I>: Clone + Send + Sync + 'static {
+/// What changed from one image to a later one; nothing by default. It names what differs; the image says
+/// how it is now.
+pub trait Changes<I>: Clone + Default + Send + Sync + 'static {
     /// Adds what changed after this, so that a slow watcher gets one collapsed delta.
     fn merge(&mut self, later: Self);
 
@@ -101,7 +104,7 @@ pub trait Changes<I>: Clone + Send + Sync + 'static {
     fn is_empty(&self) -> bool;
 }
 
-/// The result of one applied command.
+/// The result of one command that was applied by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied<O, C> {
     /// What the proposer is told.

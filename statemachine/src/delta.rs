@@ -38,21 +38,9 @@ impl Changes<MetadataImage> for Delta {
     }
 
     fn merge(&mut self, later: Self) {
-        for topic in &later.topics_deleted {
-            let key = |partition| PartitionKey { topic: *topic, partition };
-            let gone: Vec<_> = self.partitions.range(key(0)..=key(u32::MAX)).copied().collect();
-            for key in &gone {
-                self.partitions.remove(key);
-            }
-            self.topics_changed.remove(topic);
-            // Created and deleted within one collapsed delta: the watcher never saw it.
-            if !self.topics_created.remove(topic) {
-                self.topics_deleted.insert(*topic);
-            }
-        }
+        later.topics_deleted.into_iter().for_each(|topic| self.topic_deleted(topic));
         self.brokers.extend(later.brokers);
-        self.topics_changed
-            .extend(later.topics_changed.iter().filter(|id| !self.topics_created.contains(id)));
+        later.topics_changed.into_iter().for_each(|topic| self.topic_changed(topic));
         self.topics_created.extend(later.topics_created);
         self.partitions.extend(later.partitions);
         self.defaults |= later.defaults;
@@ -93,6 +81,27 @@ impl Changes<MetadataImage> for Delta {
 }
 
 impl Delta {
+    /// A topic is gone, and what was changed of it with it.
+    pub(crate) fn topic_deleted(&mut self, topic: TopicId) {
+        let key = |partition| PartitionKey { topic, partition };
+        let gone: Vec<_> = self.partitions.range(key(0)..=key(u32::MAX)).copied().collect();
+        for key in &gone {
+            self.partitions.remove(key);
+        }
+        self.topics_changed.remove(&topic);
+        // Created and deleted within one collapsed delta: the watcher never saw it.
+        if !self.topics_created.remove(&topic) {
+            self.topics_deleted.insert(topic);
+        }
+    }
+
+    /// The configuration of a topic changed. Of one that is new that is no news.
+    pub(crate) fn topic_changed(&mut self, topic: TopicId) {
+        if !self.topics_created.contains(&topic) {
+            self.topics_changed.insert(topic);
+        }
+    }
+
     fn topic_between(&mut self, before: &MetadataImage, topic: &Topic) {
         let key = |partition| PartitionKey { topic: topic.id, partition };
         let old = before.topic(topic.id);

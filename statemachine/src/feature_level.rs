@@ -144,7 +144,7 @@ pub(crate) fn set(step: &mut Step<'_>, level: FeatureLevel) -> Result<Reply, Rej
         )));
     }
     step.image.set_feature_level(level);
-    step.delta.feature_level = true;
+    step.delta().feature_level = true;
     Ok(Reply::FeatureLevelSet { level })
 }
 
@@ -158,6 +158,7 @@ mod tests {
     use crate::broker::FeatureRange;
     use crate::command::{ConfigChange, ConfigOperation, ConfigResource, RegisterBroker};
     use crate::command_wire::tests::every_command;
+    use crate::delta::Delta;
     use crate::testing::{Cluster, new_topic, registration, topic_id};
 
     fn set(level: u32) -> Command {
@@ -173,7 +174,8 @@ mod tests {
             // The level below all: nothing is allowed there.
             image.set_feature_level(FeatureLevel(0));
             let before = image.clone();
-            let mut step = Step { index: 9, image: &mut image, delta: crate::Delta::default() };
+            let mut delta = Delta::default();
+            let mut step = Step::new(9, &mut image, &mut delta);
             let refused = step.run(&command).expect_err("refused");
             assert_eq!(refused.code, ErrorCode::UnsupportedVersion, "{command}");
             let whole = "takes feature level 1, and the cluster is at 0: set it first";
@@ -248,7 +250,8 @@ mod tests {
         for command in commands_with(&["of.level.2"]) {
             let mut image = cluster.image().clone();
             image.set_feature_level(FeatureLevel(2));
-            let mut step = Step { index: 9, image: &mut image, delta: crate::Delta::default() };
+            let mut delta = Delta::default();
+            let mut step = Step::new(9, &mut image, &mut delta);
             step.run(&command).expect("a known key");
         }
     }
@@ -259,7 +262,7 @@ mod tests {
         let applied = cluster.apply(set(1));
         let reply = Reply::FeatureLevelSet { level: FeatureLevel(1) };
         assert_eq!(applied.outcome.into_result(), Ok(reply));
-        assert_eq!(applied.changes, crate::Delta::default());
+        assert_eq!(applied.changes, Delta::default());
     }
 
     #[test]

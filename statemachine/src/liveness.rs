@@ -69,7 +69,7 @@ pub(crate) fn unregister(
         leaves.then(|| Target { unclean: Some(id), ..Target::without_in_sync(partition, id) })
     });
     step.image.remove_broker(id);
-    step.delta.brokers.insert(id);
+    step.delta().brokers.insert(id);
     Ok(Reply::BrokerUnregistered { partitions_changed })
 }
 

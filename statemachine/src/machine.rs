@@ -10,7 +10,7 @@ use mutation::Bug;
 use crate::broker::{ActiveBrokers, Broker, FeatureRange};
 use crate::change::{Target, change};
 use crate::command::{BrokerSession, Command};
-use crate::contract::{Applied, ApplyError, Cause, Changes as _, RestoreError, StateMachine};
+use crate::contract::{Applied, ApplyError, Cause, RestoreError, StateMachine};
 use crate::delta::Delta;
 use crate::error::{ErrorCode, Rejection};
 use crate::ids::{BrokerId, PartitionKey, TopicId, list};
@@ -40,12 +40,17 @@ impl StateMachine for Metadata {
         Self::of(MetadataImage::genesis())
     }
 
-    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Applied<Outcome, Delta>, ApplyError> {
+    fn apply(
+        &mut self,
+        index: u64,
+        command: &[u8],
+        changes: &mut Delta,
+    ) -> Result<Outcome, ApplyError> {
         let command = Command::decode(command).map_err(|error| match error {
             DecodeError::Unknown => ApplyError::Unknown { index },
             other => ApplyError::Undecodable { index, source: other.into() },
         })?;
-        self.apply_command(index, &command)
+        self.apply_decoded(index, &command, changes)
     }
 
     /// Without the sentences of rejections, which are for people: their words, and their lengths, may be
@@ -79,7 +84,7 @@ impl Metadata {
         self.image
     }
 
-    /// [`StateMachine::apply`] for a command that is decoded already.
+    /// [`Metadata::apply_decoded`] for a command that is applied by itself.
     ///
     /// # Errors
     ///
@@ -89,15 +94,31 @@ impl Metadata {
         index: u64,
         command: &Command,
     ) -> Result<Applied<Outcome, Delta>, ApplyError> {
+        let mut changes = Delta::default();
+        let outcome = self.apply_decoded(index, command, &mut changes)?;
+        Ok(Applied { outcome, changes })
+    }
+
+    /// [`StateMachine::apply`] for a command that is decoded already.
+    ///
+    /// # Errors
+    ///
+    /// As there: fatal for this replica.
+    pub fn apply_decoded(
+        &mut self,
+        index: u64,
+        command: &Command,
+        changes: &mut Delta,
+    ) -> Result<Outcome, ApplyError> {
         self.check_order(index, command)?;
         if let Command::CompareState(checkpoint) = command
             && !self.image.checkpoints.agree(*checkpoint)
         {
             return Err(ApplyError::Diverged { index, checkpoint: checkpoint.index });
         }
-        let mut step = Step { index, image: &mut self.image, delta: Delta::default() };
+        let mut step = Step::new(index, &mut self.image, changes);
         let result = step.run(command);
-        let delta = step.delta;
+        let changed = step.changed;
         let level = self.image.feature_level;
         if !FeatureRange::SUPPORTED.contains(level) {
             let supported = FeatureRange::SUPPORTED.max.get();
@@ -107,10 +128,10 @@ impl Metadata {
         let sum = self.image.sum;
         self.image.checkpoints.applied(index, || sum.hash());
         match result {
-            Ok(reply) => Ok(Applied { outcome: Outcome::Accepted(reply), changes: delta }),
+            Ok(reply) => Ok(Outcome::Accepted(reply)),
             Err(rejection) => {
-                assert!(delta.is_empty(), "a rejected command changed the state: {delta:?}");
-                Ok(Applied { outcome: Outcome::Rejected(rejection), changes: delta })
+                assert!(!changed, "a rejected command changed the state: {command:?}");
+                Ok(Outcome::Rejected(rejection))
             }
         }
     }
@@ -144,10 +165,22 @@ impl Metadata {
 pub(crate) struct Step<'a> {
     pub(crate) index: u64,
     pub(crate) image: &'a mut MetadataImage,
-    pub(crate) delta: Delta,
+    /// What it changes is added here.
+    delta: &'a mut Delta,
+    changed: bool,
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    pub(crate) fn new(index: u64, image: &'a mut MetadataImage, delta: &'a mut Delta) -> Self {
+        Self { index, image, delta, changed: false }
+    }
+
+    /// For what the command changes: it cannot be rejected any more.
+    pub(crate) fn delta(&mut self) -> &mut Delta {
+        self.changed = true;
+        self.delta
+    }
+
     pub(crate) fn run(&mut self, command: &Command) -> Result<Reply, Rejection> {
         self.image.check_command_level(command)?;
         match command {
@@ -298,12 +331,12 @@ impl Step<'_> {
     }
 
     pub(crate) fn put_broker(&mut self, broker: Broker) {
-        self.delta.brokers.insert(broker.id);
+        self.delta().brokers.insert(broker.id);
         self.image.put_broker(broker);
     }
 
     pub(crate) fn put_partition(&mut self, key: PartitionKey, next: Partition) {
-        self.delta.partitions.insert(key);
+        self.delta().partitions.insert(key);
         self.image.put_partition(key, next);
     }
 
@@ -370,14 +403,14 @@ mod tests {
 
         let run = || {
             let mut machine = Metadata::new();
-            let mut outcomes = Vec::new();
+            let (mut outcomes, mut changes) = (Vec::new(), Delta::default());
             for (index, command) in (1..).zip(&commands) {
-                let applied = machine.apply(index, &command.encode()).expect("known");
-                outcomes.push(applied);
+                let outcome = machine.apply(index, &command.encode(), &mut changes);
+                outcomes.push(outcome.expect("known"));
             }
             let mut bytes = Vec::new();
             machine.image().write_snapshot(&mut bytes).expect("a vector takes all");
-            (outcomes, bytes, machine.image().state_hash())
+            (outcomes, changes, bytes, machine.image().state_hash())
         };
         // In threads of their own: nothing of a thread or of the order of allocation gets in.
         let here = run();
@@ -454,7 +487,7 @@ mod tests {
             reassign(None),
         ] {
             let applied = cluster.apply(command.clone());
-            assert!(applied.changes.is_empty(), "{command}");
+            assert_eq!(applied.changes, Delta::default(), "{command}");
             match applied.outcome.into_result() {
                 Ok(Reply::LeadersElected { results } | Reply::Reassigned { results }) => {
                     let refused = results[0].as_ref().expect_err("refused");
@@ -516,11 +549,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_understood_stops_the_replica_and_is_never_skipped() {
-        let mut machine = Metadata::new();
-        let unknown = machine.apply(5, &[0x9a, 0x06, 0x00]).expect_err("a later command");
+        let (mut machine, mut changes) = (Metadata::new(), Delta::default());
+        let unknown =
+            machine.apply(5, &[0x9a, 0x06, 0x00], &mut changes).expect_err("a later command");
         assert!(matches!(unknown, ApplyError::Unknown { index: 5 }));
         for damage in [&[][..], &[0xff], &[0x12, 9]] {
-            let error = machine.apply(6, damage).expect_err("no command");
+            let error = machine.apply(6, damage, &mut changes).expect_err("no command");
             assert!(matches!(error, ApplyError::Undecodable { index: 6, .. }), "{damage:?}");
         }
         assert_eq!(machine.image(), MetadataImage::genesis());

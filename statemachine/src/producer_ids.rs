@@ -23,7 +23,7 @@ pub(crate) fn allocate(step: &mut Step<'_>, session: BrokerSession) -> Result<Re
         ));
     }
     step.image.set_next_producer_id(ProducerId(next));
-    step.delta.producer_ids = true;
+    step.delta().producer_ids = true;
     Ok(Reply::ProducerIds { first, len: PRODUCER_IDS_PER_BLOCK })
 }
 

@@ -10,7 +10,7 @@ use crate::command::{
     AlterPartition, BrokerSession, Checkpoint, Command, ConfigChange, ConfigOperation,
     ConfigResource, CreatePartitions, ElectLeaders, ElectionType, NewTopic, Reassignment,
 };
-use crate::contract::{ApplyError, Changes as _, Image, StateHash, StateMachine};
+use crate::contract::{Applied, ApplyError, Changes as _, Image, StateHash, StateMachine};
 use crate::delta::Delta;
 use crate::ids::{BrokerEpoch, BrokerId, FeatureLevel, PartitionKey};
 use crate::image::MetadataImage;
@@ -368,7 +368,9 @@ proptest! {
             }
             let applied = cluster.apply(command.clone());
             accepted += usize::from(matches!(applied.outcome, Outcome::Accepted(_)));
-            let followed = follower.apply(cluster.index, &command.encode()).expect("known");
+            let mut changes = Delta::default();
+            let followed = follower.apply(cluster.index, &command.encode(), &mut changes);
+            let followed = Applied { outcome: followed.expect("known"), changes };
             prop_assert_eq!(&followed, &applied);
             log.push((cluster.index, command.encode(), applied.clone()));
             if let Some((_, delta)) = &mut watched {
@@ -383,7 +385,9 @@ proptest! {
         for (from, snapshot) in snapshots {
             let mut again = Metadata::restore(&mut &snapshot[..]).expect("written just now");
             for (index, command, applied) in &log[from..] {
-                prop_assert_eq!(&again.apply(*index, command).expect("known"), applied);
+                let mut changes = Delta::default();
+                let outcome = again.apply(*index, command, &mut changes).expect("known");
+                prop_assert_eq!(&Applied { outcome, changes }, applied);
             }
             prop_assert_eq!(bytes(&again.image()), bytes(image));
             prop_assert_eq!(again.image().state_hash(), image.state_hash());

@@ -95,7 +95,9 @@ fn hash_of_partition(key: PartitionKey, partition: &Partition) -> u128 {
             bytes.copy_from_slice(&number.to_le_bytes());
         }
     };
-    [key.partition, leader_epoch.get(), partition_epoch.get(), recovering].map(&mut put);
+    for number in [key.partition, leader_epoch.get(), partition_epoch.get(), recovering] {
+        put(number);
+    }
     for list in lists {
         // A replication factor has 16 bits.
         put(u32::try_from(list.len()).unwrap_or(u32::MAX));

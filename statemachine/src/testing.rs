@@ -100,7 +100,10 @@ impl Cluster {
         self.index += 1;
         let bytes = command.encode();
         assert_eq!(Command::decode(&bytes).as_ref(), Ok(&command));
-        let applied = self.machine.apply(self.index, &bytes).expect("a known command");
+        let mut changes = Delta::default();
+        let outcome =
+            self.machine.apply(self.index, &bytes, &mut changes).expect("a known command");
+        let applied = Applied { outcome, changes };
         let after = self.machine.image();
         after.check().expect("every invariant holds");
         self.image.check_step(&after).expect("every step is allowed");

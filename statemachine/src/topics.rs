@@ -31,9 +31,10 @@ pub(crate) fn create(step: &mut Step<'_>, topics: &[NewTopic]) -> Result<Reply, 
     let created = Batch::checked(step.image, topics)?;
     let ids = created.iter().map(|topic| topic.id).collect();
     for topic in created {
-        step.delta.topics_created.insert(topic.id);
+        let delta = step.delta();
+        delta.topics_created.insert(topic.id);
         for partition in 0..topic.partition_count() {
-            step.delta.partitions.insert(PartitionKey { topic: topic.id, partition });
+            delta.partitions.insert(PartitionKey { topic: topic.id, partition });
         }
         step.image.put_topic(topic);
     }
@@ -43,7 +44,7 @@ pub(crate) fn create(step: &mut Step<'_>, topics: &[NewTopic]) -> Result<Reply, 
 pub(crate) fn delete(step: &mut Step<'_>, id: TopicId) -> Result<Reply, Rejection> {
     let name = step.topic(id)?.name.to_string();
     step.image.remove_topic(id);
-    step.delta.topics_deleted.insert(id);
+    step.delta().topic_deleted(id);
     Ok(Reply::TopicDeleted { name })
 }
 
@@ -69,7 +70,7 @@ pub(crate) fn grow(step: &mut Step<'_>, create: &CreatePartitions) -> Result<Rep
         .map(|(number, replicas)| batch.partition(name, number, replicas, factor))
         .collect::<Result<Vec<_>, _>>()?;
     let grown = (count..).zip(&partitions).map(|(number, _)| number);
-    step.delta
+    step.delta()
         .partitions
         .extend(grown.map(|partition| PartitionKey { topic: create.topic, partition }));
     step.image.grow_topic(create.topic, partitions);

@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 use quorate_statemachine::{
-    Applied, ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,
+    ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,
 };
 
 /// How many commands were applied.
@@ -12,7 +12,7 @@ use quorate_statemachine::{
 pub(crate) struct Count(u64);
 
 /// Nobody watches.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Unwatched;
 
 impl StateMachine for Count {
@@ -24,9 +24,9 @@ impl StateMachine for Count {
         Count::default()
     }
 
-    fn apply(&mut self, _: u64, _: &[u8]) -> Result<Applied<u64, Unwatched>, ApplyError> {
+    fn apply(&mut self, _: u64, _: &[u8], _: &mut Unwatched) -> Result<u64, ApplyError> {
         self.0 += 1;
-        Ok(Applied { outcome: self.0, changes: Unwatched })
+        Ok(self.0)
     }
 
     fn encode_outcome(outcome: &u64) -> Bytes {

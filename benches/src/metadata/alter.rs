@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use quorate_statemachine::{
-    AlterPartition, Applied, BrokerId, BrokerSession, Changes as _, Command, Delta, MetadataImage,
-    Outcome, Partition, PartitionKey, Recovery,
+    AlterPartition, BrokerId, BrokerSession, Command, Delta, MetadataImage, Outcome, Partition,
+    PartitionKey, Recovery,
 };
 
 use super::rounds::best;
@@ -26,12 +26,14 @@ pub(super) fn measure(state: &mut State, args: &MetadataArgs) -> Result<Vec<Row>
         let encoded = best(args.rounds, |_| {
             round(state, args.commands, |state, wishes| {
                 let bytes: Vec<_> = wishes.iter().map(Command::encode).collect();
-                apply_all(state, batch, &bytes, |state, bytes| state.apply(bytes))
+                apply_all(state, batch, &bytes, |state, bytes, changes| {
+                    state.gather(bytes, changes)
+                })
             })
         })?;
         let decoded = best(args.rounds, |_| {
             round(state, args.commands, |state, wishes| {
-                apply_all(state, batch, wishes, State::apply_decoded)
+                apply_all(state, batch, wishes, State::gather_decoded)
             })
         })?;
         for (what, took) in [("alter-partition", encoded), ("alter-partition-decoded", decoded)] {
@@ -80,18 +82,13 @@ fn apply_all<C>(
     state: &mut State,
     batch: usize,
     commands: &[C],
-    apply: impl Fn(&mut State, &C) -> Result<Applied<Outcome, Delta>, Failure>,
+    apply: impl Fn(&mut State, &C, &mut Delta) -> Result<Outcome, Failure>,
 ) -> Result<Duration, Failure> {
     let begin = Instant::now();
     for commands in commands.chunks(batch) {
-        let mut changes: Option<Delta> = None;
+        let mut changes = Delta::default();
         for command in commands {
-            let Applied { outcome, changes: changed } = apply(state, command)?;
-            accepted(outcome)?;
-            match &mut changes {
-                Some(changes) => changes.merge(changed),
-                None => changes = Some(changed),
-            }
+            accepted(apply(state, command, &mut changes)?)?;
         }
         state.publish();
         black_box(changes);

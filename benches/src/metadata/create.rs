@@ -26,7 +26,7 @@ pub(super) fn measure(state: &mut State, rounds: u32) -> Result<Row, Failure> {
         let Reply::TopicsCreated { .. } = accepted(applied.outcome)? else {
             return Err("a created topic is answered with its id".into());
         };
-        accepted(state.apply_decoded(&Command::DeleteTopic { topic: id })?.outcome)?;
+        accepted(state.apply(&Command::DeleteTopic { topic: id }.encode())?.outcome)?;
         state.publish();
         Ok(took)
     })?;

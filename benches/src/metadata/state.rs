@@ -104,21 +104,33 @@ impl State {
 
     /// Applies a command as it comes from the log.
     pub(super) fn apply(&mut self, command: &[u8]) -> Result<Applied<Outcome, Delta>, Failure> {
-        self.index += 1;
-        Ok(self.machine.apply(self.index, command)?)
+        let mut changes = Delta::default();
+        let outcome = self.gather(command, &mut changes)?;
+        Ok(Applied { outcome, changes })
     }
 
-    /// Applies a command that is decoded already.
-    pub(super) fn apply_decoded(
+    /// The same for one of several, whose changes are gathered.
+    pub(super) fn gather(
+        &mut self,
+        command: &[u8],
+        changes: &mut Delta,
+    ) -> Result<Outcome, Failure> {
+        self.index += 1;
+        Ok(self.machine.apply(self.index, command, changes)?)
+    }
+
+    /// The same for a command that is decoded already.
+    pub(super) fn gather_decoded(
         &mut self,
         command: &Command,
-    ) -> Result<Applied<Outcome, Delta>, Failure> {
+        changes: &mut Delta,
+    ) -> Result<Outcome, Failure> {
         self.index += 1;
-        Ok(self.machine.apply_command(self.index, command)?)
+        Ok(self.machine.apply_decoded(self.index, command, changes)?)
     }
 
     fn accept(&mut self, command: &Command) -> Result<Reply, Failure> {
-        accepted(self.apply_decoded(command)?.outcome)
+        accepted(self.gather_decoded(command, &mut Delta::default())?)
     }
 }
 

@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_statemachine::{
-    Applied, ApplyError, Cause, Image, RestoreError, StateHash, StateMachine,
-};
+use quorate_statemachine::{ApplyError, Cause, Image, RestoreError, StateHash, StateMachine};
 
 use crate::groups::count::{Count, Unwatched};
 
@@ -72,7 +70,7 @@ impl StateMachine for Ballast {
         Ballast::default()
     }
 
-    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Applied<u64, Unwatched>, ApplyError> {
+    fn apply(&mut self, index: u64, command: &[u8], _: &mut Unwatched) -> Result<u64, ApplyError> {
         let slow = APPLY_MICROS.load(Ordering::Relaxed);
         if slow > 0 {
             wait(Duration::from_micros(slow));
@@ -93,7 +91,7 @@ impl StateMachine for Ballast {
         }
         self.commands += 1;
         self.digest = mixed(mixed(self.digest, &index.to_le_bytes()), command);
-        Ok(Applied { outcome: self.commands, changes: Unwatched })
+        Ok(self.commands)
     }
 
     fn encode_outcome(outcome: &u64) -> Bytes {
@@ -189,8 +187,8 @@ mod tests {
     #[test]
     fn a_state_is_restored_as_it_was() {
         let mut state = Ballast::new();
-        state.apply(2, &Ballast::fill(7, 3 * CHUNK_BYTES as u64 / 2)).unwrap();
-        state.apply(3, &Ballast::command(128)).unwrap();
+        state.apply(2, &Ballast::fill(7, 3 * CHUNK_BYTES as u64 / 2), &mut Unwatched).unwrap();
+        state.apply(3, &Ballast::command(128), &mut Unwatched).unwrap();
         let mut stream = Vec::new();
         state.image().write_snapshot(&mut stream).unwrap();
         let restored = Ballast::restore(&mut &stream[..]).unwrap();
@@ -208,7 +206,7 @@ mod tests {
         let of = |commands: [&Bytes; 2]| {
             let mut state = Ballast::new();
             for (index, command) in (2..).zip(commands) {
-                state.apply(index, command).unwrap();
+                state.apply(index, command, &mut Unwatched).unwrap();
             }
             state.state_hash()
         };

@@ -25,8 +25,8 @@
 use std::sync::Arc;
 
 use quorate_engine::GroupLog;
+use raft::RawNode;
 use raft::eraftpb::{Entry, EntryType};
-use raft::{GetEntriesContext, RawNode};
 
 use super::Core;
 use crate::change::{Change, Step};
@@ -82,13 +82,14 @@ pub(super) fn changes_voters(entry: &Entry) -> bool {
 /// it cannot be said, the last one that could.
 pub(super) fn last_change(raw: &RawNode<GroupLog>) -> u64 {
     let log = &raw.raft.raft_log;
-    let (low, high) = (log.committed + 1, log.last_index() + 1);
-    let context = GetEntriesContext::empty(false);
-    match low < high {
-        true => log.slice(low, high, None, context).map_or(log.last_index(), |entries| {
-            entries.iter().rfind(|entry| changes_voters(entry)).map_or(0, |entry| entry.index)
-        }),
-        false => 0,
+    if log.committed >= log.last_index() {
+        return 0;
+    }
+    match log.store.in_memory(log.committed + 1) {
+        Some(mut entries) => {
+            entries.rfind(|entry| changes_voters(entry)).map_or(0, |entry| entry.index)
+        }
+        None => log.last_index(),
     }
 }
 

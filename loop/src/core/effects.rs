@@ -117,6 +117,15 @@ impl<P, R, M> Default for Effects<P, R, M> {
 }
 
 impl<P, R, M> Effects<P, R, M> {
+    /// Entries among them that are to be applied.
+    pub(super) fn handed(&self) -> usize {
+        let entries = |work: &Apply<P>| match work {
+            Apply::Entries(entries) => entries.len(),
+            Apply::Restore(_) => 0,
+        };
+        self.apply.iter().map(entries).sum()
+    }
+
     /// Whether there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
         self.write.is_none()

@@ -14,6 +14,7 @@
 //! Several inputs may be stepped before the effects are taken: what is ready by then shares one
 //! batch, one fsync and one message per peer.
 
+mod beginning;
 mod catalogue;
 mod departure;
 mod effects;
@@ -127,13 +128,18 @@ pub struct Core<P, R, M = R> {
     storage_full: bool,
     /// The last leader that this node gave up before it had to.
     abandoned: Abandoned,
+    /// Whether it has yet to hand out what was known to be committed at the start.
+    beginning: bool,
+    /// Whether all was applied once that was known to be committed.
+    has_begun: bool,
     effects: Effects<P, R, M>,
 }
 
 impl<P, R, M> Core<P, R, M> {
     /// Starts a group from its recovered log. The state machine must have been restored from
     /// the log's snapshot; entries after it that are known to be committed come with the first
-    /// effects, and changes of the membership among them have taken effect when this returns.
+    /// effects, in parts where they are many, and changes of the membership among them have taken effect
+    /// before anything is stepped.
     ///
     /// `own_id` is this node's name in the group, and `members` are those of the log's snapshot; of a
     /// log without one, those that the leader named when it let this node join. `catalogue` is that of
@@ -212,20 +218,17 @@ impl<P, R, M> Core<P, R, M> {
             drops_tail: false,
             storage_full: false,
             abandoned: Abandoned::default(),
+            beginning: true,
+            has_begun: false,
             effects: Effects::default(),
         };
         core.effects.removed = removed.then(|| core.members.index());
-        // Before the first tick, so that it neither campaigns nor acknowledges as what it was.
-        while core.effects.fatal.is_none() && core.raw.has_ready() {
-            core.take_ready();
-        }
-        core.show_catalogue();
-        core.begin_alone();
         Ok(core)
     }
 
     /// Takes one input in. Its effects come with the next [`Core::effects`].
     pub fn step(&mut self, input: Input<P, R, M>) {
+        self.begin(usize::MAX);
         match input {
             Input::Tick => self.tick(),
             Input::Peer { from, message } => self.step_peer(from, message),
@@ -441,6 +444,7 @@ impl<P, R, M> Core<P, R, M> {
                 self.raw.raft.bcast_append();
             }
         }
+        self.begin_alone();
         self.answer_reads();
     }
 

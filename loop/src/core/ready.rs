@@ -5,6 +5,7 @@ use quorate_engine::{GroupWrite, LogId, NodeId};
 use raft::Ready;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
+use super::beginning::HANDED_MAX;
 use super::departure::changes_voters;
 use super::outbox::Submitted;
 use super::proposals::Proposer;
@@ -33,6 +34,9 @@ impl<P, R, M> Core<P, R, M> {
     /// The driver must carry all of it out, and in the order of the fields' own lists; messages
     /// in it may leave at once.
     pub fn effects(&mut self) -> Effects<P, R, M> {
+        if !self.begin(HANDED_MAX) {
+            return self.part_of_beginning();
+        }
         self.append_queued();
         self.seal();
         self.ask_for_reads();

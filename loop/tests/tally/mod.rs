@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_statemachine::{
-    Applied, ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,
+    ApplyError, Cause, Changes, Image, RestoreError, StateHash, StateMachine,
 };
 
 /// The sum of all commands.
@@ -93,7 +93,12 @@ impl StateMachine for Tally {
         Tally::default()
     }
 
-    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Applied<u64, Added>, ApplyError> {
+    fn apply(
+        &mut self,
+        index: u64,
+        command: &[u8],
+        changes: &mut Added,
+    ) -> Result<u64, ApplyError> {
         let amount = <[u8; 8]>::try_from(command).map(u64::from_le_bytes).ok();
         // "nonsense" has eight bytes as well.
         let amount = amount.filter(|amount| *amount < 1 << 32);
@@ -103,7 +108,8 @@ impl StateMachine for Tally {
             added = 0;
         }
         self.sum += added;
-        Ok(Applied { outcome: self.sum, changes: Added { added } })
+        changes.added += added;
+        Ok(self.sum)
     }
 
     fn encode_outcome(outcome: &u64) -> Bytes {

@@ -2,7 +2,7 @@
 
 use mutation::Bug;
 use quorate_loop::{Apply, Committed, Done, Input, Replica, SessionStep};
-use quorate_statemachine::{Metadata, Outcome, StateMachine as _};
+use quorate_statemachine::{Delta, Metadata, Outcome, StateMachine as _};
 
 use super::coverage::Path;
 use super::world::{Happening, World};
@@ -126,7 +126,7 @@ impl World {
         self.safety.applied(id, term, at, hash_of(&entry.command) ^ mixed);
         let Some(process) = self.process(id) else { return };
         let before = process.replica.state().image();
-        let mut changes = None;
+        let mut changes = Delta::default();
         let result = match process.replica.apply(entry, &mut changes) {
             Ok(result) => result,
             Err(reason) => {

@@ -96,25 +96,24 @@ impl Run {
 
         let bytes = command.encode();
         assert_eq!(Command::decode(&bytes).as_ref(), Ok(command));
-        let applied = self.machine.apply(self.index, &bytes).unwrap();
-        let result = without_sentences(&applied.outcome);
-        let outcome = applied.outcome.encode();
-        assert_eq!(Outcome::decode(&outcome).as_ref(), Ok(&applied.outcome));
+        let mut changes = Delta::default();
+        let outcome = self.machine.apply(self.index, &bytes, &mut changes).unwrap();
+        let result = without_sentences(&outcome);
+        assert_eq!(Outcome::decode(&outcome.encode()).as_ref(), Ok(&outcome));
 
         let image = self.machine.image();
         let state = State::of(&image);
         if result != expected || state != self.model {
             let (was, differs) = (before.difference(&state), state.difference(&self.model));
             panic!(
-                "the model differs.\noutcome: {:?}\nmodel:   {expected:?}\n\nchanged by the \
+                "the model differs.\noutcome: {outcome:?}\nmodel:   {expected:?}\n\nchanged by the \
                  command, before and after:\n{was}\n\ndifferent in the model, machine and \
-                 model:\n{differs}",
-                applied.outcome
+                 model:\n{differs}"
             );
         }
         assert_indexes(&image, &self.model);
         let delta = self.model.delta_since(&before);
-        assert_eq!(applied.changes, delta, "the delta, and the model's");
+        assert_eq!(changes, delta, "the delta, and the model's");
         image.check().unwrap();
         self.image.check_step(&image).unwrap();
         let hash = image.state_hash();
@@ -125,11 +124,15 @@ impl Run {
         if self.random.chance(50) {
             self.replica = restored(&self.replica.image());
         }
-        assert_eq!(self.replica.apply(self.index, &bytes).unwrap(), applied);
+        // The replica's are gathered, which is as merging them.
+        let collapsed = &mut self.watcher.collapsed;
+        let mut merged = collapsed.clone();
+        merged.merge(changes);
+        assert_eq!(self.replica.apply(self.index, &bytes, collapsed).unwrap(), outcome);
+        assert_eq!(*collapsed, merged, "what was changed until now");
         let replica = self.replica.image();
         assert_eq!(replica.state_hash(), hash, "the hash of a restored replica");
 
-        self.watcher.collapsed.merge(applied.changes);
         (self.image, self.hash) = (image, hash);
         if self.random.chance(30) {
             assert_eq!(snapshot(&replica), snapshot(&self.image), "a restored replica's bytes");
@@ -157,7 +160,9 @@ impl Run {
 
     /// A feature level that brokers have and this version does not ends a replica.
     fn assert_stops(&self, command: &Command) {
-        let error = restored(&self.image).apply(self.index, &command.encode()).unwrap_err();
+        let mut changes = Delta::default();
+        let applied = restored(&self.image).apply(self.index, &command.encode(), &mut changes);
+        let error = applied.unwrap_err();
         assert!(matches!(error, ApplyError::UnsupportedFeatureLevel { .. }), "{error}");
     }
 }
