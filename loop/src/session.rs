@@ -9,7 +9,7 @@
 //! try of it that is still on its way is then not applied when it arrives late; one way or the other it is
 //! applied at most once.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,10 +45,12 @@ struct Inner<S: StateMachine> {
 }
 
 /// The sequences of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Numbers {
-    last: u64,
-    unfinished: BTreeSet<u64>,
+    /// The lowest that is not finished; the next one, where all are.
+    lowest: u64,
+    /// Of that and each that was given since, whether it is finished.
+    finished: VecDeque<bool>,
 }
 
 /// Why a command of a session has no outcome.
@@ -99,7 +101,7 @@ impl<S: StateMachine> Session<S> {
         loop {
             match tries.once(SessionStep::Open.into()).await {
                 Ok(Done { index: id, .. }) => {
-                    let (numbers, finished) = (Mutex::default(), Notify::new());
+                    let (numbers, finished) = (Mutex::new(Numbers::new()), Notify::new());
                     return Ok(Session(Arc::new(Inner {
                         group: group.clone(),
                         id,
@@ -215,14 +217,30 @@ impl<S: StateMachine> Inner<S> {
 }
 
 impl Numbers {
+    fn new() -> Self {
+        Numbers { lowest: 1, finished: VecDeque::new() }
+    }
+
     fn next(&mut self) -> Option<u64> {
-        let next = self.last + 1;
-        if next - self.unfinished.first().copied().unwrap_or(next) >= WINDOW {
+        let given = self.finished.len() as u64;
+        if given >= WINDOW {
             return None;
         }
-        self.last = next;
-        self.unfinished.insert(next);
-        Some(next)
+        self.finished.push_back(false);
+        Some(self.lowest + given)
+    }
+
+    /// Nobody waits for a number any more that was given. Whether there is a place for another now.
+    fn finish(&mut self, sequence: u64) -> bool {
+        let at = usize::try_from(sequence - self.lowest).ok();
+        if let Some(finished) = at.and_then(|at| self.finished.get_mut(at)) {
+            *finished = true;
+        }
+        let before = self.lowest;
+        while self.finished.pop_front_if(|finished| *finished).is_some() {
+            self.lowest += 1;
+        }
+        self.lowest > before
     }
 }
 
@@ -234,16 +252,17 @@ struct Number<'a, S: StateMachine> {
 
 impl<S: StateMachine> Number<'_, S> {
     fn id(&self) -> CommandId {
-        let numbers = self.session.numbers();
-        let lowest_unfinished = numbers.unfinished.first().copied().unwrap_or(self.sequence);
+        let lowest_unfinished = self.session.numbers().lowest;
         CommandId { session: self.session.id, sequence: self.sequence, lowest_unfinished }
     }
 }
 
 impl<S: StateMachine> Drop for Number<'_, S> {
     fn drop(&mut self) {
-        self.session.numbers().unfinished.remove(&self.sequence);
-        self.session.finished.notify_waiters();
+        let has_place = self.session.numbers().finish(self.sequence);
+        if has_place {
+            self.session.finished.notify_waiters();
+        }
     }
 }
 
@@ -299,5 +318,37 @@ impl<'a, S: StateMachine> Tries<'a, S> {
         // Whichever comes first.
         let _ = timeout_at(at, changes).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_given_while_the_first_that_is_not_finished_is_in_the_window() {
+        let mut numbers = Numbers::new();
+        for sequence in 1..=WINDOW {
+            assert_eq!(numbers.next(), Some(sequence));
+        }
+        assert_eq!(numbers.next(), None);
+        // The first is still waited for.
+        for sequence in [3, 2, WINDOW] {
+            assert!(!numbers.finish(sequence));
+            assert_eq!((numbers.next(), numbers.lowest), (None, 1));
+        }
+        assert!(numbers.finish(1));
+        assert_eq!(numbers.lowest, 4);
+        for sequence in 1..=3 {
+            assert_eq!(numbers.next(), Some(WINDOW + sequence));
+        }
+        assert_eq!(numbers.next(), None);
+        for sequence in 4..=WINDOW + 3 {
+            if sequence != WINDOW {
+                assert!(numbers.finish(sequence));
+            }
+        }
+        assert_eq!((numbers.lowest, numbers.finished.len()), (WINDOW + 4, 0));
+        assert_eq!(numbers.next(), Some(WINDOW + 4));
     }
 }

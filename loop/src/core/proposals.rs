@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::{Entry, OccupiedEntry};
 use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 
 use mutation::Bug;
 use quorate_engine::{LogId, NodeId};
@@ -31,10 +32,10 @@ pub(super) enum Proposer<P> {
 pub(super) struct Proposals<P> {
     queued: Vec<(Proposer<P>, Proposal)>,
     forwarded: BTreeMap<u64, Forwarded<P>>,
-    placed: BTreeMap<(u64, u64), P>,
-    /// In order of time, but for a forwarded proposal that was placed: it keeps its deadline, and
-    /// may be told of it a little late.
-    deadlines: VecDeque<(u64, Place)>,
+    /// By position, each once. They come in that order, and go in it, but for what other leaders say.
+    placed: VecDeque<Placed<P>>,
+    /// The latest deadline of all, until it has passed.
+    busy_until: Option<u64>,
     next_request: u64,
 }
 
@@ -45,10 +46,18 @@ struct Forwarded<P> {
     deadline: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    Request(u64),
-    Log(u64, u64),
+#[derive(Debug)]
+struct Placed<P> {
+    caller: P,
+    index: u64,
+    term: u64,
+    deadline: u64,
+}
+
+impl<P> Placed<P> {
+    fn position(&self) -> (u64, u64) {
+        (self.index, self.term)
+    }
 }
 
 impl<P> Proposals<P> {
@@ -57,8 +66,8 @@ impl<P> Proposals<P> {
         Proposals {
             queued: Vec::new(),
             forwarded: BTreeMap::new(),
-            placed: BTreeMap::new(),
-            deadlines: VecDeque::new(),
+            placed: VecDeque::new(),
+            busy_until: None,
             next_request: first_request,
         }
     }
@@ -68,9 +77,9 @@ impl<P> Proposals<P> {
         self.queued.is_empty()
     }
 
-    /// Whether nothing waits, nor has done of late.
+    /// Whether nothing waits, nor has done of late: who proposes again and again is busy in between too.
     pub(super) fn is_idle(&self) -> bool {
-        self.queued.is_empty() && self.deadlines.is_empty()
+        self.queued.is_empty() && self.busy_until.is_none()
     }
 
     /// Takes a proposal in; it goes on with the next Ready.
@@ -80,15 +89,15 @@ impl<P> Proposals<P> {
 
     /// What was queued since the last call.
     pub(super) fn take_queued(&mut self) -> Vec<(Proposer<P>, Proposal)> {
-        std::mem::take(&mut self.queued)
+        mem::take(&mut self.queued)
     }
 
     /// Remembers a proposal that goes to the leader; returns the request's number.
     pub(super) fn forward(&mut self, caller: P, leader: NodeId, deadline: u64) -> u64 {
         let request = self.next_request;
         self.next_request += 1;
+        self.busy_until = self.busy_until.max(Some(deadline));
         self.forwarded.insert(request, Forwarded { caller, leader, deadline });
-        self.deadlines.push_back((deadline, Place::Request(request)));
         request
     }
 
@@ -105,7 +114,7 @@ impl<P> Proposals<P> {
         handed: u64,
     ) -> Option<P> {
         let Forwarded { caller, deadline, .. } = self.forwarded_to(from, request)?.remove();
-        if at.index <= handed || self.placed.contains_key(&(at.index, at.term)) {
+        if at.index <= handed || self.find(at).is_ok() {
             return Some(caller);
         }
         self.place(caller, at, deadline)
@@ -138,23 +147,37 @@ impl<P> Proposals<P> {
     /// waits for it was told so by a peer that cannot know, and is given back.
     #[must_use]
     pub(super) fn place(&mut self, caller: P, at: LogId, deadline: u64) -> Option<P> {
-        self.deadlines.push_back((deadline, Place::Log(at.index, at.term)));
-        self.placed.insert((at.index, at.term), caller)
+        self.busy_until = self.busy_until.max(Some(deadline));
+        let placed = Placed { caller, index: at.index, term: at.term, deadline };
+        match self.find(at) {
+            Ok(found) => self.placed.get_mut(found).map(|old| mem::replace(old, placed).caller),
+            Err(place) => {
+                self.placed.insert(place, placed);
+                None
+            }
+        }
+    }
+
+    /// Where the caller is that waits for `at`, or else would be: as a rule, behind all others.
+    fn find(&self, at: LogId) -> Result<usize, usize> {
+        let position = (at.index, at.term);
+        match self.placed.back() {
+            Some(last) if position <= last.position() => {
+                self.placed.binary_search_by_key(&position, Placed::position)
+            }
+            _ => Err(self.placed.len()),
+        }
     }
 
     /// The entry at `at` is committed. Returns the caller that waited for it, and those whose
     /// commands stood at the same index and are lost for ever.
     #[must_use]
     pub(super) fn committed(&mut self, at: LogId) -> (Option<P>, Vec<P>) {
-        // An ordinary commit finds its own position first in the map, or nothing at all.
+        // An ordinary commit finds its own position first, or nothing at all.
         let mut own = None;
         let mut lost = Vec::new();
-        while let Some(first) = self.placed.first_entry() {
-            let &(index, term) = first.key();
-            if index > at.index {
-                break;
-            }
-            let caller = first.remove();
+        while let Some(first) = self.placed.pop_front_if(|placed| placed.index <= at.index) {
+            let Placed { caller, index, term, .. } = first;
             let is_own = (index, term) == (at.index, at.term);
             if is_own || (mutation::is(Bug::CallerByIndexOnly) && index == at.index) {
                 own = Some(caller);
@@ -168,8 +191,8 @@ impl<P> Proposals<P> {
     /// A snapshot replaced everything up to `index`: what became of commands there is unknown.
     #[must_use]
     pub(super) fn overtaken(&mut self, index: u64) -> Vec<P> {
-        let rest = self.placed.split_off(&(index + 1, 0));
-        std::mem::replace(&mut self.placed, rest).into_values().collect()
+        let count = self.placed.partition_point(|placed| placed.index <= index);
+        self.placed.drain(..count).map(|placed| placed.caller).collect()
     }
 
     /// The connection to `node` broke: whether it took what was forwarded to it is unknown.
@@ -187,13 +210,15 @@ impl<P> Proposals<P> {
     /// Those whose time has run out by tick `now`.
     #[must_use]
     pub(super) fn expired(&mut self, now: u64) -> Vec<P> {
-        let mut expired = Vec::new();
-        while let Some((_, place)) = self.deadlines.pop_front_if(|(deadline, _)| *deadline <= now) {
-            let caller = match place {
-                Place::Request(request) => self.unforward(request),
-                Place::Log(index, term) => self.placed.remove(&(index, term)),
-            };
-            expired.extend(caller);
+        self.busy_until = self.busy_until.filter(|until| *until > now);
+        let requests = self.forwarded.extract_if(.., |_, forwarded| forwarded.deadline <= now);
+        let mut expired: Vec<P> = requests.map(|(_, forwarded)| forwarded.caller).collect();
+        let is_late = |placed: &Placed<P>| placed.deadline <= now;
+        if self.placed.iter().any(is_late) {
+            let (late, waiting): (VecDeque<_>, VecDeque<_>) =
+                mem::take(&mut self.placed).into_iter().partition(is_late);
+            self.placed = waiting;
+            expired.extend(late.into_iter().map(|placed| placed.caller));
         }
         expired
     }
@@ -201,13 +226,13 @@ impl<P> Proposals<P> {
     /// Every caller that still waits: the group ends.
     #[must_use]
     pub(super) fn take_all(&mut self) -> Vec<P> {
-        self.deadlines.clear();
+        self.busy_until = None;
         let queued = self.take_queued().into_iter().filter_map(|(proposer, _)| match proposer {
             Proposer::Caller(caller) => Some(caller),
             Proposer::Peer { .. } => None,
         });
-        let forwarded = std::mem::take(&mut self.forwarded).into_values().map(|f| f.caller);
-        let placed = std::mem::take(&mut self.placed).into_values();
+        let forwarded = mem::take(&mut self.forwarded).into_values().map(|f| f.caller);
+        let placed = mem::take(&mut self.placed).into_iter().map(|placed| placed.caller);
         queued.chain(forwarded).chain(placed).collect()
     }
 }
