@@ -58,6 +58,11 @@ impl EntryCache {
         self.entries.front().map(|entry| entry.index)
     }
 
+    /// Makes room for so many more.
+    pub(crate) fn reserve(&mut self, entries: usize) {
+        self.entries.reserve(entries);
+    }
+
     /// Adds the entry after the last one.
     pub(crate) fn push(&mut self, entry: Entry) {
         if let Some(last) = self.entries.back() {

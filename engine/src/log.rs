@@ -112,6 +112,11 @@ impl GroupLog {
         }
     }
 
+    /// Makes room for so many entries that are read at open.
+    pub(crate) fn reserve(&mut self, entries: u64) {
+        self.cache.reserve(usize::try_from(entries).unwrap_or(0));
+    }
+
     /// Adds an entry read at open, which the caller has verified to follow. Below the snapshot
     /// only its term is of use: it is applied, and a follower that is behind is served from disk.
     pub(crate) fn load(&mut self, entry: Entry) {

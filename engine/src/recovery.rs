@@ -276,6 +276,9 @@ impl<F: Disk> Source<'_, F> {
     fn load_entries(&self, mut log: GroupLog, record: &GroupRecord) -> Result<GroupLog, Fault> {
         let group = log.group();
         let end = record.last.index + 1;
+        // As many as `check_span` has found: a list that grows is copied again and again.
+        let first = record.truncated.index.max(record.snapshot.index);
+        log.reserve(record.last.index.saturating_sub(first));
         let begin = |low| self.reader.begin_read(group, low, end, READ_BYTES_MAX);
         let mut before = record.truncated;
         let mut reading = (before.index < record.last.index).then(|| begin(before.index + 1));

@@ -74,15 +74,15 @@ impl<S: StateMachine> Machine<S> {
     /// Why the group cannot go on.
     pub(crate) fn apply(
         &mut self,
-        entries: Vec<Committed<ProposeCaller<S>>>,
+        mut entries: Vec<Committed<ProposeCaller<S>>>,
     ) -> Result<u64, String> {
         let mut changes = S::Changes::default();
         let mut answers = Vec::new();
-        for mut entry in entries {
+        for entry in &mut entries {
             self.entries += 1;
             self.bytes += entry.command.len() as u64 + ENTRY_BYTES;
             let caller = entry.caller.take();
-            let answer = self.replica.apply(&entry, &mut changes)?;
+            let answer = self.replica.apply(entry, &mut changes)?;
             answers.extend(caller.map(|caller| (caller, answer)));
         }
         let index = self.replica.applied().index;

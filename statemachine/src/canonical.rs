@@ -26,6 +26,7 @@ impl<'a> Canonical<'a> {
 
     /// A number, or a flag: 0 where the next field is another, as that is how 0 is written. `None` if it
     /// is not written as here.
+    #[inline]
     pub fn number(&mut self, field: u8) -> Option<u64> {
         match self.tag(field, VARINT) {
             true => self.varint().filter(|number| *number != 0),
@@ -34,12 +35,14 @@ impl<'a> Canonical<'a> {
     }
 
     /// The same of at most 32 bits.
+    #[inline]
     pub fn number_32(&mut self, field: u8) -> Option<u32> {
         self.number(field)?.try_into().ok()
     }
 
     /// Bytes, or a message in the message: `None` if the next field is another, or is not written as
     /// here.
+    #[inline]
     pub fn bytes(&mut self, field: u8) -> Option<&'a [u8]> {
         if !self.tag(field, LENGTH_DELIMITED) {
             return None;
@@ -62,6 +65,7 @@ impl<'a> Canonical<'a> {
         self.0.is_empty()
     }
 
+    #[inline]
     fn tag(&mut self, field: u8, kind: u8) -> bool {
         match self.0.split_first() {
             Some((tag, rest)) if *tag == field << 3 | kind => {
@@ -73,7 +77,19 @@ impl<'a> Canonical<'a> {
     }
 
     /// No longer than it need be.
+    #[inline]
     fn varint(&mut self) -> Option<u64> {
+        match self.0 {
+            [byte @ ..0x80, rest @ ..] => {
+                let number = u64::from(*byte);
+                self.0 = rest;
+                Some(number)
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Option<u64> {
         let mut number = 0;
         for (at, byte) in self.0.iter().take(VARINT_BYTES_MAX).enumerate() {
             let bits = u64::from(byte & 0x7f);

@@ -1,5 +1,6 @@
 //! Newtypes for the numbers and ids that could be taken for one another.
 
+use std::cmp::Ordering;
 use std::fmt::{self, Display};
 
 use serde::Serialize;
@@ -37,9 +38,22 @@ macro_rules! number {
 macro_rules! uuid {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
         #[serde(transparent)]
         pub struct $name(pub Uuid);
+
+        /// The order of the bytes, compared as one number: every look into a tree is a row of these.
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                self.0.as_u128().cmp(&other.0.as_u128())
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl From<Uuid> for $name {
             fn from(value: Uuid) -> Self {
@@ -155,5 +169,25 @@ mod tests {
         assert_eq!(list(&brokers), format!("[{sixteen}, and 2 more]"));
         assert_eq!(whole_list(&brokers), format!("[{sixteen}, 17, 18]"));
         assert_eq!(list(&[]), "[]");
+    }
+
+    /// The order is in logs and snapshots. To see it fail: compare as little-endian numbers.
+    #[test]
+    fn ids_are_in_the_order_of_their_bytes() {
+        let of = |at: usize, byte: u8| {
+            let mut bytes = [7; 16];
+            bytes[at] = byte;
+            (bytes, TopicId(Uuid::from_bytes(bytes)))
+        };
+        let ids: Vec<_> =
+            (0..16).flat_map(|at| [0, 6, 7, 8, 255].map(|byte| of(at, byte))).collect();
+        for (bytes, id) in &ids {
+            for (other_bytes, other) in &ids {
+                assert_eq!(id.cmp(other), bytes.cmp(other_bytes), "{id} and {other}");
+                let key = |topic: &TopicId, partition| PartitionKey { topic: *topic, partition };
+                let keys = key(id, 2).cmp(&key(other, 1));
+                assert_eq!(keys, bytes.cmp(other_bytes).then(Ordering::Greater));
+            }
+        }
     }
 }
