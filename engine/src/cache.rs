@@ -63,6 +63,12 @@ impl EntryCache {
         self.entries.reserve(entries);
     }
 
+    /// Entries for which there is room.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.entries.capacity()
+    }
+
     /// Adds the entry after the last one.
     pub(crate) fn push(&mut self, entry: Entry) {
         if let Some(last) = self.entries.back() {

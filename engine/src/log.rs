@@ -121,8 +121,8 @@ impl GroupLog {
     /// only its term is of use: it is applied, and a follower that is behind is served from disk.
     pub(crate) fn load(&mut self, entry: Entry) {
         if entry.index > self.snapshot.index {
+            // It is not applied, so it stays in memory, whatever the budget.
             self.push(entry);
-            self.trim();
         } else {
             self.terms.push(entry.index, entry.term);
             self.last_index = entry.index;

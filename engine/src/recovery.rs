@@ -25,7 +25,7 @@ use crate::store::Store;
 use crate::write::OnDisk;
 use crate::writer::Stale;
 
-/// Bytes of entries read at a time: what opening holds in memory beside the cache.
+/// Bytes of entries read at a time; opening holds two such reads in memory beside the cache.
 const READ_BYTES_MAX: u64 = 256 << 10;
 
 /// Where groups are recovered from.

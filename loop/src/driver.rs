@@ -368,7 +368,8 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn carry_out_for(&mut self, group: GroupId, mut effects: GroupEffects<S>) {
-        // Ahead of what is applied: who sees a later entry's effect finds the groups as of it.
+        // Ahead of what is applied: who sees a later entry's effect finds the groups as of it. Only of what
+        // was found committed at the start the groups come last, with the first status.
         if let Some(catalogue) = effects.catalogue.take().filter(|_| group == self.first) {
             self.reconcile(catalogue);
         }

@@ -1,7 +1,7 @@
 //! [`Reconcile`]: this node does what the catalogue of group 1 says.
 //!
-//! It is told of each catalogue where the core of group 1 hands it out, the first with its first effects
-//! after opening, and compares it with the one before and with what the directory holds:
+//! It is told of each catalogue where the core of group 1 hands it out, the first when that has handed out
+//! all that it found committed, and compares it with the one before and with what the directory holds:
 //!
 //! | the catalogue | the group here | what follows |
 //! | --- | --- | --- |

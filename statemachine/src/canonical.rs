@@ -67,6 +67,7 @@ impl<'a> Canonical<'a> {
 
     #[inline]
     fn tag(&mut self, field: u8, kind: u8) -> bool {
+        debug_assert!(field < 16, "the tag of field {field} is longer than a byte");
         match self.0.split_first() {
             Some((tag, rest)) if *tag == field << 3 | kind => {
                 self.0 = rest;

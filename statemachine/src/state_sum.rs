@@ -90,10 +90,9 @@ fn hash_of_partition(key: PartitionKey, partition: &Partition) -> u128 {
     let (topic, numbers) = bytes.split_at_mut(KEY_BYTES);
     topic.copy_from_slice(key.topic.0.as_bytes());
     let mut numbers = numbers.chunks_exact_mut(NUMBER_BYTES);
-    let mut put = |number: u32| {
-        if let Some(bytes) = numbers.next() {
-            bytes.copy_from_slice(&number.to_le_bytes());
-        }
+    let mut put = |number: u32| match numbers.next() {
+        Some(bytes) => bytes.copy_from_slice(&number.to_le_bytes()),
+        None => panic!("{NUMBERS} numbers beside the lists are not enough"),
     };
     for number in [key.partition, leader_epoch.get(), partition_epoch.get(), recovering] {
         put(number);
@@ -105,4 +104,50 @@ fn hash_of_partition(key: PartitionKey, partition: &Partition) -> u128 {
     }
     assert!(numbers.next().is_none(), "all of it is hashed");
     xxh3_128_with_seed(bytes, PARTITION_SEED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::brokers::Brokers;
+    use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch};
+    use crate::testing::{ids, key};
+
+    /// The hash is in the log, as checkpoints. To see it fail: leave a number out.
+    #[test]
+    fn a_partition_is_hashed_as_its_numbers_one_after_the_other() {
+        let many: Brokers = (1..=40).map(BrokerId).collect();
+        for replicas in [ids(&[]), ids(&[1, 2, 3]), many] {
+            let partition = Partition {
+                elr: ids(&[7]),
+                last_known_leader: Some(BrokerId(8)),
+                leader_epoch: LeaderEpoch(300),
+                partition_epoch: PartitionEpoch(u32::MAX),
+                adding: ids(&[9, 10]),
+                removing: ids(&[11]),
+                recovery: Recovery::Recovering,
+                ..Partition::created(replicas.clone(), replicas.clone())
+            };
+            let key = key(5, 6);
+            let mut bytes = key.topic.0.as_bytes().to_vec();
+            let leader: Vec<u32> = replicas.first().iter().map(|id| id.get()).collect();
+            let all: Vec<u32> = replicas.iter().map(|id| id.get()).collect();
+            let list = |ids: &[u32]| [&[ids.len() as u32], ids].concat();
+            for number in [
+                vec![6, 300, u32::MAX, 1],
+                list(&all),
+                list(&all),
+                list(&[7]),
+                list(&[9, 10]),
+                list(&[11]),
+                list(&leader),
+                list(&[8]),
+            ]
+            .concat()
+            {
+                bytes.extend(number.to_le_bytes());
+            }
+            assert_eq!(hash_of_partition(key, &partition), xxh3_128_with_seed(&bytes, 1));
+        }
+    }
 }

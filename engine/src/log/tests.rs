@@ -286,3 +286,17 @@ fn a_log_can_move_to_the_thread_that_drives_raft() {
     is_send::<crate::LogWriter<crate::DefaultFileSystem>>();
     is_send::<crate::LogReader>();
 }
+
+/// To see it fail: trim after each entry.
+#[test]
+fn room_for_a_log_that_is_read_is_made_once() {
+    let mut log = GroupLog::founded(one(), &meta(1, 1), &CacheBudget::new(0));
+    log.reserve(1_000);
+    let room = log.cache.capacity();
+    assert!(room >= 1_000);
+    for index in 2..=1_001 {
+        log.load(entry(index, 1));
+        assert_eq!(log.cache.capacity(), room, "after entry {index}");
+    }
+    assert_eq!(read(&log, 2, 1_002, NO_LIMIT).unwrap().len(), 1_000);
+}

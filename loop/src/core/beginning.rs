@@ -41,7 +41,7 @@ impl<P, R, M> Core<P, R, M> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -58,11 +58,11 @@ mod tests {
     use crate::members::{Member, Members};
 
     /// The last entry that is known to be committed, and one that gives node 1 another address.
-    const LAST: u64 = 20_000;
-    const MOVED: u64 = 100;
+    pub(crate) const LAST: u64 = 20_000;
+    pub(crate) const MOVED: u64 = 100;
 
     /// Node 1 of these voters, which finds all of that in its log.
-    fn restarted(voters: &[u8]) -> Core<u64, u64> {
+    pub(crate) fn restarted<P, R, M>(voters: &[u8]) -> Core<P, R, M> {
         let group = GroupId::new(1).unwrap();
         let members = Members::founding(voters.iter().map(|&n| {
             let node_id = NodeId::new(n.into()).unwrap();
@@ -101,7 +101,7 @@ mod tests {
     /// voter campaign at once.
     #[test]
     fn what_was_committed_is_handed_out_in_parts_and_then_the_only_voter_leads() {
-        let mut core = restarted(&[1]);
+        let mut core: Core<u64, u64> = restarted(&[1]);
         let mut all = Vec::new();
         let last = loop {
             let effects = core.effects();
@@ -128,7 +128,7 @@ mod tests {
     /// To see it fail: leave `begin` out of `step`.
     #[test]
     fn nothing_is_stepped_before_all_was_handed_out() {
-        let mut core = restarted(&[1, 2, 3]);
+        let mut core: Core<u64, u64> = restarted(&[1, 2, 3]);
         core.effects();
         assert!(core.is_beginning());
         core.step(Input::Tick);

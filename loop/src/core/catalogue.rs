@@ -89,8 +89,8 @@ impl<P, R, M> Core<P, R, M> {
         self.catalogue = catalogue;
     }
 
-    /// Whoever starts a core learns with its first effects which groups there are. That was durable
-    /// when it was read.
+    /// Whoever starts a core learns which groups there are as soon as all is handed out that was known to be
+    /// committed. That was durable when it was read.
     pub(super) fn show_catalogue(&mut self) {
         self.must_record = false;
         self.effects.catalogue = Some(self.catalogue.clone());

@@ -72,8 +72,8 @@ pub struct Effects<P, R, M = R> {
     /// Whom to talk to from now on: the members, and those who have departed and may be needed still.
     /// Everybody else is refused.
     pub members: Option<Arc<Members>>,
-    /// Which groups there are from now on, if that has changed, and with the first effects. Of no
-    /// meaning but in group 1.
+    /// Which groups there are from now on, if that has changed, and once when all is handed out that was
+    /// known to be committed at the start. Of no meaning but in group 1.
     pub catalogue: Option<Catalogue>,
     /// The entry that made this node a member no longer. The core does not campaign from then on,
     /// and goes on voting for as long as it runs: those that are left may need it. Of the first group

@@ -75,7 +75,8 @@ impl<P, R, M> Core<P, R, M> {
     /// The only voter of a group has nobody to hear of first: its turn comes as soon as it has applied what it
     /// knows to be committed, and not an election timeout after its start. No sooner, since raft-rs copies
     /// all that is not applied to see whether a change of the members is among it, which with a million
-    /// entries takes longer than anything else here; and nobody could be served before.
+    /// entries takes longer than anything else here; and nobody could be served before. (After an election
+    /// timeout it campaigns all the same, and what is left by then is copied.)
     pub(super) fn begin_alone(&mut self) {
         let raft = &self.raw.raft;
         if self.has_begun || raft.raft_log.applied < raft.raft_log.committed {

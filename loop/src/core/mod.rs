@@ -14,7 +14,7 @@
 //! Several inputs may be stepped before the effects are taken: what is ready by then shares one
 //! batch, one fsync and one message per peer.
 
-mod beginning;
+pub(crate) mod beginning;
 mod catalogue;
 mod departure;
 mod effects;

@@ -317,6 +317,40 @@ mod tests {
         assert_eq!(proposals.committed(at(5, 1)), (None, vec![]));
     }
 
+    /// To see it fail: put each behind the last one.
+    #[test]
+    fn positions_that_come_out_of_order_go_in_order() {
+        let mut proposals = Proposals::new(1);
+        for (caller, index, term) in [("c", 7, 2), ("a", 5, 1), ("d", 9, 2), ("b", 5, 2)] {
+            assert_eq!(proposals.place(caller, at(index, term), index), None);
+        }
+        assert_eq!(proposals.place("anew", at(5, 2), 20), Some("b"));
+        assert_eq!(
+            proposals.expired(7),
+            vec!["a", "c"],
+            "in the middle, and not what lies between"
+        );
+        assert_eq!(proposals.place("c", at(7, 2), 30), None);
+        assert_eq!(proposals.committed(at(6, 2)), (None, vec!["anew"]));
+        assert_eq!(proposals.committed(at(7, 2)), (Some("c"), vec![]));
+        assert_eq!(proposals.overtaken(8), Vec::<&str>::new());
+        assert_eq!(proposals.overtaken(9), vec!["d"]);
+    }
+
+    /// To see it fail: look only at what waits.
+    #[test]
+    fn who_has_proposed_of_late_is_not_idle() {
+        let mut proposals = Proposals::new(1);
+        assert!(proposals.is_idle());
+        assert_eq!(proposals.place("a", at(5, 1), 10), None);
+        assert_eq!(proposals.committed(at(5, 1)), (Some("a"), vec![]));
+        assert!(!proposals.is_idle());
+        assert_eq!(proposals.expired(9), Vec::<&str>::new());
+        assert!(!proposals.is_idle());
+        assert_eq!(proposals.expired(10), Vec::<&str>::new());
+        assert!(proposals.is_idle());
+    }
+
     #[test]
     fn a_snapshot_or_a_lost_connection_ends_the_wait() {
         let mut proposals = Proposals::new(1);

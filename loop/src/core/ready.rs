@@ -32,7 +32,8 @@ impl<P, R, M> Core<P, R, M> {
     /// Everything that the inputs since the last call lead to.
     ///
     /// The driver must carry all of it out, and in the order of the fields' own lists; messages
-    /// in it may leave at once.
+    /// in it may leave at once. After the start, what was known to be committed comes first, in parts and
+    /// with nothing else; [`Core::has_more`] is true until then.
     pub fn effects(&mut self) -> Effects<P, R, M> {
         if !self.begin(HANDED_MAX) {
             return self.part_of_beginning();

@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use super::*;
 use crate::catalogue::Catalogue;
 use crate::config::LoopConfig;
+use crate::core::beginning::tests::{LAST, MOVED, restarted};
 use crate::core::{Apply, Core};
 use crate::heartbeat::Heartbeat;
 use crate::inbox::ProposeCaller;
@@ -328,4 +329,30 @@ fn beats_that_are_lost_change_nothing() {
     assert_eq!((cluster.leaders(), cluster.term(leader)), (vec![leader], term));
     cluster.cut_off.clear();
     cluster.tick_until("quiescence", Cluster::is_quiescent);
+}
+
+/// To see it fail: publish every status, or have the driver look no more than twice.
+#[test]
+fn a_group_shows_nothing_before_it_has_handed_out_what_it_found_committed() {
+    let (status, watching) = watch::channel(GroupStatus::founding(0));
+    let mut groups = Groups::<Metadata>::new();
+    groups.insert(group(), Slot::new(group(), status));
+    groups.begin(group(), restarted(&[1]));
+    let (mut parts, mut last) = (0, 0);
+    while groups.is_any_beginning() {
+        assert!(!watching.borrow().serving, "after {parts} parts");
+        for (group, mut effects) in groups.take_effects() {
+            for work in std::mem::take(&mut effects.apply) {
+                let Apply::Entries(entries) = work else { panic!("there is no snapshot") };
+                last = entries.last().unwrap().at.index;
+            }
+            answer(effects);
+            groups.carried_out(group, 0);
+        }
+        parts += 1;
+    }
+    assert_eq!((parts, last), (3, LAST));
+    let status = watching.borrow();
+    assert!(status.serving);
+    assert_eq!(status.members.index(), MOVED);
 }
