@@ -250,6 +250,25 @@ impl LoopConfig {
         faults
     }
 
+    /// The same for raft-rs: of the member `id`, whose state machine has applied that much.
+    pub(crate) fn raft(&self, id: u64, applied: u64) -> raft::Config {
+        raft::Config {
+            id,
+            election_tick: self.election_ticks as usize,
+            heartbeat_tick: self.heartbeat_ticks as usize,
+            applied,
+            max_size_per_msg: self.append_bytes_max,
+            max_inflight_msgs: self.append_inflight_max,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: raft::ReadOnlyOption::Safe,
+            batch_append: false,
+            max_uncommitted_size: self.uncommitted_bytes_max,
+            max_committed_size_per_ready: self.apply_bytes_max,
+            ..raft::Config::default()
+        }
+    }
+
     /// Ticks after which a request ends with `TimedOut`.
     pub(crate) fn request_ticks(&self) -> u64 {
         self.request_timeout_ms.div_ceil(self.tick_ms).max(1)

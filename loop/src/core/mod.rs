@@ -163,21 +163,7 @@ impl<P, R, M> Core<P, R, M> {
         let restored = log.snapshot_id().index;
         let replays = mutation::is(Bug::ReplayedTwice);
         let handed = if replays { log.truncated().index } else { restored };
-        let raft_config = raft::Config {
-            id: own_id,
-            election_tick: config.election_ticks as usize,
-            heartbeat_tick: config.heartbeat_ticks as usize,
-            applied: handed,
-            max_size_per_msg: config.append_bytes_max,
-            max_inflight_msgs: config.append_inflight_max,
-            check_quorum: true,
-            pre_vote: true,
-            read_only_option: raft::ReadOnlyOption::Safe,
-            batch_append: false,
-            max_uncommitted_size: config.uncommitted_bytes_max,
-            max_committed_size_per_ready: config.apply_bytes_max,
-            ..raft::Config::default()
-        };
+        let raft_config = config.raft(own_id, handed);
         raft_config.validate().map_err(|e| e.to_string())?;
         let logger = logger::into_tracing();
         let removed = members.get(own_id).is_none();
