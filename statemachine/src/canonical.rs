@@ -90,6 +90,7 @@ impl<'a> Canonical<'a> {
         }
     }
 
+    /// One of several bytes, of which the last is not 0, or a shorter one would do.
     fn long_varint(&mut self) -> Option<u64> {
         let mut number = 0;
         for (at, byte) in self.0.iter().take(VARINT_BYTES_MAX).enumerate() {
@@ -100,7 +101,7 @@ impl<'a> Canonical<'a> {
             number |= bits << (7 * at);
             if byte & 0x80 == 0 {
                 self.0 = &self.0[at + 1..];
-                return (*byte != 0 || at == 0).then_some(number);
+                return (*byte != 0).then_some(number);
             }
         }
         None
